@@ -1,0 +1,1 @@
+"""Benchmarks: each prints one table, with machine, commit and quality beside speed."""

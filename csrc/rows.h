@@ -1,0 +1,16 @@
+// A matrix of float32 rows as the kernels see it: memory that somebody else owns.
+#pragma once
+
+#include <cstdint>
+
+namespace embfast {
+
+struct Rows {
+  float* data;
+  int64_t n;
+  int64_t dim;  // floats from one row to the next; columns past the caller's own dim hold zeros and keep them
+
+  float* operator[](int64_t i) const { return data + i * dim; }
+};
+
+}  // namespace embfast

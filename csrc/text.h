@@ -1,0 +1,4 @@
+// Text to ids: tokens counted and encoded in one pass over the bytes.
+#pragma once
+
+namespace embfast {}

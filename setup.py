@@ -1,0 +1,36 @@
+"""Builds embfast._cpu with CMake; everything else about the package is in pyproject.toml."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pybind11
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+SOURCE = Path(__file__).parent.resolve()
+
+
+class CMakeBuild(build_ext):
+    """One configure and one build; EMBFAST_CMAKE_ARGS adds options, say -DEMBFAST_WERROR=ON."""
+
+    def build_extension(self, ext: Extension) -> None:
+        target = Path(self.get_ext_fullpath(ext.name)).resolve().parent
+        build = Path(self.build_temp).resolve()
+        build.mkdir(parents=True, exist_ok=True)
+        configure = [
+            "cmake",
+            f"-S{SOURCE}",
+            f"-B{build}",
+            "-DCMAKE_BUILD_TYPE=Release",
+            f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target}",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            *os.environ.get("EMBFAST_CMAKE_ARGS", "").split(),
+        ]
+        subprocess.run(configure, check=True)
+        subprocess.run(["cmake", "--build", build, f"-j{os.cpu_count() or 1}"], check=True)
+
+
+setup(ext_modules=[Extension("embfast._cpu", sources=[])], cmdclass={"build_ext": CMakeBuild})

@@ -1,10 +1,170 @@
 // The only file that knows Python: check what came, release the GIL, call the kernel.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
+#include <algorithm>
+#include <optional>
+
+#include "alias.h"
 #include "check.h"
+#include "huffman.h"
+#include "isa.h"
+#include "sequences.h"
 #include "text.h"
 
 namespace py = pybind11;
+using namespace py::literals;
+using namespace embfast;
 
-PYBIND11_MODULE(_cpu, m) { m.doc() = "embfast's CPU kernels; use them through embfast.kernels."; }
+namespace {
+
+// A copy for tests and for the reference.
+template <class T, class U = T>
+py::array_t<T> copied(const std::vector<U>& v) {
+  py::array_t<T> a(static_cast<py::ssize_t>(v.size()));
+  std::copy(v.begin(), v.end(), a.mutable_data());
+  return a;
+}
+
+struct NoiseTable {
+  std::vector<AliasCell> cells;
+};
+
+void bind_tables(py::module_& m) {
+  py::class_<NoiseTable>(m, "NoiseTable", "An alias table: draws word i with probability weights[i] / sum(weights).")
+      .def(py::init([](const py::array& weights) {
+             const double* w = check::vector<double>(weights, "weights");
+             const int64_t n = weights.shape(0);
+             double total = 0.0;
+             for (int64_t i = 0; i < n; ++i) {
+               if (!(w[i] >= 0.0)) throw py::value_error("weights: entry " + std::to_string(i) + " is not >= 0");
+               total += w[i];
+             }
+             if (!(total > 0.0) || total > 1e300) throw py::value_error("weights: the sum must be positive and finite");
+             return NoiseTable{alias_table(w, n)};
+           }),
+           "weights"_a)
+      .def("__len__", [](const NoiseTable& t) { return t.cells.size(); })
+      .def_property_readonly("thresholds",
+                             [](const NoiseTable& t) {
+                               std::vector<uint32_t> v;
+                               for (const AliasCell& c : t.cells) v.push_back(c.threshold);
+                               return copied<uint32_t>(v);
+                             })
+      .def_property_readonly("aliases", [](const NoiseTable& t) {
+        std::vector<int32_t> v;
+        for (const AliasCell& c : t.cells) v.push_back(c.alias);
+        return copied<int32_t>(v);
+      });
+
+  py::class_<HuffmanPaths>(m, "HuffmanTree", "Huffman paths of words whose counts are positive and descend.")
+      .def(py::init([](const py::array& counts) {
+             const int64_t* c = check::vector<int64_t>(counts, "counts");
+             const int64_t n = counts.shape(0);
+             if (n < 2) throw py::value_error("counts: a tree needs at least 2 words");
+             for (int64_t i = 0; i < n; ++i) {
+               if (c[i] <= 0 || (i && c[i] > c[i - 1])) {
+                 throw py::value_error("counts: entry " + std::to_string(i) + " breaks the positive, descending order");
+               }
+             }
+             py::gil_scoped_release no_gil;
+             return huffman_paths(c, n);
+           }),
+           "counts"_a)
+      .def("__len__", [](const HuffmanPaths& t) { return t.offsets.size() - 1; })
+      .def_property_readonly("offsets", [](const HuffmanPaths& t) { return copied<int64_t>(t.offsets); })
+      .def_property_readonly("nodes", [](const HuffmanPaths& t) { return copied<int32_t>(t.nodes); })
+      .def_property_readonly("codes", [](const HuffmanPaths& t) { return copied<uint8_t>(t.codes); });
+}
+
+void bind_sequences(py::module_& m) {
+  m.attr("max_centers") = max_centers;
+  m.def(
+      "train_sequences",
+      [](py::array w_in, std::optional<py::array> w_out, std::optional<py::array> w_nodes, const py::array& ids,
+         const py::array& offsets, const py::array& blocks, int64_t first_block, int64_t last_block,
+         const std::optional<py::array>& keep, const NoiseTable* noise, const HuffmanPaths* tree, int window,
+         bool shrink, bool cbow, bool mean, bool shared, int centers, int drawn, float scale, uint64_t seed,
+         uint64_t epoch, float lr_first, float lr_last, int64_t tokens_before, int64_t tokens_total, int threads) {
+        Job job{};
+        job.w_in = check::rows(w_in, "w_in");
+        const int64_t n_words = job.w_in.n;
+        if (w_out) job.w_out = check::rows(*w_out, "w_out", job.w_in.dim);
+        if (w_nodes) job.w_nodes = check::rows(*w_nodes, "w_nodes", job.w_in.dim);
+        if (!w_out && !w_nodes) throw py::value_error("one of w_out and w_nodes is needed");
+
+        job.ids = check::vector<int32_t>(ids, "ids");
+        job.offsets = check::vector<int64_t>(offsets, "offsets");
+        job.n_documents = offsets.shape(0) - 1;
+        job.blocks = check::vector<int64_t>(blocks, "blocks");
+        if (job.n_documents < 1) throw py::value_error("offsets: expected at least 2 entries");
+        if (first_block < 0 || last_block < first_block || last_block >= std::max<int64_t>(blocks.shape(0), 1)) {
+          throw py::value_error("blocks " + std::to_string(first_block) + ".." + std::to_string(last_block) +
+                                " are outside the " + std::to_string(blocks.shape(0) - 1) + " that there are");
+        }
+        job.first_block = first_block, job.last_block = last_block;
+        for (int64_t b = first_block; b < last_block; ++b) {
+          if (job.blocks[b] < 0 || job.blocks[b + 1] < job.blocks[b] || job.blocks[b + 1] > ids.shape(0)) {
+            throw py::value_error("blocks: entry " + std::to_string(b) + " does not ascend within the ids");
+          }
+          job.longest_block = std::max(job.longest_block, job.blocks[b + 1] - job.blocks[b]);
+        }
+        if (first_block < last_block) {
+          uint32_t largest = 0;
+          for (int64_t p = job.blocks[first_block]; p < job.blocks[last_block]; ++p) {
+            largest = std::max(largest, static_cast<uint32_t>(job.ids[p]));
+          }
+          if (largest >= n_words) throw py::value_error("ids: expected 0 <= id < " + std::to_string(n_words));
+        }
+        if (keep) job.keep = check::vector<uint32_t>(*keep, "keep", n_words);
+
+        if (drawn < 0 || centers < 1 || centers > max_centers || window < 1) {
+          throw py::value_error("expected drawn >= 0, window >= 1 and centers in 1.." + std::to_string(max_centers));
+        }
+        if (drawn > 0 && (!noise || !w_out)) throw py::value_error("drawn > 0 needs a noise table and w_out");
+        if (w_out && job.w_out.n != n_words) check::fail("w_out", "as many rows as w_in", *w_out);
+        if (noise) {
+          if (static_cast<int64_t>(noise->cells.size()) > n_words) {
+            throw py::value_error("noise: more entries than w_out has rows");
+          }
+          job.noise = noise->cells.data(), job.n_noise = static_cast<uint32_t>(noise->cells.size());
+        }
+        if (w_nodes) {
+          if (!tree || static_cast<int64_t>(tree->offsets.size()) != n_words + 1 || job.w_nodes.n < n_words - 1) {
+            throw py::value_error("w_nodes needs a tree of as many words as w_in has rows, and a row for each node");
+          }
+          if (centers != 1) throw py::value_error("w_nodes needs centers = 1");
+          job.path_offsets = tree->offsets.data(), job.path_nodes = tree->nodes.data();
+          job.path_codes = tree->codes.data();
+          for (int64_t i = 0; i < n_words; ++i) {
+            job.longest_path = std::max(job.longest_path, tree->offsets[i + 1] - tree->offsets[i]);
+          }
+        }
+        if (!shared && centers != 1) throw py::value_error("per-pair draws need centers = 1");
+        if (threads < 1 || threads > 4096) throw py::value_error("threads: expected 1..4096");
+        job.window = window, job.shrink = shrink, job.cbow = cbow, job.mean = mean, job.shared = shared;
+        job.centers = centers, job.drawn = drawn, job.scale = scale;
+        job.seed = seed, job.epoch = epoch, job.lr_first = lr_first, job.lr_last = lr_last;
+        job.tokens_before = tokens_before, job.tokens_total = std::max<int64_t>(tokens_total, 1);
+        Tally tally;
+        {
+          py::gil_scoped_release no_gil;
+          tally = train_sequences(job, threads);
+        }
+        return py::make_tuple(tally.loss, tally.examples, tally.kept);
+      },
+      "w_in"_a, "w_out"_a, "w_nodes"_a, "ids"_a, "offsets"_a, "blocks"_a, "first_block"_a, "last_block"_a,
+      "keep"_a = py::none(), "noise"_a = py::none(), "tree"_a = py::none(), py::kw_only(), "window"_a, "shrink"_a,
+      "cbow"_a, "mean"_a, "shared"_a, "centers"_a, "drawn"_a, "scale"_a, "seed"_a, "epoch"_a, "lr_first"_a,
+      "lr_last"_a, "tokens_before"_a, "tokens_total"_a, "threads"_a);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_cpu, m) {
+  m.doc() = "embfast's CPU kernels; use them through embfast.kernels.";
+  m.def("isa", &isa::name, "The instruction set in use: baseline, avx2 or avx512.");
+  bind_tables(m);
+  bind_sequences(m);
+}

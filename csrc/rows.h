@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "scalar.h"
+
 namespace embfast {
 
 struct Rows {
@@ -10,7 +12,7 @@ struct Rows {
   int64_t n;
   int64_t dim;  // floats from one row to the next; columns past the caller's own dim hold zeros and keep them
 
-  float* operator[](int64_t i) const { return data + i * dim; }
+  EMBFAST_HD float* operator[](int64_t i) const { return data + i * dim; }
 };
 
 }  // namespace embfast

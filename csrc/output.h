@@ -1,0 +1,256 @@
+// The output layer: input rows meet output rows in one small matrix product, a logistic step, and two rank updates,
+// all from the values before the step (one step of gradient descent on the summed loss of the block).
+// Source: Ji et al. 2016, arXiv:1604.04661 (shared negatives, level-3 blocks); the loss is Mikolov et al. 2013,
+// arXiv:1310.4546, eq. 4. The sigmoid is exact; word2vec.c reads it from a table cut off at 6.
+#pragma once
+
+#include "simd.h"
+
+namespace embfast::EMBFAST_ISA {
+
+constexpr int max_tile = 12;  // output rows that one pass holds in registers
+
+// What a pass does with the gradient of input row i.
+enum class To { row, delta, delta_add };  // row += gradient; delta = gradient; delta += gradient
+
+// Row i of the inputs against row j of the outputs: entry i * n_out + j of weight (how often the pair counts, 0 for
+// not at all) and label (1: was this your word, 0: or one drawn at random).
+struct Block {
+  float* const* in;
+  int n_in;
+  float* const* out;
+  int n_out;
+  const float* weight;  // both padded with W zeros
+  const float* label;
+  float* const* own;        // CBOW: one more output row for each input row, with label 1 and weight 1; or null
+  float* delta;             // n_in rows of dim floats for To::delta
+  float* step;              // scratch, n_in * n_out + 2 W floats
+  float* own_step;          // scratch, n_in + W floats
+  int64_t dim;              // a multiple of 16
+  float lr;
+};
+
+// I x J scores at once: each row is loaded once for the tile.
+template <int I, int J>
+EMBFAST_INLINE void dots(float* const* in, float* const* out, int64_t dim, float* score) {
+  constexpr int n = (I * J + W - 1) / W * W;
+  V acc[n];
+  unrolled<n>(EMBFAST_UNROLLED { acc[i] = zero(); });
+#pragma GCC unroll 1
+  for (int64_t d = 0; d < dim; d += W) {
+    V y[J];
+    unrolled<J>(EMBFAST_UNROLLED { y[i] = load(out[i] + d); });
+    unrolled<I>(EMBFAST_UNROLLED {
+      constexpr int row = i;
+      const V x = load(in[row] + d);
+      unrolled<J>(EMBFAST_UNROLLED { acc[row * J + i] += x * y[i]; });
+    });
+  }
+  unrolled<n / W>(EMBFAST_UNROLLED { store_unaligned(score + i * W, transposed_sums(acc + i * W)); });
+}
+
+// The score of each input row with its own output row.
+EMBFAST_INLINE void own_dots(const Block& b) {
+  for (int i = 0; i < b.n_in; i += 4) {
+    V acc[W];
+    unrolled<W>(EMBFAST_UNROLLED { acc[i] = zero(); });
+    const float *x[4], *y[4];
+    for (int r = 0; r < 4; ++r) {
+      const int row = i + r < b.n_in ? i + r : i;
+      x[r] = b.in[row], y[r] = b.own[row];
+    }
+#pragma GCC unroll 1
+    for (int64_t d = 0; d < b.dim; d += W) {
+      unrolled<4>(EMBFAST_UNROLLED { acc[i] += load(x[i] + d) * load(y[i] + d); });
+    }
+    store_unaligned(b.own_step + i, transposed_sums(acc));
+  }
+}
+
+// Scores to steps, in place: lr * weight * (label - sigmoid(score)). Returns the weighted losses.
+EMBFAST_INLINE V logistic(float* score, const float* weight, const float* label, int n, float lr) {
+  V loss = zero();
+  for (int p = 0; p < n; p += W) {
+    const V f = load_unaligned(score + p), w = load_unaligned(weight + p), y = load_unaligned(label + p);
+    const V denominator = exp_minus(f) + 1.0f;
+    store_unaligned(score + p, (y - 1.0f / denominator) * w * lr);
+    loss += w * (log_positive(denominator) + (1.0f - y) * f);
+  }
+  return loss;
+}
+
+// The same for the own rows: label 1, weight 1 in the first n entries.
+EMBFAST_INLINE V own_logistic(float* score, int n, float lr) {
+  V loss = zero();
+  for (int p = 0; p < n; p += W) {
+    const V denominator = exp_minus(load_unaligned(score + p)) + 1.0f;
+    V w, log_d = log_positive(denominator);
+    for (int i = 0; i < W; ++i) w[i] = p + i < n ? 1.0f : 0.0f;
+    store_unaligned(score + p, (1.0f - 1.0f / denominator) * lr);
+    loss += w * log_d;
+  }
+  return loss;
+}
+
+// Scores and losses of a block of J output rows: fills b.step (and b.own_step when Own).
+template <int J, bool Own>
+EMBFAST_INLINE V score_block(const Block& b) {
+  constexpr int I = J >= W ? 1 : W / J > 4 ? 4 : W / J;
+  int i = 0;
+  for (; i + I <= b.n_in; i += I) dots<I, J>(b.in + i, b.out, b.dim, b.step + i * J);
+  if constexpr (I > 1) {
+    for (; i < b.n_in; ++i) dots<1, J>(b.in + i, b.out, b.dim, b.step + i * J);
+  }
+  V loss = logistic(b.step, b.weight, b.label, b.n_in * J, b.lr);
+  if constexpr (Own) {
+    own_dots(b);
+    loss += own_logistic(b.own_step, b.n_in, b.lr);
+  }
+  return loss;
+}
+
+// Moves rows by the steps in b.step: one sweep over the registers of a row, each row loaded and stored once.
+template <int J, bool Own, To to>
+EMBFAST_INLINE void update_block(const Block& b) {
+#pragma GCC unroll 1
+  for (int64_t d = 0; d < b.dim; d += W) {
+    V y[J], dy[J];
+    unrolled<J>(EMBFAST_UNROLLED {
+      if constexpr (W == 16) y[i] = load(b.out[i] + d);  // 32 registers hold them; with 16 they are read again below
+      dy[i] = zero();
+    });
+    const float* step = b.step;
+#pragma GCC unroll 1
+    for (int row = 0; row < b.n_in; ++row, step += J) {
+      const V x = load(b.in[row] + d);
+      float* delta = b.delta + row * b.dim + d;
+      V moved = to == To::row ? x : to == To::delta ? zero() : load(delta);
+      unrolled<J>(EMBFAST_UNROLLED {
+        const V g = zero() + step[i];
+        moved += g * (W == 16 ? y[i] : load(b.out[i] + d));
+        dy[i] += g * x;
+      });
+      if constexpr (Own) {
+        const V g = zero() + b.own_step[row];
+        const V mine = load(b.own[row] + d);
+        moved += g * mine;
+        store(b.own[row] + d, mine + g * x);
+      }
+      store(to == To::row ? b.in[row] + d : delta, moved);
+    }
+    // Loaded again: the same word may stand twice among the outputs, and both steps count.
+    unrolled<J>(EMBFAST_UNROLLED { store(b.out[i] + d, load(b.out[i] + d) + dy[i]); });
+  }
+}
+
+// The passes above for each number of output rows up to max_tile, chosen at run time.
+struct Scores {
+  V (*of[max_tile])(const Block&);
+  EMBFAST_INLINE V operator()(const Block& b) const { return of[b.n_out - 1](b); }
+};
+struct Updates {
+  void (*of[max_tile])(const Block&);
+  EMBFAST_INLINE void operator()(const Block& b) const { of[b.n_out - 1](b); }
+};
+template <bool Own, int... J>
+constexpr Scores each_score(std::integer_sequence<int, J...>) {
+  return {{[](const Block& b) { return score_block<J + 1, Own>(b); }...}};
+}
+template <bool Own, To to, int... J>
+constexpr Updates each_update(std::integer_sequence<int, J...>) {
+  return {{[](const Block& b) { update_block<J + 1, Own, to>(b); }...}};
+}
+using Each = std::make_integer_sequence<int, max_tile>;
+constexpr Scores score = each_score<false>(Each{});
+constexpr Scores score_with_own = each_score<true>(Each{});
+constexpr Updates move_rows = each_update<false, To::row>(Each{});
+constexpr Updates set_delta = each_update<false, To::delta>(Each{});
+constexpr Updates set_delta_with_own = each_update<true, To::delta>(Each{});
+constexpr Updates add_delta = each_update<false, To::delta_add>(Each{});
+
+// dst = scale * (sum of n rows), four registers at a time so that each row pointer is read once for them.
+EMBFAST_INLINE void sum_rows(float* dst, float* const* rows, int n, int64_t dim, float scale) {
+  int64_t d = 0;
+  for (; d + 4 * W <= dim; d += 4 * W) {
+    V acc[4] = {zero(), zero(), zero(), zero()};
+    for (int r = 0; r < n; ++r) {
+      unrolled<4>(EMBFAST_UNROLLED { acc[i] += load(rows[r] + d + i * W); });
+    }
+    unrolled<4>(EMBFAST_UNROLLED { store(dst + d + i * W, acc[i] * scale); });
+  }
+  for (; d < dim; d += W) {
+    V acc = zero();
+    for (int r = 0; r < n; ++r) acc += load(rows[r] + d);
+    store(dst + d, acc * scale);
+  }
+}
+
+// dst += the sum of n rows.
+EMBFAST_INLINE void add_rows(float* dst, float* const* rows, int n, int64_t dim) {
+  for (int64_t d = 0; d < dim; d += W) {
+    V acc = load(dst + d);
+    for (int r = 0; r < n; ++r) acc += load(rows[r] + d);
+    store(dst + d, acc);
+  }
+}
+
+// Scratch of train_tiles: a tile's weights and labels, the steps of all tiles, the distinct output rows.
+struct Tiles {
+  float *weight, *label, *step;
+  float** out;
+  int* column;
+};
+
+// Any number of outputs: tiles of at most max_tile columns, all scored before any is moved. Columns that are one and
+// the same output row are merged first, or a later tile would see it moved.
+[[gnu::noinline]] static V train_tiles(const Block& b, float* weight, float* label, To to, const Tiles& s) {
+  int n_out = 0;
+  for (int j = 0; j < b.n_out; ++j) {
+    int twin = 0;
+    while (twin < n_out && s.out[twin] != b.out[j]) ++twin;
+    if (twin == n_out) {
+      s.column[n_out] = j;
+      s.out[n_out++] = b.out[j];
+      continue;
+    }
+    for (int i = 0; i < b.n_in; ++i) {  // one column of weight w + v whose label is their mean: same steps, same loss
+      float *w = weight + i * b.n_out + s.column[twin], *l = label + i * b.n_out + s.column[twin];
+      const float v = weight[i * b.n_out + j], total = *w + v;
+      if (total > 0.0f) *l = (*w * *l + v * label[i * b.n_out + j]) / total;
+      *w = total;
+    }
+  }
+  const int tiles = (n_out + max_tile - 1) / max_tile;
+  V loss = zero();
+  Block tile = b;
+  tile.weight = s.weight, tile.label = s.label;
+  for (const bool moving : {false, true}) {
+    tile.step = s.step;
+    for (int t = 0; t < tiles; ++t) {
+      const int begin = n_out * t / tiles, width = n_out * (t + 1) / tiles - begin;
+      tile.out = s.out + begin, tile.n_out = width;
+      if (moving) {
+        (t == 0 ? set_delta : add_delta)(tile);
+      } else {
+        for (int i = 0; i < b.n_in; ++i) {
+          for (int j = 0; j < width; ++j) {
+            s.weight[i * width + j] = weight[i * b.n_out + s.column[begin + j]];
+            s.label[i * width + j] = label[i * b.n_out + s.column[begin + j]];
+          }
+        }
+        for (int p = 0; p < W; ++p) s.weight[b.n_in * width + p] = s.label[b.n_in * width + p] = 0.0f;
+        loss += score(tile);
+      }
+      tile.step += b.n_in * width + 2 * W;
+    }
+  }
+  if (to == To::row) {
+    for (int i = 0; i < b.n_in; ++i) {
+      float* delta = b.delta + i * b.dim;
+      add_rows(b.in[i], &delta, 1, b.dim);
+    }
+  }
+  return loss;
+}
+
+}  // namespace embfast::EMBFAST_ISA

@@ -1,0 +1,18 @@
+// Scalar functions, written once for host and device.
+#pragma once
+
+// Always inlined on the host: a file compiled for one instruction set must not leave a copy for the others to call.
+#ifdef __CUDACC__
+#define EMBFAST_HD __host__ __device__
+#else
+#define EMBFAST_HD __attribute__((always_inline))
+#endif
+
+namespace embfast {
+
+// The learning rate falls linearly from first to last as progress goes from 0 to 1.
+EMBFAST_HD inline float linear_decay(float first, float last, double progress) {
+  return static_cast<float>(first + (static_cast<double>(last) - first) * progress);
+}
+
+}  // namespace embfast

@@ -1,0 +1,134 @@
+// Threads over blocks, and the choice of instruction set.
+#include "sequences.h"
+
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+#include "isa.h"
+
+namespace embfast {
+
+namespace {
+
+constexpr int pad = 32;  // floats past the end that a whole-register store may touch
+
+// Carves a thread's scratch from one allocation; every array starts on a cache line.
+class Arena {
+ public:
+  template <class T>
+  void claim(T** pointer, int64_t n) {
+    requests_.push_back({reinterpret_cast<void**>(pointer), size_});
+    size_ += (n * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;
+  }
+  void allocate() {
+    memory_.reset(static_cast<char*>(::operator new(size_, std::align_val_t{64})));
+    std::fill_n(memory_.get(), size_, 0);
+    for (const Request& r : requests_) *r.pointer = memory_.get() + r.offset;
+  }
+
+ private:
+  struct Request {
+    void** pointer;
+    int64_t offset;
+  };
+  struct Free {
+    void operator()(char* p) const { ::operator delete(p, std::align_val_t{64}); }
+  };
+  std::vector<Request> requests_;
+  int64_t size_ = 0;
+  std::unique_ptr<char, Free> memory_;
+};
+
+struct Thread {
+  Scratch scratch{};
+  Arena arena;
+  Tally tally;
+
+  explicit Thread(const Job& job) {
+    const int64_t n_in = job.centers + 2 * int64_t{job.window};
+    const int64_t n_out = job.longest_path + job.centers + job.drawn;
+    const int64_t per_batch = int64_t{job.drawn} * (job.shared || job.cbow ? 1 : 2 * int64_t{job.window});
+    const int64_t pairs = n_in * n_out + pad, steps = n_in * n_out + (n_out + 1) * pad;
+    Scratch& s = scratch;
+    const int64_t tokens = job.longest_block + 2 * (2 * int64_t{job.window} + max_centers + pad);
+    arena.claim(&s.token, tokens);
+    arena.claim(&s.repeat, tokens);
+    arena.claim(&s.flight, batches_in_flight);
+    arena.claim(&s.sentence_end, job.longest_block);
+    arena.claim(&s.drawn, batches_in_flight * per_batch);
+    arena.claim(&s.word, n_in);
+    arena.claim(&s.column, n_out);
+    arena.claim(&s.in, n_in);
+    arena.claim(&s.out, n_out);
+    arena.claim(&s.rows, std::max(n_in, n_out));
+    for (float** p : {&s.weight, &s.label, &s.tile_weight, &s.tile_label}) arena.claim(p, pairs);
+    for (float** p : {&s.step, &s.tile_step}) arena.claim(p, steps);
+    arena.claim(&s.own_step, max_centers + pad);
+    arena.claim(&s.hidden, job.centers * job.w_in.dim);
+    arena.claim(&s.delta, n_in * job.w_in.dim);
+    arena.allocate();
+    s.token += 2 * job.window + max_centers;
+  }
+};
+
+// Weights and labels of skip-gram windows far from any edge, for each width.
+struct Plain {
+  std::vector<float> label;
+  std::vector<std::vector<float>> weight;
+  std::vector<const float*> by_radius;
+
+  explicit Plain(const Job& job) {
+    const int widest = job.centers + 2 * job.window, n_out = job.centers + job.drawn;
+    std::vector<int32_t> token(widest), word(widest), negative(job.drawn, -1);
+    for (int p = 0; p < widest; ++p) token[p] = p;
+    label.assign(widest * n_out + pad, 0.0f);
+    weight.assign(job.window + 1, std::vector<float>(widest * n_out + pad, 0.0f));
+    int64_t pairs = 0;
+    for (int radius = 1; radius <= job.window; ++radius) {
+      skip_gram_weights(token.data(), 0, job.centers + 2 * radius, radius, job.centers, radius, 0, nullptr, true,
+                        negative.data(), job.drawn, job.scale, word.data(), weight[radius].data(), label.data(),
+                        &pairs);
+    }
+    for (const auto& w : weight) by_radius.push_back(w.data());
+  }
+};
+
+}  // namespace
+
+Tally train_sequences(const Job& job, int threads) {
+  const TrainBlock train = EMBFAST_CHOOSE(train_block);
+  std::unique_ptr<Plain> plain;
+  if (job.shared && !job.cbow && job.w_out.data) plain = std::make_unique<Plain>(job);
+  std::atomic<int64_t> next{job.first_block};
+  std::vector<std::unique_ptr<Thread>> workers;
+  for (int t = 0; t < threads; ++t) {
+    workers.push_back(std::make_unique<Thread>(job));
+    if (plain) {
+      workers.back()->scratch.plain_label = plain->label.data();
+      workers.back()->scratch.plain_weight = plain->by_radius.data();
+    }
+  }
+  const auto work = [&](Thread& mine) {
+    for (int64_t block; (block = next.fetch_add(1, std::memory_order_relaxed)) < job.last_block;) {
+      train(job, block, mine.scratch, mine.tally);
+    }
+  };
+  std::vector<std::thread> others;
+  for (int t = 1; t < threads; ++t) others.emplace_back([&, t] { work(*workers[t]); });
+  work(*workers[0]);
+  for (std::thread& other : others) other.join();
+  Tally total;
+  for (const auto& worker : workers) {
+    total.loss += worker->tally.loss;
+    total.examples += worker->tally.examples;
+    total.kept += worker->tally.kept;
+  }
+  return total;
+}
+
+}  // namespace embfast

@@ -1,0 +1,139 @@
+// One register of floats, in the compiler's vector extensions: the same source for every instruction set.
+// EMBFAST_ISA names the namespace, EMBFAST_WIDTH the floats in a register; CMake compiles each file once for each.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#define EMBFAST_INLINE __attribute__((always_inline)) inline
+
+namespace embfast::EMBFAST_ISA {
+
+constexpr int W = EMBFAST_WIDTH;
+
+typedef float V __attribute__((vector_size(4 * W), may_alias));
+typedef float Unaligned __attribute__((vector_size(4 * W), aligned(4), may_alias));
+typedef int32_t Ints __attribute__((vector_size(4 * W), may_alias));
+typedef int32_t UnalignedInts __attribute__((vector_size(4 * W), aligned(4), may_alias));
+
+EMBFAST_INLINE V load(const float* p) { return *reinterpret_cast<const V*>(p); }
+EMBFAST_INLINE void store(float* p, V x) { *reinterpret_cast<V*>(p) = x; }
+EMBFAST_INLINE V load_unaligned(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
+EMBFAST_INLINE void store_unaligned(float* p, V x) { *reinterpret_cast<Unaligned*>(p) = x; }
+EMBFAST_INLINE V zero() { return V{}; }
+
+// f(0), f(1), ... f(N-1) with each index a compile-time constant, so that arrays of V stay in registers.
+template <int N, class F>
+EMBFAST_INLINE void unrolled(F&& f) {
+  [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
+    (f(std::integral_constant<int, I>{}), ...);
+  }
+  (std::make_integer_sequence<int, N>{});
+}
+#define EMBFAST_UNROLLED [&](auto i) __attribute__((always_inline))
+
+// W accumulators to one register of their W sums, in order: log2(W) rounds of shuffle and add.
+#if EMBFAST_WIDTH == 16
+#define EMBFAST_LOW_PS 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29
+#define EMBFAST_HIGH_PS 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31
+#define EMBFAST_LOW_PD 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29
+#define EMBFAST_HIGH_PD 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31
+#define EMBFAST_EVEN 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27
+#define EMBFAST_ODD 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31
+#elif EMBFAST_WIDTH == 8
+#define EMBFAST_LOW_PS 0, 8, 1, 9, 4, 12, 5, 13
+#define EMBFAST_HIGH_PS 2, 10, 3, 11, 6, 14, 7, 15
+#define EMBFAST_LOW_PD 0, 1, 8, 9, 4, 5, 12, 13
+#define EMBFAST_HIGH_PD 2, 3, 10, 11, 6, 7, 14, 15
+#define EMBFAST_EVEN 0, 1, 2, 3, 8, 9, 10, 11
+#define EMBFAST_ODD 4, 5, 6, 7, 12, 13, 14, 15
+#else
+#define EMBFAST_LOW_PS 0, 4, 1, 5
+#define EMBFAST_HIGH_PS 2, 6, 3, 7
+#define EMBFAST_LOW_PD 0, 1, 4, 5
+#define EMBFAST_HIGH_PD 2, 3, 6, 7
+#endif
+
+EMBFAST_INLINE V transposed_sums(const V* acc) {
+  V pairs[W / 2], quads[W / 4];
+  unrolled<W / 2>(EMBFAST_UNROLLED {
+    const V x = acc[2 * i], y = acc[2 * i + 1];
+    pairs[i] = __builtin_shufflevector(x, y, EMBFAST_LOW_PS) + __builtin_shufflevector(x, y, EMBFAST_HIGH_PS);
+  });
+  unrolled<W / 4>(EMBFAST_UNROLLED {
+    const V x = pairs[2 * i], y = pairs[2 * i + 1];
+    quads[i] = __builtin_shufflevector(x, y, EMBFAST_LOW_PD) + __builtin_shufflevector(x, y, EMBFAST_HIGH_PD);
+  });
+#if EMBFAST_WIDTH == 4
+  return quads[0];
+#else
+  const auto lanes = [](V x, V y) __attribute__((always_inline)) {
+    return __builtin_shufflevector(x, y, EMBFAST_EVEN) + __builtin_shufflevector(x, y, EMBFAST_ODD);
+  };
+  const V left = lanes(quads[0], quads[1]);
+#if EMBFAST_WIDTH == 8
+  return left;
+#else
+  return lanes(left, lanes(quads[2], quads[3]));
+#endif
+#endif
+}
+
+EMBFAST_INLINE Ints iota() {
+  return Ints{0, 1, 2, 3,
+#if EMBFAST_WIDTH > 4
+              4, 5, 6, 7,
+#endif
+#if EMBFAST_WIDTH > 8
+              8, 9, 10, 11, 12, 13, 14, 15
+#endif
+  };
+}
+
+// Any lane of a comparison true.
+EMBFAST_INLINE bool any(Ints mask) {
+  typedef int64_t Longs __attribute__((vector_size(4 * W), may_alias));
+  const Longs x = reinterpret_cast<Longs>(mask);
+  int64_t bits = 0;
+  for (int i = 0; i < W / 2; ++i) bits |= x[i];
+  return bits != 0;
+}
+
+EMBFAST_INLINE double sum(V x) {
+  double total = 0.0;
+  for (int i = 0; i < W; ++i) total += x[i];
+  return total;
+}
+
+// e^-x for |x| <= 80, held at the ends beyond; relative error 3e-6. A NaN stays a NaN: both tests below are false.
+EMBFAST_INLINE V exp_minus(V x) {
+  constexpr float round = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low mantissa bits
+  V t = x * -1.44269504f;
+  t = t < -115.0f ? zero() - 115.0f : t;
+  t = t > 115.0f ? zero() + 115.0f : t;
+  const V shifted = t + round;
+  const V f = t - (shifted - round);
+  V p = f * 1.3333558e-3f + 9.6181291e-3f;
+  p = p * f + 5.5504109e-2f;
+  p = p * f + 2.4022651e-1f;
+  p = p * f + 6.9314718e-1f;
+  p = p * f + 1.0f;
+  return p * reinterpret_cast<V>((reinterpret_cast<Ints>(shifted) << 23) + 0x3f800000);
+}
+
+// log x for normal x > 0, absolute error 5e-7: x = 2^k * m with m in sqrt(1/2)..sqrt(2), then a polynomial in m - 1.
+EMBFAST_INLINE V log_positive(V x) {
+  const Ints bits = reinterpret_cast<Ints>(x);
+  const Ints k = (bits - 0x3f3504f3) >> 23;
+  const V z = reinterpret_cast<V>(bits - (k << 23)) - 1.0f;
+  V p = z * 0.11827479f - 0.18901980f;
+  p = p * z + 0.20604673f;
+  p = p * z - 0.24881339f;
+  p = p * z + 0.33303300f;
+  p = p * z - 0.50001967f;
+  p = p * z + 1.0000032f;
+  return p * z + __builtin_convertvector(k, V) * 0.693147181f;
+}
+
+}  // namespace embfast::EMBFAST_ISA

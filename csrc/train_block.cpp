@@ -1,0 +1,148 @@
+// One block of tokens: subsample, cut into batches, draw ahead, prefetch, train. Compiled once per instruction set.
+#include "windows.h"
+
+namespace embfast::EMBFAST_ISA {
+
+namespace {
+
+constexpr int ahead = 2;  // batches between the prefetch of a row and its use
+
+EMBFAST_INLINE void prefetch(const float* row, int64_t dim) {
+  for (int64_t d = 0; d < dim; d += 16) __builtin_prefetch(row + d, 0, 3);
+}
+
+// Keeps each token of the block with its word's probability; returns how many, and how many sentences hold them.
+EMBFAST_INLINE int subsample(const Job& job, int64_t begin, int64_t end, const Scratch& s, int* n_sentences) {
+  const Stream draw(job.seed, job.epoch, Purpose::subsample);
+  // The document that holds the first token: the last offset at or before it.
+  int64_t low = 0, high = job.n_documents;
+  while (high - low > 1) {
+    const int64_t middle = (low + high) / 2;
+    (job.offsets[middle] <= begin ? low : high) = middle;
+  }
+  int n = 0, sentences = 0;
+  int64_t p = begin;
+  for (int64_t document = low; document < job.n_documents && p < end; ++document) {
+    const int64_t stop = job.offsets[document + 1] < end ? job.offsets[document + 1] : end;
+    const int before = n;
+    if (job.keep) {
+      for (; p < stop; ++p) {
+        s.token[n] = job.ids[p];
+        n += static_cast<uint32_t>(draw(p) >> 32) <= job.keep[job.ids[p]];
+      }
+    } else {
+      for (; p < stop; ++p) s.token[n++] = job.ids[p];
+    }
+    if (n > before) s.sentence_end[sentences++] = n;
+  }
+  *n_sentences = sentences;
+  return n;
+}
+
+// For each kept token how far back the same word stands, when no window is too narrow to hold both.
+EMBFAST_INLINE void find_repeats(const Job& job, int n, const Scratch& s) {
+  const int reach = 2 * job.window + job.centers - 1;
+  for (int p = 0; p < n; p += W) {
+    const Ints token = *reinterpret_cast<const UnalignedInts*>(s.token + p);
+    Ints back = Ints{} + reach + 1;
+    for (int r = reach; r > 0; --r) {
+      const Ints same = token == *reinterpret_cast<const UnalignedInts*>(s.token + p - r);
+      back = (same & r) | (~same & back);
+    }
+    *reinterpret_cast<UnalignedInts*>(s.repeat + p) = back;
+  }
+}
+
+// Cuts the sentences of a block into batches and draws for each, in order.
+struct Planner {
+  const Job& job;
+  const Scratch& s;
+  int64_t begin;
+  int n_sentences;
+  Stream width, noise;
+  int64_t per_batch;
+  int sentence = 0, first = 0, center = 0;
+
+  EMBFAST_INLINE Planner(const Job& job, const Scratch& s, int64_t begin, int n_sentences)
+      : job(job),
+        s(s),
+        begin(begin),
+        n_sentences(n_sentences),
+        width(job.seed, job.epoch, Purpose::window),
+        noise(job.seed, job.epoch, Purpose::negative),
+        per_batch(static_cast<int64_t>(job.drawn) * (job.shared || job.cbow ? 1 : 2 * job.window)) {}
+
+  EMBFAST_INLINE bool plan(int slot) {
+    if (sentence == n_sentences) return false;
+    Batch& b = s.flight[slot];
+    b.first = first, b.last = s.sentence_end[sentence], b.center = center;
+    b.n_centers = b.last - center < job.centers ? b.last - center : job.centers;
+    const uint64_t at = static_cast<uint64_t>(begin + center);  // kept tokens never outrun raw ones: at is unique
+    b.radius = job.shrink ? 1 + static_cast<int>(below(width(at), job.window)) : job.window;
+    b.drawn = s.drawn + slot * per_batch;
+    b.n_drawn = job.drawn;
+    if (per_batch != job.drawn) b.n_drawn *= right(b, center) - left(b, center) - 1;
+    for (int k = 0; k < b.n_drawn; ++k) {
+      b.drawn[k] = alias_draw(job.noise, job.n_noise, noise(at * per_batch + k));
+    }
+    center += b.n_centers;
+    if (center == b.last) {
+      first = center;
+      ++sentence;
+    }
+    return true;
+  }
+
+  // The rows that a batch is the first to need. Each kept token enters the windows once, on the right.
+  EMBFAST_INLINE void prefetch_rows(const Batch& b) const {
+    for (int k = 0; k < b.n_drawn; ++k) prefetch(job.w_out[b.drawn[k]], job.w_out.dim);
+    for (int t = 0; t < b.n_centers; ++t) {
+      const int32_t word = s.token[b.center + t];
+      if (job.w_out.data) prefetch(job.w_out[word], job.w_out.dim);
+      if (job.w_nodes.data) {
+        for (int64_t j = job.path_offsets[word]; j < job.path_offsets[word + 1]; ++j) {
+          prefetch(job.w_nodes[job.path_nodes[j]], job.w_nodes.dim);
+        }
+      }
+      prefetch(job.w_in[s.token[b.center + t + job.window]], job.w_in.dim);
+    }
+  }
+};
+
+}  // namespace
+
+void train_block(const Job& job, int64_t block, const Scratch& s, Tally& tally) {
+  const int64_t begin = job.blocks[block], end = job.blocks[block + 1];
+  int n_sentences = 0;
+  const int n = subsample(job, begin, end, s, &n_sentences);
+  for (int p = 0; p < job.window + max_centers; ++p) s.token[n + p] = 0;
+  find_repeats(job, n, s);
+  const double done = static_cast<double>(job.tokens_before + begin) / static_cast<double>(job.tokens_total);
+  Trainer trainer{job, s, linear_decay(job.lr_first, job.lr_last, done), zero(), 0};
+  Planner planner(job, s, begin, n_sentences);
+  // Draws come in bursts of many batches, so that their cache misses overlap; rows are fetched shortly before use.
+  int64_t planned = 0, fetched = 0, trained = 0;
+  bool more = true;
+  while (true) {
+    if (more && planned - trained <= ahead) {
+      while (planned - trained < batches_in_flight && (more = planner.plan(planned % batches_in_flight))) ++planned;
+    }
+    for (; fetched < planned && fetched <= trained + ahead; ++fetched) {
+      planner.prefetch_rows(s.flight[fetched % batches_in_flight]);
+    }
+    if (trained == planned) break;
+    const Batch& b = s.flight[trained++ % batches_in_flight];
+    if (job.cbow) {
+      trainer.cbow(b);
+    } else if (job.shared) {
+      trainer.skip_gram(b);
+    } else {
+      trainer.skip_gram_pairs(b);
+    }
+  }
+  tally.loss += sum(trainer.loss);
+  tally.examples += trainer.examples;
+  tally.kept += n;
+}
+
+}  // namespace embfast::EMBFAST_ISA

@@ -156,8 +156,8 @@ void bind_sequences(py::module_& m) {
       },
       "w_in"_a, "w_out"_a, "w_nodes"_a, "ids"_a, "offsets"_a, "blocks"_a, "first_block"_a, "last_block"_a,
       "keep"_a = py::none(), "noise"_a = py::none(), "tree"_a = py::none(), py::kw_only(), "window"_a, "shrink"_a,
-      "cbow"_a, "mean"_a, "shared"_a, "centers"_a, "drawn"_a, "scale"_a, "seed"_a, "epoch"_a, "lr_first"_a,
-      "lr_last"_a, "tokens_before"_a, "tokens_total"_a, "threads"_a);
+      "cbow"_a, "mean"_a, "shared"_a, "centers"_a, "drawn"_a, "scale"_a, "seed"_a, "epoch"_a, "lr_first"_a, "lr_last"_a,
+      "tokens_before"_a, "tokens_total"_a, "threads"_a);
 }
 
 }  // namespace

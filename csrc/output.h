@@ -22,11 +22,11 @@ struct Block {
   int n_out;
   const float* weight;  // both padded with W zeros
   const float* label;
-  float* const* own;        // CBOW: one more output row for each input row, with label 1 and weight 1; or null
-  float* delta;             // n_in rows of dim floats for To::delta
-  float* step;              // scratch, n_in * n_out + 2 W floats
-  float* own_step;          // scratch, n_in + W floats
-  int64_t dim;              // a multiple of 16
+  float* const* own;  // CBOW: one more output row for each input row, with label 1 and weight 1; or null
+  float* delta;       // n_in rows of dim floats for To::delta
+  float* step;        // scratch, n_in * n_out + 2 W floats
+  float* own_step;    // scratch, n_in + W floats
+  int64_t dim;        // a multiple of 16
   float lr;
 };
 
@@ -39,7 +39,7 @@ EMBFAST_INLINE void dots(float* const* in, float* const* out, int64_t dim, float
 #pragma GCC unroll 1
   for (int64_t d = 0; d < dim; d += W) {
     V y[J];
-    unrolled<J>(EMBFAST_UNROLLED { y[i] = load(out[i] + d); });
+    unrolled<J>(EMBFAST_UNROLLED { y[i] = in_register(load(out[i] + d)); });
     unrolled<I>(EMBFAST_UNROLLED {
       constexpr int row = i;
       const V x = load(in[row] + d);
@@ -73,8 +73,8 @@ EMBFAST_INLINE V logistic(float* score, const float* weight, const float* label,
   for (int p = 0; p < n; p += W) {
     const V f = load_unaligned(score + p), w = load_unaligned(weight + p), y = load_unaligned(label + p);
     const V denominator = exp_minus(f) + 1.0f;
-    store_unaligned(score + p, (y - 1.0f / denominator) * w * lr);
-    loss += w * (log_positive(denominator) + (1.0f - y) * f);
+    store_unaligned(score + p, (y - reciprocal(denominator)) * (w * lr));
+    loss += w * (log_positive(denominator) + (f - y * f));
   }
   return loss;
 }
@@ -86,7 +86,7 @@ EMBFAST_INLINE V own_logistic(float* score, int n, float lr) {
     const V denominator = exp_minus(load_unaligned(score + p)) + 1.0f;
     V w, log_d = log_positive(denominator);
     for (int i = 0; i < W; ++i) w[i] = p + i < n ? 1.0f : 0.0f;
-    store_unaligned(score + p, (1.0f - 1.0f / denominator) * lr);
+    store_unaligned(score + p, (1.0f - reciprocal(denominator)) * lr);
     loss += w * log_d;
   }
   return loss;

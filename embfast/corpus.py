@@ -11,6 +11,7 @@ import hashlib
 import json
 import lzma
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -38,7 +39,12 @@ _BLOCK_BYTES = 1 << 20  # what one thread takes at a time: fits in L2 with the t
 _SLICE_BYTES = 64 << 20  # between two reports of progress, and the longest that Ctrl-C waits for
 _MEMORY_BYTES = 256 << 20  # arrays up to this size stay in memory; larger ones go to a temporary file
 _CHUNK = 1 << 20  # tokens or documents per step of the numpy loops
-_MAGIC = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zst"}
+_MAGIC = {  # longer than file(1) needs, since a text may well start with "BZh"
+    "gz": re.compile(rb"\x1f\x8b\x08"),
+    "bz2": re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", re.DOTALL),
+    "xz": re.compile(rb"\xfd7zXZ\x00"),
+    "zst": re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", re.DOTALL),  # or a skippable frame, as pzstd starts
+}
 
 
 class Corpus:
@@ -323,8 +329,8 @@ class Corpus:
         counts = np.zeros(len(words), np.int64)
         known = new_id >= 0
         counts[new_id[known]] = self.counts[known]
-        ids = _array(int(counts.sum()), np.int32)
-        offsets = _array(len(self.offsets), np.int64)
+        ids = scratch_array(int(counts.sum()), np.int32)
+        offsets = scratch_array(len(self.offsets), np.int64)
         offsets[0] = 0
         n_kept = 0
         document = 1  # the next offset to translate
@@ -510,7 +516,9 @@ class _Files:
             with open(path, "rb", buffering=0) as file:
                 regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
                 size = os.fstat(file.fileno()).st_size
-                start = file.read(6)
+                start = b""
+                while len(start) < 10 and (more := file.read(10 - len(start))):  # a pipe gives what it has
+                    start += more
                 if regular and _kind(start) is None:
                     step = max(_SLICE_BYTES // _BLOCK_BYTES, 1) * _BLOCK_BYTES
                     for begin in range(0, size, step):
@@ -632,9 +640,10 @@ class _Parquet:
 
 
 def _kind(start: bytes) -> str | None:
-    if len(start) >= 4 and start[1:4] == b"\x2a\x4d\x18" and start[0] & 0xF0 == 0x50:
-        return "zst"  # a skippable frame, as pzstd writes first
-    return next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), None)
+    return next((kind for kind, magic in _MAGIC.items() if magic.match(start)), None)
+
+
+_OPENERS = {"gz": lambda file: gzip.GzipFile(fileobj=file, mode="rb"), "bz2": bz2.BZ2File, "xz": lzma.LZMAFile}
 
 
 def _plain_bytes(path: Path, file: Any, start: bytes) -> Iterator[bytes]:
@@ -648,11 +657,7 @@ def _plain_bytes(path: Path, file: Any, start: bytes) -> Iterator[bytes]:
             while chunk := source.read(1 << 20):
                 yield chunk
         else:
-            if kind == "gz":
-                opened = gzip.GzipFile(fileobj=source, mode="rb")
-            else:
-                opened = bz2.BZ2File(source) if kind == "bz2" else lzma.LZMAFile(source)
-            with closing(opened):
+            with closing(_OPENERS[kind](source)) as opened:
                 while chunk := opened.read(1 << 20):
                     yield chunk
     except EOFError:
@@ -751,10 +756,10 @@ def _encode(source: Any, options: _Options, directory: _CorpusDirectory | None =
                 f"no word occurs min_count={options.min_count} times in {source}: of {n_distinct:,} distinct words "
                 f"the most frequent occurs {largest} times"
             )
-        allocate = _array if directory is None else directory.array_of
+        allocate = scratch_array if directory is None else directory.array_of
         ids = allocate(n_tokens, np.int32, "ids")
         cut = options.max_sentence is not None
-        offsets = (_array if cut else allocate)(encoded.n_documents + 1, np.int64, "offsets")
+        offsets = (scratch_array if cut else allocate)(encoded.n_documents + 1, np.int64, "offsets")
         if not encoded.write(ids, offsets, n_tokens):
             raise OSError("cannot read back the ids written to a temporary file")
         if cut:
@@ -782,7 +787,7 @@ def _cut(offsets: np.ndarray, longest: int, allocate: Callable[..., np.ndarray])
     return result
 
 
-def _array(n: int, dtype: type, name: str = "") -> np.ndarray:
+def scratch_array(n: int, dtype: type, name: str = "") -> np.ndarray:
     """Uninitialised memory, or a temporary file without a name when it is large: it goes when the array goes."""
     if n * np.dtype(dtype).itemsize <= _MEMORY_BYTES or n == 0:
         return np.empty(n, dtype)

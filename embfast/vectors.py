@@ -142,8 +142,8 @@ class Vectors:
     def cosines(self, units: np.ndarray, lo: int, hi: int) -> np.ndarray:
         """float32 (m, hi - lo): the cosines of m queries of length 1, float32 (m, dim), with the rows lo..hi."""
         if self._inverse is None:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                self._inverse = np.where(self.norms > _TINY, np.float32(1) / self.norms, np.float32(0))
+            self._inverse = np.zeros_like(self.norms)
+            np.divide(np.float32(1), self.norms, out=self._inverse, where=self.norms > _TINY)
         with np.errstate(invalid="ignore", over="ignore"):  # rows that are not finite: searches leave them out
             scores = units @ self.matrix[lo:hi].T
             scores *= self._inverse[lo:hi]
@@ -166,6 +166,7 @@ class Vectors:
 
         Settings:
             positive, negative: a key, a vector float (dim,), or a list of keys, vectors and (key or vector, weight).
+                Each counts with length 1 times its weight (gensim takes free vectors at their own length).
             k: how many; fewer come back when there are no more.
             restrict: search the first `restrict` keys only.
             exclude: keys never to return; the query's own keys are never returned either.

@@ -4,7 +4,11 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <memory>
 #include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
 
 #include "alias.h"
 #include "check.h"
@@ -18,6 +22,186 @@ using namespace py::literals;
 using namespace embfast;
 
 namespace {
+
+// Text ---------------------------------------------------------------------------------------------------------------
+
+std::string_view utf8(py::handle text) {  // lives as long as the str does
+  Py_ssize_t size = 0;
+  const char* bytes = PyUnicode_AsUTF8AndSize(text.ptr(), &size);
+  if (!bytes) throw py::error_already_set();
+  return {bytes, static_cast<size_t>(size)};
+}
+
+std::vector<std::string_view> utf8_list(const py::list& words) {
+  std::vector<std::string_view> views;
+  views.reserve(words.size());
+  for (const py::handle word : words) views.push_back(utf8(word));
+  return views;
+}
+
+// None, or (fault, offset, document, errno, first bytes of the token).
+py::object failure(const TextEncoder& encoder, bool fine) {
+  if (fine) return py::none();
+  static constexpr const char* kNames[] = {"",       "bad_bytes",   "long_token", "too_many_words", "read_failed",
+                                           "shrank", "spill_failed"};
+  const TextEncoder::Failure& f = encoder.failure();
+  return py::make_tuple(kNames[static_cast<int>(f.fault)], f.offset, f.document, f.error, py::bytes(f.bytes));
+}
+
+// Adds one sentence, an iterable of str, to `text` in the form that TextEncoder takes with Options::tokens.
+void append_sentence(std::string& text, py::handle sentence, int64_t number) {
+  const auto wrong = [number](const std::string& what) {
+    throw py::type_error("sentence " + std::to_string(number) + ": " + what);
+  };
+  if (PyUnicode_Check(sentence.ptr()) || PyBytes_Check(sentence.ptr())) {
+    wrong("expected a list of str, got one " + std::string(Py_TYPE(sentence.ptr())->tp_name) +
+          "; split it first, say with .split()");
+  }
+  if (!PySequence_Check(sentence.ptr()) && !PyIter_Check(sentence.ptr())) {
+    wrong("expected a list of str, got " + std::string(Py_TYPE(sentence.ptr())->tp_name));
+  }
+  const auto tokens = py::reinterpret_steal<py::object>(PySequence_Fast(sentence.ptr(), "expected a list of str"));
+  if (!tokens) throw py::error_already_set();
+  const Py_ssize_t n = PySequence_Fast_GET_SIZE(tokens.ptr());
+  for (Py_ssize_t i = 0; i < n; ++i) {
+    PyObject* token = PySequence_Fast_GET_ITEM(tokens.ptr(), i);
+    if (!PyUnicode_Check(token)) {
+      wrong("expected str, got " + std::string(Py_TYPE(token)->tp_name) + " as token " + std::to_string(i));
+    }
+    Py_ssize_t size = 0;
+    const char* bytes = PyUnicode_AsUTF8AndSize(token, &size);
+    if (bytes) {
+      text.append(bytes, static_cast<size_t>(size));
+    } else {  // lone surrogates: ill-formed UTF-8, for the encoder to judge
+      PyErr_Clear();
+      const auto raw = py::reinterpret_steal<py::bytes>(PyUnicode_AsEncodedString(token, "utf-8", "surrogatepass"));
+      if (!raw) throw py::error_already_set();
+      text.append(std::string_view(raw));
+    }
+    text += '\xFE';
+  }
+  text += '\xFF';
+}
+
+void bind_text(py::module_& m) {
+  py::class_<TextEncoder>(m, "TextEncoder")
+      .def(py::init([](int n_threads, int64_t block_bytes, int64_t memory_bytes, int spill_fd,
+                       const std::string& errors, int64_t max_distinct, bool tokens, bool pruning) {
+             const auto policy = errors == "strict"    ? TextEncoder::Errors::strict
+                                 : errors == "replace" ? TextEncoder::Errors::replace
+                                                       : TextEncoder::Errors::skip;
+             if (n_threads < 1 || block_bytes < 1 || max_distinct < 1 || max_distinct > (int64_t{1} << 30)) {
+               throw py::value_error(
+                   "TextEncoder: n_threads, block_bytes and max_distinct are 1 or more, max_distinct <= 2**30");
+             }
+             return std::make_unique<TextEncoder>(TextEncoder::Options{n_threads, block_bytes, memory_bytes, spill_fd,
+                                                                       policy, max_distinct, tokens, pruning});
+           }),
+           py::kw_only(), "n_threads"_a, "block_bytes"_a, "memory_bytes"_a, "spill_fd"_a, "errors"_a, "max_distinct"_a,
+           "tokens"_a, "pruning"_a)
+      .def(
+          "set_words",
+          [](TextEncoder& encoder, const py::list& words) {
+            const auto views = utf8_list(words);
+            py::gil_scoped_release no_gil;
+            encoder.set_words(views);
+          },
+          "words"_a)
+      .def(
+          "add_file",
+          [](TextEncoder& encoder, int fd, int64_t begin, int64_t end, int64_t size) {
+            bool fine = false;
+            {
+              py::gil_scoped_release no_gil;
+              fine = encoder.add_file(fd, begin, end, size);
+            }
+            return failure(encoder, fine);
+          },
+          "fd"_a, "begin"_a, "end"_a, "size"_a)
+      .def(
+          "add_bytes",
+          [](TextEncoder& encoder, const py::buffer& bytes) {
+            const py::buffer_info info = bytes.request();
+            if (info.ndim != 1 || info.itemsize != 1 || (info.size && info.strides[0] != 1)) {
+              throw py::value_error("add_bytes: expected contiguous bytes");
+            }
+            bool fine = false;
+            {
+              py::gil_scoped_release no_gil;
+              fine = encoder.add_bytes(static_cast<const char*>(info.ptr), info.size);
+            }
+            return failure(encoder, fine);
+          },
+          "bytes"_a)
+      .def(
+          "add_sentences",
+          // Takes sentences from an iterator until they fill n_bytes: (exhausted, failure).
+          [](TextEncoder& encoder, const py::iterator& sentences, int64_t first_number, int64_t n_bytes) {
+            std::string text;
+            int64_t number = first_number;
+            bool more = true, fine = true;
+            while (static_cast<int64_t>(text.size()) < n_bytes) {
+              const auto sentence = py::reinterpret_steal<py::object>(PyIter_Next(sentences.ptr()));
+              if (!sentence) {
+                if (PyErr_Occurred()) throw py::error_already_set();
+                more = false;
+                break;
+              }
+              append_sentence(text, sentence, number++);
+            }
+            {
+              py::gil_scoped_release no_gil;
+              fine = encoder.add_bytes(text.data(), static_cast<int64_t>(text.size()));
+            }
+            return py::make_tuple(!more, failure(encoder, fine));
+          },
+          "sentences"_a, "first_number"_a, "n_bytes"_a)
+      .def("end_source",
+           [](TextEncoder& encoder) {
+             bool fine = false;
+             {
+               py::gil_scoped_release no_gil;
+               fine = encoder.end_source();
+             }
+             return failure(encoder, fine);
+           })
+      .def_property_readonly("n_documents", &TextEncoder::n_documents)
+      .def_property_readonly("n_newlines", &TextEncoder::n_newlines)
+      .def(
+          "select",
+          // (words, counts, n_tokens, n_distinct, largest_count)
+          [](TextEncoder& encoder, int64_t min_count, int64_t max_vocab, const py::list& keep, bool fixed) {
+            const auto views = utf8_list(keep);
+            const TextEncoder::Vocabulary* v = nullptr;
+            {
+              py::gil_scoped_release no_gil;
+              v = &encoder.select(min_count, max_vocab, views, fixed);
+            }
+            py::list words;
+            for (size_t rank = 0; !fixed && rank < v->order.size(); ++rank) {
+              const std::string_view word = encoder.word(static_cast<int64_t>(rank));
+              words.append(py::str(word.data(), word.size()));
+            }
+            py::array_t<int64_t> counts(static_cast<py::ssize_t>(v->counts.size()), v->counts.data());
+            return py::make_tuple(words, counts, v->n_tokens, v->n_distinct, v->largest_count);
+          },
+          "min_count"_a, "max_vocab"_a, "keep"_a, "fixed"_a)
+      .def(
+          "write",
+          // Fills ids (n_tokens) and offsets (n_documents + 1); once. False: the spill file could not be read back.
+          [](TextEncoder& encoder, py::array ids, py::array offsets, int64_t n_tokens) {
+            check::vector<int32_t>(ids, "ids", n_tokens);
+            check::vector<int64_t>(offsets, "offsets", encoder.n_documents() + 1);
+            if (!ids.writeable() || !offsets.writeable()) throw py::value_error("ids and offsets must be writable");
+            auto* to_ids = static_cast<int32_t*>(ids.mutable_data());
+            auto* to_offsets = static_cast<int64_t*>(offsets.mutable_data());
+            py::gil_scoped_release no_gil;
+            return encoder.write(to_ids, to_offsets);
+          },
+          "ids"_a, "offsets"_a, "n_tokens"_a);
+}
+
+// Tables and training -------------------------------------------------------------------------------------------------
 
 // A copy for tests and for the reference.
 template <class T, class U = T>
@@ -165,6 +349,7 @@ void bind_sequences(py::module_& m) {
 PYBIND11_MODULE(_cpu, m) {
   m.doc() = "embfast's CPU kernels; use them through embfast.kernels.";
   m.def("isa", &isa::name, "The instruction set in use: baseline, avx2 or avx512.");
+  bind_text(m);
   bind_tables(m);
   bind_sequences(m);
 }

@@ -15,7 +15,7 @@ namespace py = pybind11;
 
 [[noreturn]] inline void fail(const char* name, const std::string& expected, const py::array& got) {
   std::string shape;
-  for (py::ssize_t i = 0; i < got.ndim(); ++i) shape += (i ? ", " : "") + std::to_string(got.shape(i));
+  for (py::ssize_t i = 0; i < got.ndim(); ++i) shape.append(i ? ", " : "").append(std::to_string(got.shape(i)));
   throw py::value_error(std::string(name) + ": expected " + expected + ", got " +
                         py::str(got.dtype()).cast<std::string>() + " (" + shape + ")" +
                         ((got.flags() & py::array::c_style) ? "" : ", not C-contiguous"));

@@ -12,6 +12,9 @@ except ImportError as error:
         "`pip install .` in a checkout, or `pip install embfast`."
     ) from error
 
+# Text to ids (csrc/text.h): used by embfast.corpus, which turns its faults into errors with a file and a line.
+TextEncoder = _cpu.TextEncoder
+
 NoiseTable = _cpu.NoiseTable
 HuffmanTree = _cpu.HuffmanTree
 MAX_CENTERS = _cpu.max_centers

@@ -1,0 +1,216 @@
+"""Scores against a plain numpy twin, scipy, gensim and the original compute-accuracy."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from embfast import evaluate
+from embfast.errors import FormatError
+from embfast.vectors import Vectors
+
+
+@pytest.fixture
+def world():
+    """300 words in which some analogies hold, and questions in three sections, some with unknown words."""
+    rng = np.random.default_rng(0)
+    stems, endings = rng.normal(size=(60, 12)), rng.normal(size=(5, 12))
+    rows = (stems[:, None] + endings + 0.5 * rng.normal(size=(60, 5, 12))).reshape(300, 12).astype(np.float32)
+    keys = [f"s{i}e{j}" for i in range(60) for j in range(5)]
+    order = rng.permutation(300)
+    vectors = Vectors([keys[i] for i in order], rows[order])
+    sections = {name: [] for name in ("capital", "family", "gram1-plural")}
+    for name in sections:
+        for _ in range(150):
+            (i, j), (e, f) = rng.integers(64, size=2), rng.choice(5, size=2, replace=False)
+            sections[name].append((f"s{i}e{e}", f"s{i}e{f}", f"s{j}e{e}", f"s{j}e{f}"))
+    return vectors, sections
+
+
+def slow_analogies(vectors, sections, restrict, method="add"):
+    """Correct, total and skipped of each section, one question at a time."""
+    counts = []
+    for questions in sections.values():
+        correct = total = skipped = 0
+        known = set(vectors.keys[: restrict or None])
+        for a, b, c, expected in questions:
+            if not {a, b, c, expected} <= known:
+                skipped += 1
+                continue
+            total += 1
+            found = vectors.most_similar([b, c], [a], k=1, restrict=restrict, method=method)
+            correct += found[0][0] == expected
+        counts.append((correct, total, skipped))
+    return counts
+
+
+def write_questions(path, sections):
+    lines = [f": {name}\n" + "".join(" ".join(q) + "\n" for q in questions) for name, questions in sections.items()]
+    path.write_text("".join(lines))
+    return path
+
+
+def counts(result):
+    return [(s.correct, s.total, s.skipped) for s in result.sections]
+
+
+@pytest.mark.parametrize("restrict", [0, 200])
+@pytest.mark.parametrize("method", ["add", "mul"])
+def test_answers_are_those_of_most_similar(world, monkeypatch, restrict, method):
+    vectors, sections = world
+    expected = slow_analogies(vectors, sections, restrict, method)
+    assert 10 < sum(c for c, _, _ in expected) < sum(t for _, t, _ in expected) - 20
+    assert counts(evaluate.analogies(vectors, sections, restrict=restrict, method=method)) == expected
+    monkeypatch.setattr(evaluate, "_CELLS", 1)
+    monkeypatch.setattr(evaluate, "_TOGETHER", 7)
+    assert counts(evaluate.analogies(vectors, sections, restrict=restrict, method=method)) == expected
+
+
+def test_totals_and_json(world, tmp_path):
+    vectors, sections = world
+    result = evaluate.analogies(vectors, write_questions(tmp_path / "q.txt", sections))
+    assert counts(result) == counts(evaluate.analogies(vectors, sections))
+    capital, family, plural = result.sections
+    assert result.semantic.correct == capital.correct + family.correct
+    assert (result.syntactic.correct, result.syntactic.total) == (plural.correct, plural.total)
+    assert result.accuracy == result.total.correct / result.total.total
+    assert json.loads(json.dumps(result.as_dict()))["total"]["skipped"] == result.total.skipped
+    assert str(result).splitlines()[-1].endswith("total")
+    strict = evaluate.analogies(vectors, sections, count_unknown=True)
+    assert strict.total.total == 450
+    assert strict.total.correct == result.total.correct
+    nothing = evaluate.analogies(Vectors(["x"], np.ones((1, 2), np.float32)), sections)
+    assert nothing.as_dict()["total"] == {"name": "total", "correct": 0, "total": 0, "skipped": 450, "accuracy": None}
+
+
+def test_case_is_folded_on_request():
+    rows = np.array([[1, 0, 1], [1, 0, -1], [0, 1, 1], [0, 1, -1], [0, 1.01, -1], [1, 0, 1.1]], np.float32)
+    vectors = Vectors(["man", "woman", "king", "Queen", "QUEEN", "Man"], rows)
+    question = {"family": [("man", "Woman", "king", "queen")]}
+    assert counts(evaluate.analogies(vectors, question)) == [(1, 1, 0)]
+    assert counts(evaluate.analogies(vectors, question, fold_case=False)) == [(0, 0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a b c d\n", r"q\.txt:1: expected \": section\" before the first question"),
+        (": one\na b c d\n\na b c\n", r"q\.txt:4: expected four words or \": section\", got 'a b c'"),
+        (": one\na b c d e\n", r"q\.txt:2: expected four words"),
+    ],
+)
+def test_a_malformed_question_is_named(tmp_path, make_vectors, text, message):
+    (tmp_path / "q.txt").write_text(text)
+    with pytest.raises(FormatError, match=message):
+        evaluate.analogies(make_vectors(3, 2), tmp_path / "q.txt")
+
+
+def test_bytes_that_are_no_text(tmp_path, make_vectors):
+    (tmp_path / "q.txt").write_bytes(b": one\n\xff b c d\n")
+    with pytest.raises(FormatError, match=r"q\.txt:2: expected UTF-8"):
+        evaluate.analogies(make_vectors(3, 2), tmp_path / "q.txt")
+
+
+@pytest.mark.parametrize("threshold", [0, 150])
+def test_the_original_compute_accuracy_agrees(world, tmp_path, original, threshold):
+    vectors, sections = world
+    vectors.save(tmp_path / "v.bin")
+    questions = write_questions(tmp_path / "q.txt", sections)
+    command = [original("word2vec-compute-accuracy"), str(tmp_path / "v.bin"), *([str(threshold)] if threshold else [])]
+    with open(questions) as stream:
+        printed = subprocess.run(command, stdin=stream, capture_output=True, text=True, check=True).stdout
+    theirs = [(int(c), int(t)) for c, t in re.findall(r"TOP1: .*\((\d+) / (\d+)\)", printed)]
+    assert theirs == [(c, t) for c, t, _ in counts(evaluate.analogies(vectors, questions, restrict=threshold))]
+
+
+@pytest.mark.parametrize("dummy", [False, True])
+def test_gensim_agrees_on_analogies(world, tmp_path, dummy):
+    pytest.importorskip("gensim.models", reason="gensim is not installed: pip install embfast[gensim]")
+    vectors, sections = world
+    cased = Vectors([*vectors.keys, "S1E1", "S2E2", "S3E3"], np.concatenate([vectors.matrix, vectors.matrix[:3]]))
+    questions = write_questions(tmp_path / "q.txt", sections)
+    for theirs_fold in (False, True):
+        accuracy, theirs = cased.to_gensim().evaluate_word_analogies(
+            str(questions), restrict_vocab=250, case_insensitive=theirs_fold, dummy4unknown=dummy
+        )
+        ours = evaluate.analogies(cased, questions, restrict=250, fold_case=theirs_fold, count_unknown=dummy)
+        assert ours.accuracy == pytest.approx(accuracy)
+        for section, other in zip((*ours.sections, ours.total), theirs, strict=True):
+            assert section.correct == len(other["correct"])
+            assert section.total == len(other["correct"]) + len(other["incorrect"])
+
+
+def test_the_whole_google_set(data, make_vectors):
+    path = data("eval/questions-words.txt")
+    words = sorted({word.lower() for line in path.read_text().splitlines() if line[0] != ":" for word in line.split()})
+    rows = np.random.default_rng(0).normal(size=(len(words), 5)).astype(np.float32)
+    result = evaluate.analogies(Vectors(words, rows), path)
+    assert (len(result.sections), result.total.total) == (14, 19_544)
+    assert (result.semantic.total, result.syntactic.total) == (8_869, 10_675)
+
+
+# ---- similarity ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("judgements", ["distinct", "tied"])
+def test_correlations_are_those_of_scipy(make_vectors, judgements):
+    stats = pytest.importorskip("scipy.stats", reason="scipy is not installed")
+    vectors = make_vectors(100, 3)
+    rng = np.random.default_rng(1)
+    scores = rng.normal(size=80) if judgements == "distinct" else rng.integers(0, 5, size=80).astype(float)
+    pairs = [(f"w{a}", f"W{b}", float(s)) for (a, b), s in zip(rng.integers(110, size=(80, 2)), scores, strict=True)]
+    result = evaluate.similarity(vectors, pairs)
+    known = [(vectors.similarity(a, b.lower()), s) for a, b, s in pairs if a in vectors and b.lower() in vectors]
+    assert result.pairs == len(known) == 80 - result.unknown
+    assert result.oov == result.unknown / 80 > 0
+    assert_allclose(result.spearman, stats.spearmanr(*zip(*known, strict=True)).statistic, rtol=1e-9)
+    assert_allclose(result.pearson, stats.pearsonr(*zip(*known, strict=True)).statistic, rtol=1e-9)
+
+
+def test_correlations_that_are_not_defined(make_vectors):
+    vectors = make_vectors(3, 2)
+    for pairs in ([], [("w0", "w1", 1.0)], [("w0", "w1", 1.0), ("w0", "w2", 1.0)]):
+        result = evaluate.similarity(vectors, pairs)
+        assert np.isnan(result.spearman)
+        assert json.loads(json.dumps(result.as_dict()))["pearson"] is None
+
+
+@pytest.mark.parametrize("dummy", [False, True])
+def test_gensim_agrees_on_similarity(data, dummy):
+    pytest.importorskip("gensim.models", reason="gensim is not installed: pip install embfast[gensim]")
+    path = data("eval/EN-WS-353-ALL.txt")
+    words = sorted({word for line in path.read_text().splitlines() for word in line.split("\t")[:2]})[20:]
+    vectors = Vectors(words, np.random.default_rng(0).normal(size=(len(words), 5)).astype(np.float32))
+    pearson, spearman, oov = vectors.to_gensim().evaluate_word_pairs(str(path), dummy4unknown=dummy)
+    ours = evaluate.similarity(vectors, path, count_unknown=dummy)
+    assert_allclose([ours.pearson, ours.spearman], [pearson[0], spearman[0]], atol=1e-4)
+    assert ours.oov == pytest.approx(oov / 100)
+
+
+@pytest.mark.parametrize("line", ["a b", "a b c d", "a b high", "a b nan"])
+def test_a_malformed_pair_is_named(tmp_path, make_vectors, line):
+    (tmp_path / "p.txt").write_text(f"# words and a number\n\nw0 w1 2.5\n{line}\n")
+    with pytest.raises(FormatError, match=rf"p\.txt:4: expected two words and a number, got '{line}'"):
+        evaluate.similarity(make_vectors(3, 2), tmp_path / "p.txt")
+
+
+def test_delimiter_and_restrict(tmp_path, make_vectors):
+    (tmp_path / "p.csv").write_text("w0, w1, 1\nw0, w2, 2\nw0, w3, 3\n")
+    assert evaluate.similarity(make_vectors(5, 2), tmp_path / "p.csv", delimiter=",").pairs == 3
+    assert evaluate.similarity(make_vectors(5, 2), tmp_path / "p.csv", delimiter=",", restrict=3).unknown == 1
+
+
+def test_every_similarity_set_at_hand_reads(data, make_vectors):
+    files = sorted(data("eval").glob("EN-*.txt"))
+    assert len(files) == 13
+    for path in files:
+        assert evaluate.similarity(make_vectors(2, 2), path).listed >= 30
+
+
+def test_evaluate_runs_without_scipy():
+    code = "import sys; sys.modules['scipy'] = None; import embfast.evaluate"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -20,25 +20,27 @@ from bench.machine import machine_and_commit
 from embfast.corpus import Corpus, read_vocab
 
 OURS = """
-import json, resource, sys, time
+import json, re, sys, time
+peak = lambda: int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
 from embfast.corpus import Corpus
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 wall, cpu = time.perf_counter(), time.process_time()
 corpus = Corpus.from_file(sys.argv[1], threads=int(sys.argv[2]))
 wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
 print(json.dumps({"wall_s": wall, "cpu_s": cpu, "words": len(corpus.words),
-                  "rss_mb": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024}))
+                  "rss_mb": (peak() - before) / 1024}))
 """
 GENSIM = """
-import json, resource, sys, time
+import json, re, sys, time
+peak = lambda: int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
 from gensim.models import Word2Vec
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 model = Word2Vec(min_count=5, vector_size=1)
 wall, cpu = time.perf_counter(), time.process_time()
 model.build_vocab(corpus_file=sys.argv[1])
 wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
 print(json.dumps({"wall_s": wall, "cpu_s": cpu, "words": len(model.wv),
-                  "rss_mb": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024}))
+                  "rss_mb": (peak() - before) / 1024}))
 """
 
 

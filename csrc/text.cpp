@@ -35,6 +35,19 @@ uint64_t load(const char* bytes) {
   return value;
 }
 
+// In huge pages where there are any: a lookup should not miss the TLB as well as the cache, and 4 KB pages given out
+// one by one cost as much as the encoding of what is written to them. `bytes` is a multiple of 64, or of 2 MB above
+// that.
+void* allocate(size_t bytes) {
+  const size_t huge = size_t{1} << 21;
+  void* memory = std::aligned_alloc(bytes >= huge ? huge : 64, bytes);
+  if (!memory) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
+  if (bytes >= huge) madvise(memory, bytes, MADV_HUGEPAGE);
+#endif
+  return memory;
+}
+
 // Both halves of a 128-bit product: every bit of the input reaches the top bits, which choose the slot.
 uint64_t fold(uint64_t a, uint64_t b) {
   const auto product = static_cast<unsigned __int128>(a) * b;
@@ -219,12 +232,7 @@ std::string_view WordTable::word(const Slot& slot) const {
 void WordTable::grow() {
   const uint64_t capacity = capacity_ ? capacity_ * 2 : 1 << 12;
   const size_t bytes = capacity * sizeof(Slot);
-  const size_t huge = size_t{1} << 21;
-  void* memory = std::aligned_alloc(bytes >= huge ? huge : 64, bytes);
-  if (!memory) throw std::bad_alloc();
-#if defined(MADV_HUGEPAGE)
-  if (bytes >= huge) madvise(memory, bytes, MADV_HUGEPAGE);  // a lookup should not miss the TLB as well
-#endif
+  void* memory = allocate(bytes);
   std::memset(memory, 0, bytes);
   auto* slots = static_cast<Slot*>(memory);
   const int shift = 64 - std::countr_zero(capacity);
@@ -258,10 +266,26 @@ struct TextEncoder::Worker {
   std::vector<char> buffer;
   std::unique_ptr<int32_t[]> entries;
   int64_t n_allocated = 0, n_entries = 0;
+  std::vector<std::unique_ptr<int32_t, decltype(&std::free)>> slabs;  // entries kept, 32 MB at a time
+  int64_t slab_size = 0, slab_used = 0;
   WordTable::Key batch[kBatch];
   int n_batch = 0;
   std::string scratch;
   Failure failure;
+
+  // A copy that lives as long as the worker.
+  const int32_t* keep(const int32_t* from, int64_t n) {
+    if (slabs.empty() || slab_used + n > slab_size) {
+      const int64_t step = int64_t{1} << 19;  // entries in 2 MB
+      slab_size = std::max(16 * step, (n + step - 1) / step * step);
+      slab_used = 0;
+      slabs.emplace_back(static_cast<int32_t*>(allocate(static_cast<size_t>(slab_size) * sizeof(int32_t))), &std::free);
+    }
+    int32_t* to = slabs.back().get() + slab_used;
+    std::copy_n(from, n, to);
+    slab_used += n;
+    return to;
+  }
 
   // The tokens of one region; 128 separators follow its last byte. False: a fault.
   bool tokenise(const char* begin, int64_t length) {
@@ -538,7 +562,7 @@ bool TextEncoder::add_blocks(const Read& read, int64_t first_block, int64_t n_bl
     segment.n_entries = worker.n_entries;
     const int64_t bytes = segment.n_entries * static_cast<int64_t>(sizeof(int32_t));
     if (options_.spill_fd < 0 || (memory_used_ += bytes) <= options_.memory_bytes) {
-      segment.entries.assign(worker.entries.get(), worker.entries.get() + worker.n_entries);
+      segment.entries = worker.keep(worker.entries.get(), worker.n_entries);
       return;
     }
     segment.spilled_at = spilled_.fetch_add(bytes);
@@ -645,7 +669,8 @@ bool TextEncoder::end_source() {
   ++n_documents_;
   if (options_.pruning) return true;
   Segment& segment = segments_.emplace_back();  // the newline that the file does not have
-  segment.entries.push_back(kNewline);
+  static constexpr int32_t kOneNewline[] = {kNewline};
+  segment.entries = kOneNewline;
   segment.n_entries = segment.n_documents = 1;
   segment.first_word = segment.end_word = 0;
   return true;
@@ -757,7 +782,7 @@ bool TextEncoder::write(int32_t* ids, int64_t* offsets) {
   // The kept words of a segment by rank, and how many of them stand before the end of each of its documents.
   const auto renumber = [&](Segment& segment, std::vector<int32_t>& spilled, std::vector<int32_t>& kept,
                             std::vector<int64_t>& ends, int64_t& n) {
-    const int32_t* entries = segment.entries.data();
+    const int32_t* entries = segment.entries;
     if (segment.spilled_at >= 0) {
       spilled.resize(static_cast<size_t>(segment.n_entries));
       const int64_t bytes = segment.n_entries * static_cast<int64_t>(sizeof(int32_t));
@@ -783,7 +808,6 @@ bool TextEncoder::write(int32_t* ids, int64_t* offsets) {
       kept[static_cast<size_t>(n)] = rank;
       n += rank >= 0;  // no branch: a dropped word is overwritten by the next
     }
-    std::vector<int32_t>().swap(segment.entries);
     return true;
   };
 

@@ -104,7 +104,7 @@ class TextEncoder {
  private:
   struct Worker;
   struct Segment {
-    std::vector<int32_t> entries;  // provisional ids, kNewline and kDropped, when kept in memory
+    const int32_t* entries = nullptr;  // provisional ids, kNewline and kDropped, when kept in memory
     int64_t spilled_at = -1, n_entries = 0, n_documents = 0;
     int32_t first_word = 0, end_word = 0;  // ids that the worker handed out here
     int worker = 0;

@@ -74,7 +74,8 @@ EMBFAST_INLINE V logistic(float* score, const float* weight, const float* label,
     const V f = load_unaligned(score + p), w = load_unaligned(weight + p), y = load_unaligned(label + p);
     const V denominator = exp_minus(f) + 1.0f;
     store_unaligned(score + p, (y - 1.0f / denominator) * w * lr);
-    loss += w * (log_positive(denominator) + (1.0f - y) * f);
+    const V log_d = log_positive(denominator);  // below -f only where exp_minus is held at its end
+    loss += w * ((log_d > -f ? log_d : -f) + (1.0f - y) * f);
   }
   return loss;
 }
@@ -83,8 +84,9 @@ EMBFAST_INLINE V logistic(float* score, const float* weight, const float* label,
 EMBFAST_INLINE V own_logistic(float* score, int n, float lr) {
   V loss = zero();
   for (int p = 0; p < n; p += W) {
-    const V denominator = exp_minus(load_unaligned(score + p)) + 1.0f;
+    const V f = load_unaligned(score + p), denominator = exp_minus(f) + 1.0f;
     V w, log_d = log_positive(denominator);
+    log_d = log_d > -f ? log_d : -f;
     for (int i = 0; i < W; ++i) w[i] = p + i < n ? 1.0f : 0.0f;
     store_unaligned(score + p, (1.0f - 1.0f / denominator) * lr);
     loss += w * log_d;

@@ -6,6 +6,7 @@ Whatever the kernels draw, it draws too; weights may be float64, so that it can 
 import heapq
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import pairwise
 
 import numpy as np
 
@@ -245,7 +246,7 @@ def subsample(ids, offsets, begin, end, keep, draw):
     """The sentences of ids[begin:end], cut at the offsets: each token stays when its 32-bit draw is <= keep[id]."""
     edges = [begin, *(int(o) for o in offsets if begin < o < end), min(end, int(offsets[-1]))]
     sentences = []
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in pairwise(edges):
         tokens = ids[start:stop]
         if keep is not None:
             tokens = tokens[draw(np.arange(start, stop)) >> np.uint64(32) <= keep[tokens]]

@@ -74,7 +74,8 @@ EMBFAST_INLINE V logistic(float* score, const float* weight, const float* label,
     const V f = load_unaligned(score + p), w = load_unaligned(weight + p), y = load_unaligned(label + p);
     const V denominator = exp_minus(f) + 1.0f;
     store_unaligned(score + p, (y - reciprocal(denominator)) * (w * lr));
-    loss += w * (log_positive(denominator) + (f - y * f));
+    // log of the denominator is below -f only where exp_minus is held at its end
+    loss += w * (larger(log_positive(denominator), -f) + (f - y * f));
   }
   return loss;
 }
@@ -83,8 +84,8 @@ EMBFAST_INLINE V logistic(float* score, const float* weight, const float* label,
 EMBFAST_INLINE V own_logistic(float* score, int n, float lr) {
   V loss = zero();
   for (int p = 0; p < n; p += W) {
-    const V denominator = exp_minus(load_unaligned(score + p)) + 1.0f;
-    V w, log_d = log_positive(denominator);
+    const V f = load_unaligned(score + p), denominator = exp_minus(f) + 1.0f;
+    V w, log_d = larger(log_positive(denominator), -f);
     for (int i = 0; i < W; ++i) w[i] = p + i < n ? 1.0f : 0.0f;
     store_unaligned(score + p, (1.0f - reciprocal(denominator)) * lr);
     loss += w * log_d;

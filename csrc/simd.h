@@ -118,15 +118,23 @@ EMBFAST_INLINE double sum(V x) {
   return total;
 }
 
-// x held in low..high; a NaN stays a NaN.
-EMBFAST_INLINE V clamp(V x, float low, float high) {
+// The larger and the smaller of two; where one is a NaN, the second.
+EMBFAST_INLINE V larger(V x, V y) {
 #if EMBFAST_WIDTH == 16 && defined(__AVX512F__)
-  return reinterpret_cast<V>(_mm512_min_ps(_mm512_set1_ps(high), _mm512_max_ps(_mm512_set1_ps(low), __m512(x))));
+  return V(_mm512_max_ps(__m512(x), __m512(y)));
 #elif EMBFAST_WIDTH == 8 && defined(__AVX2__)
-  return reinterpret_cast<V>(_mm256_min_ps(_mm256_set1_ps(high), _mm256_max_ps(_mm256_set1_ps(low), __m256(x))));
+  return V(_mm256_max_ps(__m256(x), __m256(y)));
 #else
-  x = x < low ? zero() + low : x;
-  return x > high ? zero() + high : x;
+  return x > y ? x : y;
+#endif
+}
+EMBFAST_INLINE V smaller(V x, V y) {
+#if EMBFAST_WIDTH == 16 && defined(__AVX512F__)
+  return V(_mm512_min_ps(__m512(x), __m512(y)));
+#elif EMBFAST_WIDTH == 8 && defined(__AVX2__)
+  return V(_mm256_min_ps(__m256(x), __m256(y)));
+#else
+  return x < y ? x : y;
 #endif
 }
 
@@ -143,7 +151,7 @@ EMBFAST_INLINE V reciprocal(V x) {
 // e^-x with x held in -80..80; relative error 4e-6.
 EMBFAST_INLINE V exp_minus(V x) {
   constexpr float round = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low mantissa bits
-  const V t = clamp(x * -1.44269504f, -115.0f, 115.0f);
+  const V t = smaller(zero() + 115.0f, larger(zero() - 115.0f, x * -1.44269504f));
   const V shifted = t + round;
   const V f = t - (shifted - round);
   V p = f * 1.3333558e-3f + 9.6181291e-3f;

@@ -125,19 +125,19 @@ EMBFAST_INLINE void update_block(const Block& b) {
     for (int row = 0; row < b.n_in; ++row, step += J) {
       const V x = load(b.in[row] + d);
       float* delta = b.delta + row * b.dim + d;
-      V moved = to == To::row ? x : to == To::delta ? zero() : load(delta);
+      V moved[2] = {to == To::row ? x : to == To::delta ? zero() : load(delta), zero()};  // two chains, half as long
       unrolled<J>(EMBFAST_UNROLLED {
-        const V g = zero() + step[i];
-        moved += g * (W == 16 ? y[i] : load(b.out[i] + d));
+        const V g = splat(step[i]);
+        moved[i % 2] += g * (W == 16 ? y[i] : load(b.out[i] + d));
         dy[i] += g * x;
       });
       if constexpr (Own) {
-        const V g = zero() + b.own_step[row];
+        const V g = splat(b.own_step[row]);
         const V mine = load(b.own[row] + d);
-        moved += g * mine;
+        moved[1] += g * mine;
         store(b.own[row] + d, mine + g * x);
       }
-      store(to == To::row ? b.in[row] + d : delta, moved);
+      store(to == To::row ? b.in[row] + d : delta, moved[0] + moved[1]);
     }
     // Loaded again: the same word may stand twice among the outputs, and both steps count.
     unrolled<J>(EMBFAST_UNROLLED { store(b.out[i] + d, load(b.out[i] + d) + dy[i]); });

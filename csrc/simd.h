@@ -26,6 +26,16 @@ EMBFAST_INLINE void store(float* p, V x) { *reinterpret_cast<V*>(p) = x; }
 EMBFAST_INLINE V load_unaligned(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
 EMBFAST_INLINE void store_unaligned(float* p, V x) { *reinterpret_cast<Unaligned*>(p) = x; }
 EMBFAST_INLINE V zero() { return V{}; }
+// One number in every lane, by a load and nothing else: V{} + x would add, lest x be -0.
+EMBFAST_INLINE V splat(float x) {
+#if EMBFAST_WIDTH == 16
+  return V{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x};
+#elif EMBFAST_WIDTH == 8
+  return V{x, x, x, x, x, x, x, x};
+#else
+  return V{x, x, x, x};
+#endif
+}
 
 // Stops the compiler from turning one load with several uses into several loads.
 EMBFAST_INLINE V in_register(V x) {
@@ -151,7 +161,7 @@ EMBFAST_INLINE V reciprocal(V x) {
 // e^-x with x held in -80..80; relative error 4e-6.
 EMBFAST_INLINE V exp_minus(V x) {
   constexpr float round = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low mantissa bits
-  const V t = smaller(zero() + 115.0f, larger(zero() - 115.0f, x * -1.44269504f));
+  const V t = smaller(splat(115.0f), larger(splat(-115.0f), x * -1.44269504f));
   const V shifted = t + round;
   const V f = t - (shifted - round);
   V p = f * 1.3333558e-3f + 9.6181291e-3f;

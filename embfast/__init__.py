@@ -1,3 +1,25 @@
 """Embeddings of words, documents, graphs and images, trained near the speed of the hardware."""
 
+from importlib import import_module
+from typing import Any
+
 __version__ = "0.1.0"
+__all__ = ["Corpus", "Phrases", "Vectors", "Word2Vec", "evaluate"]
+
+_HOMES = {"Corpus": "corpus", "Phrases": "phrases", "Vectors": "vectors", "Word2Vec": "word2vec"}
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a class or module at its first use, so that `import embfast` costs next to nothing."""
+    if name in _HOMES:
+        value = getattr(import_module(f"embfast.{_HOMES[name]}"), name)
+    elif name == "evaluate":
+        value = import_module("embfast.evaluate")
+    else:
+        raise AttributeError(f"module 'embfast' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,634 @@
+"""The command line: embfast word2vec, neighbors, analogy, evaluate, convert, phrases, vocab."""
+
+import functools
+import inspect
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from embfast import __version__
+from embfast.errors import TrainingError
+from embfast.word2vec import Word2Vec
+
+if TYPE_CHECKING:
+    from embfast.corpus import Corpus
+    from embfast.vectors import Vectors
+
+app = typer.Typer(
+    name="embfast",
+    help="Embeddings, trained near the speed of the hardware.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def main() -> None:
+    """The entry point of the `embfast` program."""
+    app(prog_name="embfast")
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and leave.", is_eager=True)] = False,
+) -> None:
+    if version:
+        print(f"embfast {__version__}")
+        raise typer.Exit
+
+
+# ---- what commands share ------------------------------------------------------------------------------------------
+
+
+def say(text: str, style: str = "") -> None:
+    """One line to stderr, in colour on a terminal; stdout is for results."""
+    from rich.console import Console
+
+    Console(stderr=True, soft_wrap=True, highlight=False).print(text, style=style or None, markup=False)
+
+
+def command(name: str, **options: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Registers a command whose expected errors are one red line on stderr: exit code 2, or 130 after Ctrl-C."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def run(*args: Any, **given: Any) -> None:
+            try:
+                function(*args, **given)
+            except KeyboardInterrupt as stop:
+                say(f"interrupted{stop}", "red")
+                raise typer.Exit(130) from None
+            except BrokenPipeError:  # the reader of our output, head say, has gone
+                sys.stderr.close()
+                raise typer.Exit(141) from None
+            except KeyError as error:
+                say(str(error.args[0]), "red")
+                raise typer.Exit(2) from None
+            except OSError as error:
+                text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+                say(text, "red")
+                raise typer.Exit(2) from None
+            except (ValueError, TypeError, TrainingError, ImportError, MemoryError) as error:
+                say(str(error) or type(error).__name__, "red")
+                raise typer.Exit(2) from None
+
+        return app.command(name, **options)(run)
+
+    return register
+
+
+def takes_settings(model: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Puts the settings of a model, with the words of its docstring, in place of a function's first parameter.
+
+    The function then gets the model made of them: so options and settings cannot drift apart.
+    """
+    help_of = settings_help(model)
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        own = list(inspect.signature(function).parameters.values())[1:]
+        settings = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=setting.default,
+                annotation=Annotated[
+                    setting.annotation,
+                    typer.Option(help=help_of.get(name), rich_help_panel=f"{model.__name__} settings"),
+                ],
+            )
+            for name, setting in model.settings().items()
+        ]
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + settings
+
+        def run(**given: Any) -> None:
+            made = model(**{setting.name: given.pop(setting.name) for setting in settings})
+            function(made, **given)
+
+        run.__name__, run.__doc__ = function.__name__, function.__doc__
+        run.__signature__ = inspect.Signature(parameters)
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return run
+
+    return decorate
+
+
+def settings_help(model: type) -> dict[str, str]:
+    """What the "Settings:" section of a class's docstring says of each setting."""
+    section = re.search(r"^Settings:\n(.*?)\n(?=\S)", inspect.getdoc(model) or "", re.DOTALL | re.MULTILINE)
+    entries = re.findall(r"^ {4}([\w, ]+): (.*(?:\n {8}.*)*)", section.group(1) if section else "", re.MULTILINE)
+    return {name: re.sub(r"\s+", " ", text) for names, text in entries for name in names.split(", ")}
+
+
+@contextmanager
+def reading(label: str, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on stderr for a callback of (done, in all); None when stderr is no terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def read_corpus(sources: list[Path], column: str | None, cache: Path | None, quiet: bool, **options: Any) -> "Corpus":
+    """Text files, a directory that Corpus.save wrote, or a column of Parquet files."""
+    from embfast.corpus import Corpus
+
+    if len(sources) == 1 and (sources[0] / "corpus.json").is_file():
+        return Corpus.load(sources[0])
+    with reading("reading", quiet) as progress:
+        if column is not None:
+            if cache is not None:
+                raise ValueError("--cache keeps texts; it cannot be used together with --column")
+            return Corpus.from_parquet(sources, column, progress=progress, **options)
+        return Corpus.from_file(sources, cache=cache, progress=progress, **options)
+
+
+def read_vectors(path: Path, format: str | None = None, **options: Any) -> "Vectors":
+    """Vectors of any format, or those of a saved model or checkpoint."""
+    from embfast.training import is_model
+    from embfast.vectors import Vectors
+
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    if format is None and path.suffix == ".safetensors" and is_model(path):
+        return Word2Vec.load(path).vectors_
+    return Vectors.load(path, format, **options)
+
+
+def check_writable(path: Path) -> None:
+    """Fails now, and not after hours of training, if a file cannot be written there."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a directory; expected the name of a file")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no directory {path.absolute().parent}")
+
+
+Corpora = Annotated[list[Path], typer.Argument(help="Text files (plain, gz, bz2, xz, zst), a directory of them.")]
+VectorsFile = Annotated[Path, typer.Argument(help="Vectors: .bin, .txt, .vec, .npz, .safetensors, or a saved model.")]
+FileFormat = Annotated[
+    str | None, typer.Option("--format", help="bin, text, glove, npz or safetensors; by the extension if not given.")
+]
+MinCount = Annotated[int, typer.Option(help="Leave out words with fewer occurrences.")]
+MaxVocab = Annotated[int | None, typer.Option(help="Keep at most this many words, the most frequent.")]
+BadText = Annotated[str, typer.Option(help="Words that are not UTF-8: strict (an error), replace or skip.")]
+Column = Annotated[str | None, typer.Option(help="The files are Parquet; read this column, a document a row.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")]
+Restrict = Annotated[int | None, typer.Option(help="Use only the first so many keys, the most frequent.")]
+
+
+# ---- training -----------------------------------------------------------------------------------------------------
+
+_C_FLAGS = {
+    "-train": "corpus",
+    "-output": "--output",
+    "-size": "--dim",
+    "-window": "--window",
+    "-sample": "--sample",
+    "-hs": "--hs",
+    "-negative": "--negatives",
+    "-threads": "--threads",
+    "-iter": "--epochs",
+    "-min-count": "--min-count",
+    "-alpha": "--lr",
+    "-classes": "--classes",
+    "-debug": "--quiet",
+    "-binary": "--format",
+    "-save-vocab": "--save-vocab",
+    "-read-vocab": "--read-vocab",
+    "-cbow": "--cbow",
+}
+
+
+def from_word2vec_c(arguments: list[str]) -> list[str]:
+    """A word2vec.c command line in our flags, with its defaults; anything without its flags comes back unchanged.
+
+    Threads are limited to the cores there are. Our own flags may stand beside the old ones.
+
+    >>> from_word2vec_c(["-train", "a.txt", "-output", "a.bin", "-cbow", "0", "-size", "50"])[:5]
+    ['a.txt', '--output', 'a.bin', '--dim', '50']
+    """
+    if not any(argument in _C_FLAGS for argument in arguments):
+        return arguments
+    given = {"-cbow": "1", "-binary": "0", "-threads": "12"}
+    corpus, rest = [], []
+    words = iter(arguments)
+    for word in words:
+        if word not in _C_FLAGS:
+            rest.append(word)
+            continue
+        value = next(words, None)
+        if value is None:
+            raise typer.BadParameter(f"{word}: a value is missing, as in word2vec.c")
+        given[word] = value
+    translated = []
+    for flag in _C_FLAGS:  # one order, whatever the order given
+        if flag not in given:
+            continue
+        value, ours = given[flag], _C_FLAGS[flag]
+        if flag in ("-cbow", "-hs", "-binary", "-debug", "-threads", "-classes") and not value.lstrip("-").isdigit():
+            raise typer.BadParameter(f"{flag}: expected a whole number, got {value!r}")
+        if flag == "-train":
+            corpus.append(value)
+        elif flag in ("-cbow", "-hs"):
+            translated.append(ours if int(value) else f"--no-{ours[2:]}")
+        elif flag == "-binary":
+            if "--format" not in rest:
+                translated += [ours, "bin" if int(value) else "text"]
+        elif flag == "-debug":
+            translated += [] if int(value) else [ours]
+        elif flag == "-threads":
+            from embfast.training import cores
+
+            translated += [ours, str(max(1, min(int(value), cores())))]
+        elif flag == "-classes":
+            translated += [ours, value] if int(value) else []
+        else:
+            translated += [ours, value]
+    if "--max-sentence" not in rest:
+        translated += ["--max-sentence", "1000"]
+    return [*corpus, *translated, *rest]
+
+
+class _Word2VecCommand(TyperCommand):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, from_word2vec_c(args))
+
+
+@command("word2vec", cls=_Word2VecCommand)
+@takes_settings(Word2Vec)
+def word2vec(
+    model: Word2Vec,
+    corpus: Corpora,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the vectors here.")] = None,
+    format: FileFormat = None,
+    save_model: Annotated[Path | None, typer.Option(help="Write all weights here, to continue with later.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Keep the state of the run here.")] = None,
+    checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between two checkpoints.")] = 10.0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint, if it is there.")] = False,
+    min_count: MinCount = 5,
+    max_vocab: MaxVocab = None,
+    max_sentence: Annotated[int | None, typer.Option(help="Cut lines into documents of so many words.")] = None,
+    errors: BadText = "strict",
+    column: Column = None,
+    cache: Annotated[Path | None, typer.Option(help="Keep the encoded corpus in this directory.")] = None,
+    save_vocab: Annotated[Path | None, typer.Option(help="Write the vocabulary as word2vec.c does.")] = None,
+    read_vocab: Annotated[Path | None, typer.Option(help="Take the words from such a file.")] = None,
+    classes: Annotated[int, typer.Option(help="Write `word class` lines of so many k-means classes instead.")] = 0,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train word vectors on text: skip-gram or CBOW.
+
+    The flags of word2vec.c work too, with its defaults: embfast word2vec -train text -output vectors.bin -size 200
+    -binary 1 ...
+    """
+    from embfast import formats
+    from embfast.corpus import read_vocab as read_words
+
+    if output is None and save_model is None and save_vocab is None:
+        raise ValueError("nothing to write: pass -o FILE, --save-model FILE or --save-vocab FILE")
+    for path in (output, save_model, checkpoint, save_vocab):
+        if path is not None:
+            check_writable(path)
+    if classes < 0:
+        raise ValueError(f"classes must be 0 or more, got {classes}")
+    if output is not None and not classes:
+        format = formats.format_of(output, format)
+    if classes:
+        _k_means()
+    if resume and checkpoint is None:
+        raise ValueError("--resume needs --checkpoint FILE, the file to continue from")
+    model._check()
+
+    options: dict[str, Any] = {"max_sentence": max_sentence, "errors": errors, "threads": model.threads}
+    if read_vocab is None:
+        options.update(min_count=min_count, max_vocab=max_vocab)
+    else:
+        words, counts = read_words(read_vocab)
+        options["vocab"] = [word for word, n in zip(words, counts.tolist(), strict=True) if n >= min_count][:max_vocab]
+    started = time.perf_counter()
+    text = read_corpus(corpus, column, cache, quiet, **options)
+    read_s = time.perf_counter() - started
+    if not quiet:
+        say(f"{text.n_tokens:,} tokens, {len(text.words):,} words, {len(text):,} documents in {read_s:.1f} s")
+    if save_vocab is not None:
+        text.save_vocab(save_vocab)
+        if output is None and save_model is None:
+            return
+    if resume and not quiet and not checkpoint.exists():
+        say(f"{checkpoint} is not there yet: training from the start")
+
+    started = time.perf_counter()
+    try:
+        model.fit(
+            text,
+            checkpoint=checkpoint,
+            checkpoint_minutes=checkpoint_minutes,
+            resume=resume,
+            progress=False if quiet else None,
+        )
+    except KeyboardInterrupt:
+        if checkpoint is None:
+            raise KeyboardInterrupt("; nothing was kept (--checkpoint FILE would have)") from None
+        raise KeyboardInterrupt(f"; continue with --checkpoint {checkpoint} --resume") from None
+    seconds = time.perf_counter() - started
+    if output is not None:
+        if classes:
+            write_classes(output, model.vectors_, classes, model.seed)
+        else:
+            model.vectors_.save(output, format)
+    if save_model is not None:
+        model.save(save_model)
+
+    rate = model.epochs * text.n_tokens / seconds
+    result = {
+        "documents": len(text),
+        "tokens": text.n_tokens,
+        "words": len(text.words),
+        "loss": model.loss_,
+        "read_s": read_s,
+        "train_s": seconds,
+        "output": None if output is None else str(output),
+        "model": None if save_model is None else str(save_model),
+        "settings": model.get_params(),
+    }
+    if json_output:
+        print(json.dumps(result))
+    elif not quiet:
+        losses = " ".join(f"{loss:.4f}" for loss in model.loss_)
+        say(f"trained in {seconds:.1f} s, {rate:,.0f} words/s; loss by epoch {losses}")
+        for path in (output, save_model):
+            if path is not None:
+                say(f"wrote {path}")
+
+
+def _k_means() -> Any:
+    try:
+        from sklearn.cluster import MiniBatchKMeans
+    except ImportError:
+        raise ImportError("classes need scikit-learn: pip install scikit-learn") from None
+    return MiniBatchKMeans
+
+
+def write_classes(path: Path, vectors: "Vectors", classes: int, seed: int) -> None:
+    """Writes `word class` lines, classes 0..classes - 1 by k-means over the unit vectors, as word2vec.c -classes."""
+    import numpy as np
+
+    from embfast.formats import replacing
+
+    if classes > len(vectors):
+        raise ValueError(f"expected at most {len(vectors)} classes, one per word, got {classes}")
+    units = vectors.matrix / np.maximum(vectors.norms, np.float32(1e-30))[:, None]
+    means = _k_means()(n_clusters=classes, random_state=seed % 2**32, batch_size=max(4096, 4 * classes), n_init=3)
+    labels = means.fit_predict(units).tolist()
+    with replacing(path) as stream:
+        for word, label in zip(vectors.keys, labels, strict=True):
+            stream.write(f"{word} {label}\n".encode())
+
+
+@command("phrases")
+def phrases(
+    corpus: Corpora,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Write the joined text here, a document a line.")],
+    min_count: Annotated[int, typer.Option(help="Pairs with fewer occurrences form no phrase.")] = 5,
+    threshold: Annotated[float, typer.Option(help="Pairs with a higher score are joined.")] = 100.0,
+    scoring: Annotated[str, typer.Option(help="default (word2phrase) or npmi.")] = "default",
+    delimiter: Annotated[str, typer.Option(help="Written between the words of a phrase.")] = "_",
+    connectors: Annotated[
+        bool, typer.Option("--connectors", help="Let of, the, and ... stand inside a phrase, as in bank_of_america.")
+    ] = False,
+    passes: Annotated[int, typer.Option(help="Each pass may make longer phrases; it halves the threshold.")] = 1,
+    errors: BadText = "strict",
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Join words that belong together, new york -> new_york, as word2phrase does."""
+    from embfast.formats import replacing
+    from embfast.phrases import ENGLISH_CONNECTORS, Phrases
+
+    if passes < 1:
+        raise ValueError(f"passes must be 1 or more, got {passes}")
+    check_writable(output)
+    text = read_corpus(corpus, None, None, quiet, min_count=1, errors=errors)
+    found: dict[str, float] = {}
+    for number in range(passes):
+        limit = threshold / 2**number if scoring == "default" else threshold
+        pairs = Phrases(min_count, limit, scoring, delimiter, ENGLISH_CONNECTORS if connectors else frozenset())
+        text = pairs.fit_transform(text)
+        found |= {delimiter.join(words): score for words, score in pairs.phrases_.items()}
+    with replacing(output) as stream:
+        for document in text:
+            stream.write(" ".join(document).encode() + b"\n")
+    if json_output:
+        print(json.dumps({"phrases": len(found), "tokens": text.n_tokens, "output": str(output)}))
+    elif not quiet:
+        say(f"{len(found):,} phrases; wrote {text.n_tokens:,} tokens to {output}")
+
+
+@command("vocab")
+def vocab(
+    corpus: Corpora,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Write `word count` lines here, as word2vec.c does.")],
+    min_count: MinCount = 5,
+    max_vocab: MaxVocab = None,
+    errors: BadText = "strict",
+    column: Column = None,
+    quiet: Quiet = False,
+) -> None:
+    """Count the words of a text."""
+    check_writable(output)
+    text = read_corpus(corpus, column, None, quiet, min_count=min_count, max_vocab=max_vocab, errors=errors)
+    text.save_vocab(output)
+    if not quiet:
+        say(f"{len(text.words):,} words, {text.n_tokens:,} tokens; wrote {output}")
+
+
+# ---- asking vectors -----------------------------------------------------------------------------------------------
+
+
+@command("neighbors")
+def neighbors(
+    vectors: VectorsFile,
+    words: Annotated[list[str] | None, typer.Argument(help="Words to ask for; without any, asks for them.")] = None,
+    k: Annotated[int, typer.Option("-k", help="Neighbours per word.")] = 10,
+    restrict: Restrict = None,
+    format: FileFormat = None,
+    json_output: Json = False,
+) -> None:
+    """The nearest neighbours of words, by cosine."""
+    loaded = read_vectors(vectors, format)
+
+    def answer(asked: list[str]) -> None:
+        found = {word: loaded.most_similar(word, k=k, restrict=restrict) for word in asked}
+        if json_output:
+            print(json.dumps(found), flush=True)
+        else:
+            for word, rows in found.items():
+                _table(f"neighbours of {word}", ("word", "cosine"), [(key, f"{score:.4f}") for key, score in rows])
+
+    if words:
+        answer(words)
+    else:
+        _ask("words (Ctrl-D ends): ", answer)
+
+
+@command("analogy")
+def analogy(
+    vectors: VectorsFile,
+    words: Annotated[list[str] | None, typer.Argument(help="A B C: A is to B as C is to ? Without any, asks.")] = None,
+    k: Annotated[int, typer.Option("-k", help="Answers.")] = 5,
+    restrict: Restrict = None,
+    method: Annotated[str, typer.Option(help="add (3CosAdd) or mul (3CosMul).")] = "add",
+    format: FileFormat = None,
+    json_output: Json = False,
+) -> None:
+    """Answer "man is to king as woman is to ?": embfast analogy vectors.bin man king woman."""
+    if words and len(words) != 3:
+        raise ValueError(f"expected three words, as in man king woman, got {len(words)}")
+    loaded = read_vectors(vectors, format)
+
+    def answer(asked: list[str]) -> None:
+        if len(asked) != 3:
+            raise ValueError(f"expected three words, as in man king woman, got {len(asked)}")
+        a, b, c = asked
+        rows = loaded.most_similar([b, c], [a], k=k, restrict=restrict, method=method)
+        if json_output:
+            print(json.dumps(rows), flush=True)
+        else:
+            _table(f"{a} is to {b} as {c} is to", ("word", "score"), [(key, f"{score:.4f}") for key, score in rows])
+
+    if words:
+        answer(words)
+    else:
+        _ask("three words (Ctrl-D ends): ", answer)
+
+
+def _ask(prompt: str, answer: Callable[[list[str]], None]) -> None:
+    """Answers line after line until the end of the input; what goes wrong with one line is said and passed over."""
+    terminal = sys.stdin.isatty()
+    while True:
+        try:
+            line = input(prompt if terminal else "")
+        except EOFError:
+            if terminal:
+                print()
+            return
+        if not line.split():
+            continue
+        try:
+            answer(line.split())
+        except (KeyError, ValueError) as error:
+            say(str(error.args[0]), "red")
+
+
+def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(title), title_justify="left")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    Console().print(table)
+
+
+@command("evaluate")
+def evaluate(
+    vectors: VectorsFile,
+    files: Annotated[
+        list[Path], typer.Argument(help="questions-words.txt, or word pairs with judgements (WordSim353, SimLex, MEN).")
+    ],
+    restrict: Annotated[int, typer.Option(help="Analogies among the first so many keys; 0 for all.")] = 30_000,
+    method: Annotated[str, typer.Option(help="Analogies by add (3CosAdd) or mul (3CosMul).")] = "add",
+    format: FileFormat = None,
+    json_output: Json = False,
+) -> None:
+    """Score vectors on analogies and on word similarities; what a file holds is told by its first line."""
+    from embfast import evaluate as scores
+
+    kinds = {path: _has_sections(path) for path in files}
+    loaded = read_vectors(vectors, format)
+    results = {
+        path: scores.analogies(loaded, path, restrict=restrict, method=method)
+        if has_sections
+        else scores.similarity(loaded, path)
+        for path, has_sections in kinds.items()
+    }
+    if json_output:
+        kind = {True: "analogies", False: "similarity"}
+        print(json.dumps({str(path): {"kind": kind[kinds[path]], **r.as_dict()} for path, r in results.items()}))
+        return
+    for path, result in results.items():
+        if kinds[path]:
+            sections = [*result.sections, result.semantic, result.syntactic, result.total]
+            rows = [
+                (s.name, f"{100 * s.accuracy:.2f} %" if s.total else "-", f"{s.correct}", f"{s.total}", f"{s.skipped}")
+                for s in sections
+            ]
+            _table(path.name, ("section", "accuracy", "correct", "asked", "skipped"), rows)
+    pairs = [
+        (path.name, f"{r.spearman:.4f}", f"{r.pearson:.4f}", f"{r.pairs}", f"{100 * r.oov:.1f} %")
+        for path, r in results.items()
+        if not kinds[path]
+    ]
+    if pairs:
+        _table("similarity", ("file", "Spearman", "Pearson", "pairs", "unknown"), pairs)
+
+
+def _has_sections(path: Path) -> bool:
+    """Whether the first line of a file that is not blank begins with ":", as analogy files do."""
+    with open(path, "rb") as stream:
+        first = next((line.strip() for line in stream if line.strip()), b"")
+    if not first:
+        raise ValueError(f"{path}: expected questions or word pairs, got an empty file")
+    return first.startswith(b":")
+
+
+@command("convert")
+def convert(
+    source: VectorsFile,
+    target: Annotated[Path, typer.Argument(help="Where to write; the extension says the format.")],
+    from_format: Annotated[
+        str | None, typer.Option(help="Format of the source, if its extension does not say.")
+    ] = None,
+    format: FileFormat = None,
+    limit: Annotated[int | None, typer.Option(help="The first so many rows only.")] = None,
+    errors: Annotated[str, typer.Option(help="Faulty rows: strict (an error), replace or skip.")] = "strict",
+    encoding: Annotated[str, typer.Option(help="Of the keys in the source.")] = "utf-8",
+    quiet: Quiet = False,
+) -> None:
+    """Write vectors in another format."""
+    import warnings
+
+    from embfast import formats
+
+    formats.format_of(target, format)
+    check_writable(target)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        vectors = read_vectors(source, from_format, limit=limit, errors=errors, encoding=encoding)
+    for warning in caught:
+        say(str(warning.message), "yellow")
+    vectors.save(target, format)
+    if not quiet:
+        say(f"wrote {len(vectors):,} vectors of {vectors.dim} numbers to {target}")
+
+
+if __name__ == "__main__":
+    main()

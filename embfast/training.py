@@ -1,0 +1,630 @@
+"""What all models share: settings, first weights, blocks of tokens, the loop over them, checkpoints and model files.
+
+Sources: the estimator contract of scikit-learn; safetensors files after https://github.com/huggingface/safetensors;
+first weights and learning rate as in word2vec.c (Mikolov et al. 2013).
+"""
+
+import inspect
+import json
+import math
+import mmap
+import numbers
+import os
+import signal
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from embfast import kernels
+from embfast.corpus import Corpus
+from embfast.errors import FormatError, TrainingError
+from embfast.formats import replacing
+
+BLOCK = 4096  # tokens that one thread takes at a time
+SNAP = 1024  # a block ends with a document when one ends this near
+FORMAT, VERSION = "embfast model", 1
+
+_SLICE_WORK = 150_000  # blocks x padded dim x window of one kernel call and thread: about a quarter of a second
+_CELLS = 1 << 18  # numbers per step of the numpy loops over tables: 1 MB
+_DTYPES = {"F32": np.dtype("<f4"), "I64": np.dtype("<i8"), "U8": np.dtype("u1")}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+Path = str | os.PathLike[str]
+
+
+# ---- settings -----------------------------------------------------------------------------------------------------
+
+
+class Estimator:
+    """A model that scikit-learn can clone, set and put into a Pipeline; scikit-learn itself is not needed.
+
+    The constructor of a model stores its settings and does nothing else; fit looks at them. A model has, once trained,
+    words_, counts_, vectors_ and loss_, and says in _tensors and _restore what its file holds beside the vocabulary.
+    """
+
+    words_: list[str]
+    counts_: np.ndarray
+    loss_: list[float]
+    _progress: "Progress"
+    _fingerprint: dict[str, int] | None
+
+    @classmethod
+    def settings(cls) -> dict[str, inspect.Parameter]:
+        """The constructor's parameters: names, defaults and types of the settings."""
+        parameters = inspect.signature(cls.__init__).parameters
+        return {name: parameter for name, parameter in parameters.items() if name != "self"}
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The settings by name."""
+        return {name: getattr(self, name) for name in self.settings()}
+
+    def set_params(self, **params: Any) -> "Estimator":
+        """Changes settings and returns self; they count from the next fit on.
+
+        Raises:
+            ValueError: there is no such setting.
+        """
+        for name in params:
+            if name not in self.settings():
+                raise ValueError(
+                    f"{type(self).__name__} has no setting {name!r}; it has {', '.join(map(repr, self.settings()))}"
+                )
+        for name, value in params.items():
+            setattr(self, name, value)
+        return self
+
+    def __repr__(self) -> str:
+        changed = [
+            f"{name}={getattr(self, name)!r}"
+            for name, parameter in self.settings().items()
+            if getattr(self, name) is not parameter.default and getattr(self, name) != parameter.default
+        ]
+        return f"{type(self).__name__}({', '.join(changed)})"
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "vectors_")
+
+    def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import InputTags, Tags, TargetTags, TransformerTags
+
+        return Tags(
+            estimator_type=None,
+            target_tags=TargetTags(required=False),
+            transformer_tags=TransformerTags(preserves_dtype=[]),
+            input_tags=InputTags(two_d_array=False),
+        )
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "vectors_"):
+            raise ValueError(f"this {type(self).__name__} is not trained yet: call fit first")
+
+    def _tensors(self) -> dict[str, np.ndarray]:
+        """What a file holds beside words and counts: float32 tables without padding, int64 vectors."""
+        raise NotImplementedError
+
+    def _restore(self, file: "TensorFile") -> None:
+        """Takes what _tensors gave from a file; words_, counts_ and settings are in place."""
+        raise NotImplementedError
+
+    def save(self, path: Path) -> None:
+        """Writes settings, vocabulary, all weights and progress to one safetensors file, for load and partial_fit.
+
+        The file is whole at any moment: the old one stays until the new one is on disk. Weights are written in blocks;
+        no copy of them is made.
+
+        Raises:
+            ValueError: the model is not trained yet.
+        """
+        self._check_fitted()
+        write_model(path, self)
+
+    @classmethod
+    def load(cls, path: Path) -> "Estimator":
+        """Reads what save, or a checkpoint, wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            FormatError: the file is cut short or damaged, or holds another class, a newer version, or settings that
+                this version does not know.
+        """
+        with TensorFile(path) as file:
+            if file.metadata.get("format") != FORMAT:
+                raise FormatError(
+                    f"{path}: expected a saved {cls.__name__}, got a safetensors file of something else; "
+                    "Vectors.load reads vectors"
+                )
+            version = file.json("version")
+            if not isinstance(version, int) or version > VERSION:
+                raise FormatError(f"{path}: expected version {VERSION} or older, got {version}; update embfast")
+            if file.metadata.get("class") != cls.__name__:
+                raise FormatError(f"{path}: expected a {cls.__name__}, got a {file.metadata.get('class')}")
+            settings = file.json("settings")
+            for name in settings:
+                if name not in cls.settings():
+                    raise FormatError(f"{path}: {cls.__name__} has no setting {name!r}; a newer embfast may know it")
+            model = cls(**settings)
+            ends = file.read("words_offsets", "I64")
+            text = file.read("words_utf8", "U8").tobytes()
+            if len(ends) < 1 or ends[0] != 0 or ends[-1] != len(text) or (np.diff(ends) < 0).any():
+                raise FormatError(f"{path}: expected words_offsets to rise from 0 to {len(text)}; they do not")
+            ends = ends.tolist()
+            try:
+                model.words_ = [text[lo:hi].decode() for lo, hi in pairwise(ends)]
+            except UnicodeDecodeError as error:
+                raise FormatError(f"{path}: expected words in UTF-8, got {error.object!r}") from None
+            model.counts_ = file.read("counts", "I64", (len(model.words_),))
+            try:
+                model._progress = Progress(**file.json("progress"))
+            except TypeError as error:
+                raise FormatError(f"{path}: expected the progress of a training run: {error}") from None
+            model._fingerprint = file.json("fingerprint")
+            model.loss_ = list(model._progress.losses)
+            try:
+                model._restore(file)
+            except ValueError as error:
+                if isinstance(error, FormatError):
+                    raise
+                raise FormatError(f"{path}: {error}") from None
+        return model
+
+
+def check_int(name: str, value: Any, lowest: int, highest: int) -> None:
+    """ValueError unless value is a whole number in lowest..highest."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not lowest <= value <= highest:
+        raise ValueError(f"{name} must be a whole number from {lowest:,} to {highest:,}, got {value!r}")
+
+
+def check_float(name: str, value: Any, lowest: float, highest: float, *, above: bool = False) -> None:
+    """ValueError unless value is a number in lowest..highest; above=True leaves lowest itself out."""
+    fine = not isinstance(value, bool) and isinstance(value, numbers.Real) and lowest <= value <= highest
+    if not fine or (above and value == lowest):
+        low = f"above {lowest:g}" if above else f"from {lowest:g}"
+        raise ValueError(f"{name} must be a number {low} to {highest:g}, got {value!r}")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """ValueError unless value is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+
+
+def check_corpus(corpus: Any) -> None:
+    """TypeError unless it is a Corpus; ValueError when there is nothing in it to learn from."""
+    if not isinstance(corpus, Corpus):
+        raise TypeError(f"expected a Corpus, got {type(corpus).__name__}; see Corpus.from_file and from_sentences")
+    if len(corpus.words) < 2:
+        raise ValueError(f"need at least 2 distinct words to train on, got {len(corpus.words)}")
+    if corpus.n_tokens < 2:
+        raise ValueError(f"need at least 2 tokens to train on, got {corpus.n_tokens}")
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# ---- weights and blocks -------------------------------------------------------------------------------------------
+
+
+def initial_weights(table: np.ndarray, dim: int, seed: int, first: int = 0) -> None:
+    """Fills a padded table with word2vec.c's first input weights, uniform in (-0.5, 0.5) / dim, in place.
+
+    Row i is row first + i of the model: it depends on seed, dim and that number alone, so that a vocabulary can grow.
+    """
+    width = table.shape[1]
+    philox = np.random.Philox(key=seed)
+    philox.advance(first * width // 8)  # one step of Philox-4x64 makes 8 float32
+    generator = np.random.Generator(philox)
+    step = max(1, _CELLS // width)
+    for lo in range(0, len(table), step):
+        rows = table[lo : lo + step]
+        generator.random(dtype=np.float32, out=rows)
+        rows -= np.float32(0.5)
+        rows /= np.float32(dim)
+        rows[:, dim:] = 0
+
+
+def make_blocks(offsets: np.ndarray) -> np.ndarray:
+    """Edges of blocks of about 4,096 tokens, int64 (n_blocks + 1,).
+
+    An edge is moved to the nearest end of a document within 1,024 tokens. Where there is none the block ends inside a
+    document, and windows do not cross that cut: of a document much longer than a block, one token in about 400 sees a
+    window that is cut short at window=5. Memory: 50 bytes a block; mapped offsets are searched where they lie.
+    """
+    first, last = int(offsets[0]), int(offsets[-1])
+    targets = np.arange(first + BLOCK, last, BLOCK, dtype=np.int64)
+    after = np.searchsorted(offsets, targets)
+    before, behind = offsets[after - 1], offsets[after]
+    nearest = np.where(targets - before <= behind - targets, before, behind)
+    cuts = np.where(np.abs(nearest - targets) <= SNAP, nearest, targets)
+    return np.unique(np.concatenate([[first], cuts, [last]]).astype(np.int64))
+
+
+def blocks_per_slice(dim: int, window: int, threads: int) -> int:
+    """Blocks of one kernel call: about a quarter of a second of work, and the same number on any machine."""
+    return max(1, threads * _SLICE_WORK // (kernels.padded(dim) * window))
+
+
+def forget_read(ids: np.ndarray, begin: int, end: int) -> None:
+    """Gives back the memory of ids[begin:end] where they are mapped from a file; the kernel can read them again."""
+    if not isinstance(ids, np.memmap) or ids.mode == "c" or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    memory = ids._mmap
+    start = ids.ctypes.data - np.frombuffer(memory, np.uint8).ctypes.data
+    lo = -(-(start + begin * ids.itemsize) // mmap.PAGESIZE) * mmap.PAGESIZE
+    hi = (start + end * ids.itemsize) // mmap.PAGESIZE * mmap.PAGESIZE
+    if hi > lo:
+        memory.madvise(mmap.MADV_DONTNEED, lo, hi - lo)
+
+
+def fingerprint(corpus: Corpus) -> dict[str, int]:
+    """What tells a corpus from another: sizes, and a checksum of words, counts and the first ids and offsets."""
+    crc = zlib.crc32("\0".join(corpus.words).encode("utf-8", "surrogatepass"))
+    for array in (corpus.counts, corpus.offsets[: 1 << 16], corpus.ids[: 1 << 16]):
+        crc = zlib.crc32(np.ascontiguousarray(array), crc)
+    return {"words": len(corpus.words), "documents": len(corpus), "tokens": corpus.n_tokens, "crc": crc}
+
+
+def document_means(matrix: np.ndarray, rows: np.ndarray, corpus: Corpus) -> np.ndarray:
+    """The mean vector of each document, float32 (len(corpus), dim); zeros where no word is known.
+
+    rows: int64 (len(corpus.words),), the row of each word of the corpus in matrix; -1 for an unknown one.
+    """
+    sums = np.zeros((len(corpus), matrix.shape[1]), np.float32)
+    known = np.zeros(len(corpus), np.int64)
+    step = max(1, 4 * _CELLS // matrix.shape[1])
+    for lo in range(0, corpus.n_tokens, step):
+        row = rows[corpus.ids[lo : lo + step]]
+        place = np.flatnonzero(row >= 0)
+        if not len(place):
+            continue
+        document = np.searchsorted(corpus.offsets, lo + place, "right") - 1
+        starts = np.flatnonzero(np.diff(document, prepend=-1))
+        sums[document[starts]] += np.add.reduceat(matrix[row[place]], starts, axis=0)
+        known[document[starts]] += np.diff(starts, append=len(place))
+    sums /= np.maximum(known, 1)[:, None].astype(np.float32)
+    return sums
+
+
+# ---- the loop -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Progress:
+    """Where a training run stands; a checkpoint holds it.
+
+    Attributes:
+        before: epochs of earlier calls of fit and partial_fit; random draws continue from there.
+        epoch, block: epochs done in this call, and blocks done in the running one.
+        loss, examples: sums of the running epoch.
+        losses: mean loss of each epoch, of all calls.
+    """
+
+    before: int = 0
+    epoch: int = 0
+    block: int = 0
+    loss: float = 0.0
+    examples: int = 0
+    losses: list[float] = field(default_factory=list)
+
+
+class Status(NamedTuple):
+    """What a progress callable is told after each slice. `loss` is the mean of the running epoch, nats per example."""
+
+    epoch: int  # from 1
+    epochs: int
+    done: float  # share of the whole run, 0..1
+    words_per_s: float
+    lr: float
+    loss: float
+    seconds_left: float
+
+    def __str__(self) -> str:
+        return (
+            f"epoch {self.epoch}/{self.epochs}  {100 * self.done:5.1f} %  {self.words_per_s:,.0f} words/s  "
+            f"lr {self.lr:.5f}  loss {self.loss:.4f}  {self.seconds_left:,.0f} s left"
+        )
+
+
+ProgressOption = bool | Callable[[Status], None] | None
+
+
+def train(
+    step: Callable[[int, int, int], tuple[float, int, int]],
+    blocks: np.ndarray,
+    state: Progress,
+    *,
+    epochs: int,
+    per_slice: int,
+    lr: float,
+    min_lr: float,
+    after_slice: Callable[[int, int], None],
+    save: Callable[[], None] | None = None,
+    save_minutes: float = 10.0,
+    progress: ProgressOption = None,
+) -> None:
+    """Runs the epochs of a model from where `state` stands, and keeps state up to date.
+
+    step(epoch, first, last) trains on those blocks and returns summed loss, examples and kept tokens; after_slice is
+    told the tokens first..last that it read. `save` writes a checkpoint: every save_minutes, at the end, and on Ctrl-C,
+    which lets the slice finish first; a second Ctrl-C kills the process.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, after the checkpoint is written.
+        TrainingError: the loss is not finite, or there is no example to train on.
+    """
+    n_blocks, n_tokens = len(blocks) - 1, int(blocks[-1] - blocks[0])
+    started = saved = time.monotonic()
+    trained = 0
+    with _first_interrupt() as interrupted, _reporter(progress) as report:
+        while state.epoch < epochs:
+            while state.block < n_blocks:
+                first, last = state.block, min(state.block + per_slice, n_blocks)
+                loss, examples, _ = step(state.epoch, first, last)
+                begin, end = int(blocks[first]), int(blocks[last])
+                done = (state.epoch * n_tokens + end) / (epochs * n_tokens)
+                lr_now = lr + (min_lr - lr) * done
+                state.loss += loss
+                state.examples += examples
+                if not math.isfinite(state.loss):
+                    raise TrainingError(
+                        f"the loss became {state.loss} in epoch {state.epoch + 1} of {epochs}, at lr {lr_now:.4g}: "
+                        f"lower lr (it starts at {lr:g}; halve it, or leave it to the default)"
+                    )
+                state.block = last
+                after_slice(begin, end)
+                trained += end - begin
+                now = time.monotonic()
+                rate = trained / max(now - started, 1e-9)
+                mean = state.loss / max(state.examples, 1)
+                left = (1 - done) * epochs * n_tokens / rate
+                report(Status(state.epoch + 1, epochs, done, rate, lr_now, mean, left))
+                if interrupted():
+                    if save:
+                        save()
+                    raise KeyboardInterrupt
+                if save and now - saved >= 60 * save_minutes:
+                    save()
+                    saved = time.monotonic()
+            if not state.examples:
+                raise TrainingError(
+                    "no window with two words to train on: every document is one word long, or subsampling left "
+                    "nothing over (raise sample, or switch it off with sample=0)"
+                )
+            state.losses.append(state.loss / state.examples)
+            state.epoch += 1
+            state.block, state.loss, state.examples = 0, 0.0, 0
+        if save:
+            save()
+
+
+@contextmanager
+def _first_interrupt() -> Iterator[Callable[[], bool]]:
+    """Inside, the first Ctrl-C is only noted; the next one has the system's meaning and ends the process."""
+    pressed = False
+
+    def note(number: int, frame: Any) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    mine = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if mine:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: pressed
+    finally:
+        if mine:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextmanager
+def _reporter(progress: ProgressOption) -> Iterator[Callable[[Status], None]]:
+    """What to do with a Status: a callable gets it, a terminal shows a bar, a log (True) some lines."""
+    terminal = hasattr(sys.stderr, "isatty") and sys.stderr.isatty()
+    if callable(progress):
+        yield progress
+    elif progress is False or (progress is None and not terminal):
+        yield lambda status: None
+    elif not terminal:
+        yield _Log()
+    else:
+        from rich.console import Console
+        from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        columns = (
+            TextColumn("epoch {task.fields[at]}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        with Bar(*columns, console=Console(stderr=True), transient=False) as bar:
+            task = bar.add_task("training", total=1.0, at="1", rate="")
+
+            def show(status: Status) -> None:
+                bar.update(
+                    task,
+                    completed=status.done,
+                    at=f"{status.epoch}/{status.epochs}",
+                    rate=f"{status.words_per_s:,.0f} words/s  lr {status.lr:.5f}  loss {status.loss:.4f}",
+                )
+
+            yield show
+
+
+class _Log:
+    """One line to stderr every ten seconds, and at the end."""
+
+    def __init__(self) -> None:
+        self.last = 0.0
+
+    def __call__(self, status: Status) -> None:
+        now = time.monotonic()
+        if now - self.last >= 10 or status.done >= 1:
+            print(status, file=sys.stderr, flush=True)
+            self.last = now
+
+
+# ---- model files --------------------------------------------------------------------------------------------------
+
+
+def write_model(path: Path, model: Estimator) -> None:
+    """Writes a model, trained or in training, to a safetensors file; the old one stays until the new one is whole."""
+    encoded = [word.encode() for word in model.words_]
+    ends = np.zeros(len(encoded) + 1, np.int64)
+    np.cumsum([len(word) for word in encoded], out=ends[1:])
+    tensors = {
+        "words_utf8": np.frombuffer(b"".join(encoded), np.uint8),
+        "words_offsets": ends,
+        "counts": model.counts_,
+        **model._tensors(),
+    }
+    metadata = {
+        "format": FORMAT,
+        "version": json.dumps(VERSION),
+        "class": type(model).__name__,
+        "settings": json.dumps(_plain(model.get_params())),
+        "progress": json.dumps(asdict(model._progress)),
+        "fingerprint": json.dumps(model._fingerprint),
+    }
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, array in tensors.items():
+        begin, end = end, end + array.size * array.dtype.itemsize
+        header[name] = {"dtype": _NAMES[array.dtype], "shape": list(array.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-(8 + len(text)) % 64)
+    with replacing(path) as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        for array in tensors.values():
+            for _, rows in _row_blocks(array):
+                stream.write(np.ascontiguousarray(rows).view(np.uint8).data)
+
+
+def is_model(path: Path) -> bool:
+    """Whether a file is a safetensors file written by write_model."""
+    try:
+        with TensorFile(path) as file:
+            return file.metadata.get("format") == FORMAT
+    except (FormatError, OSError):
+        return False
+
+
+class TensorFile:
+    """A safetensors file, open for reading; every fault is a FormatError that names the file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = os.fspath(path)
+        self._stream = open(path, "rb")  # noqa: SIM115
+        try:
+            self._read_header(os.fstat(self._stream.fileno()).st_size)
+        except BaseException:
+            self._stream.close()
+            raise
+
+    def __enter__(self) -> "TensorFile":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stream.close()
+
+    def _read_header(self, size: int) -> None:
+        length = int.from_bytes(self._stream.read(8), "little")
+        if size < 8 or length > size - 8:
+            raise FormatError(
+                f"{self.path}: expected a safetensors file, whose first 8 bytes say how long its header is, got "
+                f"{length} and a file of {size:,} bytes; was it cut short?"
+            )
+        self._data = 8 + length
+        try:
+            header = json.loads(self._stream.read(length))
+            self.metadata: dict[str, str] = header.pop("__metadata__", {})
+            self._places = {
+                name: (entry["dtype"], tuple(map(int, entry["shape"])), *map(int, entry["data_offsets"]))
+                for name, entry in header.items()
+            }
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise FormatError(f"{self.path}: byte 8: expected a safetensors header, got {error!r}") from None
+        expected = self._data + max((place[3] for place in self._places.values()), default=0)
+        if size != expected:
+            raise FormatError(f"{self.path}: expected {expected:,} bytes, got {size:,}; was it cut short?")
+
+    def json(self, name: str) -> Any:
+        """An entry of the metadata, decoded."""
+        try:
+            return json.loads(self.metadata[name])
+        except (KeyError, TypeError, ValueError):
+            raise FormatError(f"{self.path}: expected {name!r} in the metadata of a model, got none") from None
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._places
+
+    def read(self, name: str, dtype: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
+        """A tensor; a new array of this shape, or of any one-dimensional shape."""
+        array = np.empty(self._place(name, dtype, shape)[0], _DTYPES[dtype])
+        self._fill(name, array)
+        return array
+
+    def read_table(self, name: str, n: int, dim: int) -> np.ndarray:
+        """A float32 (n, dim) tensor in the padded table that kernels want."""
+        self._place(name, "F32", (n, dim))
+        table = kernels.weight_table(n, dim)
+        self._fill(name, table[:, :dim])
+        return table
+
+    def _place(self, name: str, dtype: str, shape: tuple[int, ...] | None) -> tuple[tuple[int, ...], int]:
+        if name not in self._places:
+            raise FormatError(f"{self.path}: expected a tensor {name}, got {', '.join(self._places) or 'none'}")
+        found_dtype, found, begin, end = self._places[name]
+        if found_dtype != dtype or (len(found) != 1 if shape is None else found != shape):
+            wanted = "one axis" if shape is None else str(shape)
+            raise FormatError(f"{self.path}: expected {name} to be {dtype} with {wanted}, got {found_dtype} {found}")
+        if begin < 0 or end - begin != math.prod(found) * _DTYPES[dtype].itemsize:
+            raise FormatError(f"{self.path}: expected {name} {found} in as many bytes, got bytes {begin} to {end}")
+        return found, begin
+
+    def _fill(self, name: str, array: np.ndarray) -> None:
+        self._stream.seek(self._data + self._places[name][2])
+        for lo, rows in _row_blocks(array):
+            data = np.frombuffer(self._stream.read(rows.nbytes), array.dtype)
+            if data.size != rows.size:
+                raise FormatError(f"{self.path}: expected {array.nbytes} bytes of {name}; the file ends before")
+            array[lo : lo + len(rows)] = data.reshape(rows.shape)
+
+
+def _row_blocks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    step = max(1, _CELLS // max(1, math.prod(array.shape[1:])))
+    for lo in range(0, len(array), step):
+        yield lo, array[lo : lo + step]
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as JSON takes them: numpy's scalars become Python's."""
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in settings.items()}
+
+
+def check_resumable(path: Path, saved: Estimator, model: Estimator, corpus: dict[str, int]) -> None:
+    """ValueError unless a checkpoint is of this model's settings (threads may differ) and of this corpus."""
+    before, now = saved.get_params(), _plain(model.get_params())
+    changed = [f"{n} was {before[n]!r}, is {now[n]!r}" for n in now if n != "threads" and before[n] != now[n]]
+    if changed:
+        raise ValueError(f"{path}: cannot resume with other settings: {'; '.join(changed)}")
+    if saved._fingerprint != corpus:
+        was = saved._fingerprint or {}
+        changed = [
+            f"{name} was {was.get(name)}, is {value}" for name, value in corpus.items() if was.get(name) != value
+        ]
+        raise ValueError(f"{path}: cannot resume with another corpus: {'; '.join(changed)}")

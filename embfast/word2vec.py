@@ -1,0 +1,401 @@
+"""Word vectors: skip-gram and CBOW, by negative sampling, hierarchical softmax, or both."""
+
+import math
+import os
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from embfast import kernels
+from embfast.corpus import Corpus
+from embfast.training import (
+    Estimator,
+    Path,
+    Progress,
+    ProgressOption,
+    TensorFile,
+    blocks_per_slice,
+    check_corpus,
+    check_flag,
+    check_float,
+    check_int,
+    check_resumable,
+    cores,
+    document_means,
+    fingerprint,
+    forget_read,
+    initial_weights,
+    make_blocks,
+    train,
+    write_model,
+)
+from embfast.vectors import Vectors
+
+
+class Word2Vec(Estimator):
+    """Word vectors by skip-gram or CBOW, the model of word2vec.c.
+
+    >>> corpus = Corpus.from_sentences([["a", "b", "a"], ["b", "c"]] * 10)
+    >>> model = Word2Vec(dim=8, epochs=2, sample=0).fit(corpus)
+    >>> model.vectors_.matrix.shape
+    (3, 8)
+    >>> model
+    Word2Vec(dim=8, sample=0, epochs=2)
+
+    Settings:
+        dim: numbers per vector, 1 or more; multiples of 16 waste nothing.
+        window: tokens on each side, 1 to 1,000; windows do not leave a document.
+        negatives: words drawn against each pair, in proportion to count ** ns_exponent; 0 for none.
+        hs: hierarchical softmax, over a Huffman tree of the words; beside negative sampling or, at negatives=0, alone.
+        cbow: predict a word from its window (CBOW) instead of the window from the word (skip-gram).
+        cbow_mean: CBOW takes the mean of the window; otherwise the sum.
+        sample: words with a larger share of the text are thinned out, as in word2vec.c; 0 for none.
+        ns_exponent: 0.75 in word2vec.c; 0 draws all words alike.
+        shrink_windows: each window draws its width from 1..window; otherwise all are full.
+        epochs: passes over the corpus.
+        lr: step on the first pair, falling linearly to min_lr; by default 0.025 for skip-gram, 0.05 for CBOW.
+        min_lr: step on the last pair; lr / 10,000 by default.
+        negatives_shared: neighbouring windows share their drawn words: several times faster at equal quality (see
+            `sharing`); otherwise each pair draws its own, as in word2vec.c.
+        threads: all cores by default. One gives the same bits every time; more differ in the last digits.
+        seed: 0 to 2**64 - 1, of first weights and all draws.
+    Learned:
+        vectors_: Vectors, float32 (len(words_), dim), a view on the input weights; row i belongs to word i.
+        words_, counts_: the vocabulary, and int64 occurrences in all that was trained on.
+        loss_: mean loss of each epoch, nats per (center, context) pair of skip-gram, per center of CBOW: the objective
+            of the examples trained on, measured just before each step.
+
+    Memory: 4 * dim * words bytes for each of input, output (negatives > 0) and node (hs) weights, dim rounded up to a
+    multiple of 16, and about 10 MB; a mapped corpus is read in slices and given back.
+    Sources: Mikolov et al. 2013, arXiv:1301.3781 and arXiv:1310.4546; sharing after Ji et al. 2016, arXiv:1604.04661.
+    """
+
+    def __init__(
+        self,
+        dim: int = 100,
+        window: int = 5,
+        negatives: int = 5,
+        hs: bool = False,
+        cbow: bool = False,
+        cbow_mean: bool = True,
+        sample: float = 1e-3,
+        ns_exponent: float = 0.75,
+        shrink_windows: bool = True,
+        epochs: int = 5,
+        lr: float | None = None,
+        min_lr: float | None = None,
+        negatives_shared: bool = True,
+        threads: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.dim = dim
+        self.window = window
+        self.negatives = negatives
+        self.hs = hs
+        self.cbow = cbow
+        self.cbow_mean = cbow_mean
+        self.sample = sample
+        self.ns_exponent = ns_exponent
+        self.shrink_windows = shrink_windows
+        self.epochs = epochs
+        self.lr = lr
+        self.min_lr = min_lr
+        self.negatives_shared = negatives_shared
+        self.threads = threads
+        self.seed = seed
+
+    def fit(
+        self,
+        corpus: Corpus,
+        y: Any = None,
+        *,
+        checkpoint: Path | None = None,
+        checkpoint_minutes: float = 10.0,
+        resume: bool = False,
+        progress: ProgressOption = None,
+    ) -> "Word2Vec":
+        """Trains from scratch, or from a checkpoint, and returns self.
+
+        Args:
+            y: not looked at; scikit-learn's pipelines pass it.
+            checkpoint: a file for the state of the run, written every checkpoint_minutes, on Ctrl-C and at the end, in
+                place of the one before. `load` reads it too.
+            resume: continue from the checkpoint; from the start if the file is not there yet. On one thread the result
+                has the bits of a run that was never interrupted.
+            progress: None shows a bar on a terminal, True also writes lines to a log, False nothing; a callable gets a
+                training.Status after each slice.
+
+        Raises:
+            ValueError: a setting makes no sense, the corpus has fewer than two distinct words, or the checkpoint is of
+                another corpus or of other settings.
+            TypeError: corpus is not a Corpus.
+            FormatError: the checkpoint is damaged.
+            TrainingError: the loss stopped being finite, most often since lr is too high.
+            KeyboardInterrupt: Ctrl-C; the model holds what was learned so far.
+        """
+        self._check()
+        check_corpus(corpus)
+        check_float("checkpoint_minutes", checkpoint_minutes, 0, math.inf)
+        if resume and checkpoint is None:
+            raise ValueError("resume=True needs checkpoint=, the file to continue from")
+        corpus = self._sorted(corpus)
+        corpus_print = fingerprint(corpus)
+        if resume and os.path.exists(checkpoint):
+            saved = type(self).load(checkpoint)
+            check_resumable(checkpoint, saved, self, corpus_print)
+            self._progress, self._tables, self._tree_counts = saved._progress, saved._tables, saved._tree_counts
+        else:
+            n = len(corpus.words)
+            self._progress = Progress()
+            self._tables = {"w_in": kernels.weight_table(n, self.dim)}
+            initial_weights(self._tables["w_in"], self.dim, self.seed)
+            if self.negatives:
+                self._tables["w_out"] = kernels.weight_table(n, self.dim)
+            if self.hs:
+                self._tables["w_nodes"] = kernels.weight_table(n - 1, self.dim)
+            self._tree_counts = np.array(corpus.counts) if self.hs else None
+        self.words_, self.counts_ = list(corpus.words), np.array(corpus.counts)
+        self._fingerprint = corpus_print
+        save = None if checkpoint is None else (lambda: write_model(checkpoint, self))
+        return self._train(corpus, save, checkpoint_minutes, progress)
+
+    def partial_fit(self, corpus: Corpus, y: Any = None, *, progress: ProgressOption = None) -> "Word2Vec":
+        """Continues with another corpus: `epochs` passes over it, lr falling from its start again. Returns self.
+
+        Words not met before get new rows, counts add up, and the sampling of words follows the new counts. When there
+        are new words, words_ is sorted by count anew, and rows move with their words. With hierarchical softmax new
+        words change the tree, and the weights of its nodes start at zero; the word vectors stay, and the nodes catch up
+        early in the pass. Without new words order and tree stay as they are. Untrained, it does what fit does.
+
+        The settings dim, hs and whether negatives > 0 must be those of the first fit; the others may have changed.
+        Memory while the vocabulary grows: the old weights and the new ones together.
+        """
+        if not hasattr(self, "vectors_"):
+            return self.fit(corpus, progress=progress)
+        self._check()
+        check_corpus(corpus)
+        tables = {"w_in": True, "w_out": self.negatives > 0, "w_nodes": self.hs}
+        if self._tables["w_in"].shape[1] != kernels.padded(self.dim) or self.vectors_.dim != self.dim:
+            raise ValueError(f"dim must stay {self.vectors_.dim} in partial_fit, got {self.dim}")
+        for name, setting in (("w_out", "negatives"), ("w_nodes", "hs")):
+            if tables[name] != (name in self._tables):
+                raise ValueError(
+                    f"{setting} cannot be switched {'on' if tables[name] else 'off'} in partial_fit: "
+                    f"{setting}={getattr(self, setting)!r}; train anew with fit"
+                )
+        corpus = self._grow(corpus)
+        before = self._progress
+        self._progress = Progress(before=before.before + before.epoch, losses=list(before.losses))
+        self._fingerprint = None
+        return self._train(corpus, None, 10.0, progress)
+
+    def transform(self, corpus: Corpus) -> np.ndarray:
+        """The mean vector of the known words of each document, float32 (len(corpus), dim); zeros where none is known.
+
+        >>> corpus = Corpus.from_sentences([["a", "b", "a"], ["b", "c"]] * 10)
+        >>> Word2Vec(dim=8, sample=0).fit_transform(corpus).shape
+        (20, 8)
+        """
+        self._check_fitted()
+        if not isinstance(corpus, Corpus):
+            raise TypeError(f"expected a Corpus, got {type(corpus).__name__}; see Corpus.from_sentences")
+        index = {word: i for i, word in enumerate(self.words_)}
+        rows = np.array([index.get(word, -1) for word in corpus.words], np.int64)
+        return document_means(self.vectors_.matrix, rows, corpus)
+
+    def fit_transform(self, corpus: Corpus, y: Any = None) -> np.ndarray:
+        """fit, then transform."""
+        return self.fit(corpus).transform(corpus)
+
+    def _check(self) -> None:
+        check_int("dim", self.dim, 1, 100_000)
+        check_int("window", self.window, 1, 1000)
+        check_int("negatives", self.negatives, 0, 1000)
+        for name in ("hs", "cbow", "cbow_mean", "shrink_windows", "negatives_shared"):
+            check_flag(name, getattr(self, name))
+        if self.negatives == 0 and not self.hs:
+            raise ValueError("negatives=0 and hs=False leave nothing to learn from: set negatives >= 1 or hs=True")
+        check_float("sample", self.sample, 0, 1)
+        check_float("ns_exponent", self.ns_exponent, -10, 10)
+        check_int("epochs", self.epochs, 1, 2**31 - 1)
+        if self.lr is not None:
+            check_float("lr", self.lr, 0, 100, above=True)
+        if self.min_lr is not None:
+            check_float("min_lr", self.min_lr, 0, self._rates()[0])
+        if self.threads is not None:
+            check_int("threads", self.threads, 1, 4096)
+        check_int("seed", self.seed, 0, 2**64 - 1)
+
+    def _rates(self) -> tuple[float, float]:
+        """First and last learning rate."""
+        first = self.lr if self.lr is not None else 0.05 if self.cbow else 0.025
+        return float(first), float(self.min_lr if self.min_lr is not None else first / 10_000)
+
+    def _sorted(self, corpus: Corpus) -> Corpus:
+        """The corpus itself, or with hs, whose tree wants descending counts, one whose words are sorted."""
+        if not self.hs or (np.diff(corpus.counts) <= 0).all():
+            return corpus
+        return corpus.with_words([corpus.words[i] for i in np.argsort(-corpus.counts, kind="stable")])
+
+    def _grow(self, corpus: Corpus) -> Corpus:
+        """Takes the words and counts of a corpus into the model; returns it with the model's words."""
+        known = set(self.words_)
+        new = [word for word in corpus.words if word not in known]
+        if not new:
+            corpus = corpus if corpus.words == self.words_ else corpus.with_words(self.words_)
+            self.counts_ = self.counts_ + corpus.counts
+            self._tables = {name: _for_kernels(table) for name, table in self._tables.items()}
+            return corpus
+        n_old, words = len(self.words_), self.words_ + new
+        added = dict(zip(corpus.words, corpus.counts.tolist(), strict=True))
+        counts = np.array([added.get(word, 0) for word in words], np.int64)
+        counts[:n_old] += self.counts_
+        order = np.argsort(-counts, kind="stable")
+        place = np.empty(len(words), np.int64)
+        place[order] = np.arange(len(words))
+        fresh = kernels.weight_table(len(new), self.dim)
+        initial_weights(fresh, self.dim, self.seed, first=n_old)
+        for name in ("w_in", "w_out"):
+            if name in self._tables:
+                table = kernels.weight_table(len(words), self.dim)
+                table[place[:n_old]] = self._tables[name]
+                if name == "w_in":
+                    table[place[n_old:]] = fresh
+                self._tables[name] = table
+        self.words_, self.counts_ = [words[i] for i in order], counts[order]
+        if self.hs:
+            self._tables["w_nodes"] = kernels.weight_table(len(words) - 1, self.dim)
+            self._tree_counts = self.counts_.copy()
+        return corpus.with_words(self.words_)
+
+    def _train(self, corpus: Corpus, save: Any, minutes: float, progress: ProgressOption) -> "Word2Vec":
+        state, n_tokens = self._progress, corpus.n_tokens
+        threads = self.threads or cores()
+        lr, min_lr = self._rates()
+        share = sharing(self.cbow, self.hs, self.negatives, self.negatives_shared)
+        blocks = make_blocks(corpus.offsets)
+        keep = keep_thresholds(self.counts_, self.sample)
+        noise = kernels.NoiseTable(noise_weights(self.counts_, self.ns_exponent)) if self.negatives else None
+        tree = kernels.HuffmanTree(np.maximum(self._tree_counts, 1)) if self.hs else None
+        w_in, w_out, w_nodes = (self._tables.get(name) for name in ("w_in", "w_out", "w_nodes"))
+
+        def step(epoch: int, first: int, last: int) -> tuple[float, int, int]:
+            return kernels.train_sequences(
+                w_in,
+                w_out,
+                w_nodes,
+                corpus.ids,
+                corpus.offsets,
+                blocks,
+                first,
+                last,
+                keep,
+                noise,
+                tree,
+                window=self.window,
+                shrink=bool(self.shrink_windows),
+                cbow=bool(self.cbow),
+                mean=bool(self.cbow_mean),
+                shared=share.shared,
+                centers=share.centers,
+                drawn=share.drawn,
+                scale=share.scale,
+                seed=self.seed,
+                epoch=state.before + epoch,
+                lr_first=lr,
+                lr_last=min_lr,
+                tokens_before=epoch * n_tokens,
+                tokens_total=self.epochs * n_tokens,
+                threads=threads,
+            )
+
+        slower = 1 if share.shared and not self.hs else 4
+        try:
+            train(
+                step,
+                blocks,
+                state,
+                epochs=self.epochs,
+                per_slice=max(1, blocks_per_slice(self.dim, self.window, threads) // slower),
+                lr=lr,
+                min_lr=min_lr,
+                after_slice=lambda begin, end: forget_read(corpus.ids, begin, end),
+                save=save,
+                save_minutes=minutes,
+                progress=progress,
+            )
+        finally:
+            self._show()
+        return self
+
+    def _show(self) -> None:
+        """vectors_ and loss_, from the weights as they are now."""
+        self.vectors_ = Vectors(self.words_, self._tables["w_in"][:, : self.dim])
+        self.loss_ = list(self._progress.losses)
+
+    def _tensors(self) -> dict[str, np.ndarray]:
+        tensors = {name: table[:, : self.dim] for name, table in self._tables.items()}
+        return tensors if self._tree_counts is None else {**tensors, "tree_counts": self._tree_counts}
+
+    def _restore(self, file: TensorFile) -> None:
+        self._check()
+        n = len(self.words_)
+        rows = {"w_in": n, **({"w_out": n} if self.negatives else {}), **({"w_nodes": n - 1} if self.hs else {})}
+        self._tables = {name: file.read_table(name, rows[name], self.dim) for name in rows}
+        self._tree_counts = file.read("tree_counts", "I64", (n,)) if self.hs else None
+        self._show()
+
+
+class Sharing(NamedTuple):
+    """How the kernel groups centers and draws negatives for them."""
+
+    shared: bool
+    centers: int
+    drawn: int
+    scale: float
+
+
+def sharing(cbow: bool, hs: bool, negatives: int, negatives_shared: bool) -> Sharing:
+    """How many neighbouring centers share how many drawn words; the one place that decides it.
+
+    Sharing among centers saves arithmetic as long as at least about two words are drawn per center: below that the
+    analogies get worse. A drawn word weighs negatives / drawn, so the objective stays that of `negatives` words.
+    Hierarchical softmax has a path of its own for each center and takes them one by one.
+    """
+    if not negatives:
+        return Sharing(negatives_shared, 1, 0, 1.0)
+    centers, drawn = 1, negatives
+    if negatives_shared and not hs:
+        if cbow and negatives >= 5:
+            centers, drawn = 4, math.ceil(1.6 * negatives)
+        elif not cbow and negatives >= 4:
+            centers = 2
+    return Sharing(negatives_shared, centers, drawn, negatives / drawn)
+
+
+def keep_thresholds(counts: np.ndarray, sample: float) -> np.ndarray | None:
+    """uint32 (words,): a token is kept when its 32-bit draw is at most this; None keeps all.
+
+    word2vec.c keeps a word that is a share f of the text with probability (sqrt(f / sample) + 1) * sample / f, which is
+    1 or more for rare words.
+    """
+    if sample == 0:
+        return None
+    share = np.maximum(counts, 1) / counts.sum()
+    kept = np.minimum((np.sqrt(share / sample) + 1) * sample / share, 1.0)
+    return np.clip(np.round(kept * 2.0**32) - 1, 0, 2**32 - 1).astype(np.uint32)
+
+
+def noise_weights(counts: np.ndarray, exponent: float) -> np.ndarray:
+    """float64 (words,): count ** exponent over the largest; words that do not occur are not drawn."""
+    logs = exponent * np.log(np.maximum(counts, 1))
+    return np.where(counts > 0, np.exp(logs - logs[counts > 0].max()), 0.0)
+
+
+def _for_kernels(table: np.ndarray) -> np.ndarray:
+    """The table, or an aligned and writable copy if it went through pickle or copy."""
+    if table.ctypes.data % 64 == 0 and table.flags.c_contiguous and table.flags.writeable:
+        return table
+    copied = kernels.weight_table(len(table), table.shape[1])
+    copied[:] = table
+    return copied

@@ -169,7 +169,7 @@ void add_specials(WordTable& table, const Separators& separators) {
 
 }  // namespace
 
-WordTable::WordTable() { grow(); }
+WordTable::WordTable() { grow_to(1 << 12); }
 
 WordTable::~WordTable() { std::free(slots_); }
 
@@ -211,7 +211,7 @@ inline WordTable::Slot* WordTable::find(const Key& key) const {
 }
 
 WordTable::Slot* WordTable::insert(const Key& key, int32_t id) {
-  if ((used_ + 1) * 10 > capacity_ * 6) grow();
+  if ((used_ + 1) * 10 > capacity_ * 6) grow_to(capacity_ * 2);
   ++used_;
   uint64_t i = key.hash >> shift_;
   while (slots_[i].length) i = (i + 1) & (capacity_ - 1);
@@ -229,8 +229,18 @@ std::string_view WordTable::word(const Slot& slot) const {
   return {reinterpret_cast<const char*>(&slot), slot.length};  // lo and hi stand first
 }
 
-void WordTable::grow() {
-  const uint64_t capacity = capacity_ ? capacity_ * 2 : 1 << 12;
+WordTable::Key WordTable::key(const Slot& slot) const {
+  if (slot.length > kInline) return {slot.lo, 0, slot.lo, arena_.data() + slot.hi, 0, slot.length};
+  return {slot.lo, slot.hi, hash_short(slot.lo, slot.hi), word(slot).data(), 0, slot.length};
+}
+
+void WordTable::reserve(int64_t n_words) {
+  uint64_t capacity = capacity_;
+  while (static_cast<uint64_t>(n_words) * 10 > capacity * 6) capacity *= 2;
+  if (capacity > capacity_) grow_to(capacity);
+}
+
+void WordTable::grow_to(uint64_t capacity) {
   const size_t bytes = capacity * sizeof(Slot);
   void* memory = allocate(bytes);
   std::memset(memory, 0, bytes);
@@ -704,19 +714,33 @@ void TextEncoder::merge() {
   });
   global_id_.resize(workers_.size());
   for (size_t w = 0; w < workers_.size(); ++w) global_id_[w].resize(words[w].size());
-  std::string padded;
+  merged_.reserve(
+      std::max_element(workers_.begin(), workers_.end(),
+                       [](const Worker* a, const Worker* b) { return a->table.n_words < b->table.n_words; })[0]
+          ->table.n_words);
+  constexpr size_t kAhead = 16;  // words whose slots, there and here, are on their way from memory
+  std::vector<WordTable::Key> keys;
   for (const Segment& segment : segments_) {
     const auto w = static_cast<size_t>(segment.worker);
-    for (int32_t id = segment.first_word; id < segment.end_word; ++id) {
-      const WordTable::Slot& local = *words[w][static_cast<size_t>(id)];
-      const WordTable::Key key = padded_key(workers_[w]->table.word(local), padded);
+    const WordTable& table = workers_[w]->table;
+    const auto first = static_cast<size_t>(segment.first_word), n = static_cast<size_t>(segment.end_word) - first;
+    keys.resize(n);
+    for (size_t k = 0; k < n + kAhead; ++k) {
+      if (k + kAhead < n) __builtin_prefetch(words[w][first + k + kAhead]);
+      if (k < n) {
+        keys[k] = table.key(*words[w][first + k]);
+        merged_.prefetch(keys[k].hash);
+      }
+      if (k < kAhead) continue;
+      const WordTable::Key& key = keys[k - kAhead];
       WordTable::Slot* slot = merged_.find(key);
       if (!slot) {
         slot = merged_.insert(key, merged_.n_words++);
         global_count_.push_back(0);
       }
-      global_id_[w][static_cast<size_t>(id)] = slot->id;
-      global_count_[static_cast<size_t>(slot->id)] += static_cast<int64_t>(local.count);
+      const size_t id = first + k - kAhead;
+      global_id_[w][id] = slot->id;
+      global_count_[static_cast<size_t>(slot->id)] += static_cast<int64_t>(words[w][id]->count);
     }
   }
   slot_of_.resize(global_count_.size());

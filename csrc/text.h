@@ -40,12 +40,14 @@ class WordTable {
   Slot* insert(const Key& key, int32_t id);  // of a key that is not there
   void prefetch(uint64_t hash) const { __builtin_prefetch(slots_ + (hash >> shift_)); }
   std::string_view word(const Slot& slot) const;
+  Key key(const Slot& slot) const;  // as for another table; lives as long as this one does not change
+  void reserve(int64_t n_words);
   Slot* begin() const { return slots_; }
   Slot* end() const { return slots_ + capacity_; }
   int32_t n_words = 0;  // ids handed out
 
  private:
-  void grow();
+  void grow_to(uint64_t capacity);
   Slot* slots_ = nullptr;
   uint64_t capacity_ = 0, used_ = 0;
   int shift_ = 0;

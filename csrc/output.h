@@ -85,10 +85,9 @@ EMBFAST_INLINE V own_logistic(float* score, int n, float lr) {
   V loss = zero();
   for (int p = 0; p < n; p += W) {
     const V f = load_unaligned(score + p), denominator = exp_minus(f) + 1.0f;
-    V w, log_d = larger(log_positive(denominator), -f);
-    for (int i = 0; i < W; ++i) w[i] = p + i < n ? 1.0f : 0.0f;
+    const Ints counts = (iota() + p < n) & reinterpret_cast<Ints>(splat(1.0f));
     store_unaligned(score + p, (1.0f - reciprocal(denominator)) * lr);
-    loss += w * log_d;
+    loss += reinterpret_cast<V>(counts) * larger(log_positive(denominator), -f);
   }
   return loss;
 }
@@ -169,30 +168,45 @@ constexpr Updates set_delta = each_update<false, To::delta>(Each{});
 constexpr Updates set_delta_with_own = each_update<true, To::delta>(Each{});
 constexpr Updates add_delta = each_update<false, To::delta_add>(Each{});
 
-// dst = scale * (sum of n rows), four registers at a time so that each row pointer is read once for them.
+// N registers of scale * (sum of n rows), so that each row pointer is read once for them.
+template <int N>
+EMBFAST_INLINE void sum_registers(float* dst, float* const* rows, int n, int64_t d, float scale) {
+  V acc[N];
+  unrolled<N>(EMBFAST_UNROLLED { acc[i] = load(rows[0] + d + i * W); });
+  for (int r = 1; r < n; ++r) {
+    unrolled<N>(EMBFAST_UNROLLED { acc[i] += load(rows[r] + d + i * W); });
+  }
+  unrolled<N>(EMBFAST_UNROLLED { store(dst + d + i * W, acc[i] * scale); });
+}
+
+// dst = scale * (the sum of n rows), n >= 1.
 EMBFAST_INLINE void sum_rows(float* dst, float* const* rows, int n, int64_t dim, float scale) {
   int64_t d = 0;
-  for (; d + 4 * W <= dim; d += 4 * W) {
-    V acc[4] = {zero(), zero(), zero(), zero()};
-    for (int r = 0; r < n; ++r) {
-      unrolled<4>(EMBFAST_UNROLLED { acc[i] += load(rows[r] + d + i * W); });
-    }
-    unrolled<4>(EMBFAST_UNROLLED { store(dst + d + i * W, acc[i] * scale); });
+  for (; d + 8 * W <= dim; d += 8 * W) sum_registers<8>(dst, rows, n, d, scale);
+  if (d + 4 * W <= dim) {
+    sum_registers<4>(dst, rows, n, d, scale);
+    d += 4 * W;
   }
-  for (; d < dim; d += W) {
-    V acc = zero();
-    for (int r = 0; r < n; ++r) acc += load(rows[r] + d);
-    store(dst + d, acc * scale);
+  if (dim - d == 3 * W) sum_registers<3>(dst, rows, n, d, scale);
+  if (dim - d == 2 * W) sum_registers<2>(dst, rows, n, d, scale);
+  if (dim - d == W) sum_registers<1>(dst, rows, n, d, scale);
+}
+
+template <int N>
+EMBFAST_INLINE void add_n_rows(float* dst, float* const* rows, int64_t dim) {
+  for (int64_t d = 0; d < dim; d += W) {
+    V acc = load(dst + d);
+    unrolled<N>(EMBFAST_UNROLLED { acc += load(rows[i] + d); });
+    store(dst + d, acc);
   }
 }
 
 // dst += the sum of n rows.
 EMBFAST_INLINE void add_rows(float* dst, float* const* rows, int n, int64_t dim) {
-  for (int64_t d = 0; d < dim; d += W) {
-    V acc = load(dst + d);
-    for (int r = 0; r < n; ++r) acc += load(rows[r] + d);
-    store(dst + d, acc);
-  }
+  for (; n >= 4; n -= 4, rows += 4) add_n_rows<4>(dst, rows, dim);
+  if (n == 3) add_n_rows<3>(dst, rows, dim);
+  if (n == 2) add_n_rows<2>(dst, rows, dim);
+  if (n == 1) add_n_rows<1>(dst, rows, dim);
 }
 
 // Scratch of train_tiles: a tile's weights and labels, the steps of all tiles, the distinct output rows.

@@ -52,7 +52,6 @@ struct Thread {
   explicit Thread(const Job& job) {
     const int64_t n_in = job.centers + 2 * int64_t{job.window};
     const int64_t n_out = job.longest_path + job.centers + job.drawn;
-    const int64_t per_batch = int64_t{job.drawn} * (job.shared || job.cbow ? 1 : 2 * int64_t{job.window});
     const int64_t pairs = n_in * n_out + pad, steps = n_in * n_out + (n_out + 1) * pad;
     Scratch& s = scratch;
     const int64_t tokens = job.longest_block + 2 * (2 * int64_t{job.window} + max_centers + pad);
@@ -60,7 +59,7 @@ struct Thread {
     arena.claim(&s.repeat, tokens);
     arena.claim(&s.flight, batches_in_flight);
     arena.claim(&s.sentence_end, job.longest_block);
-    arena.claim(&s.drawn, batches_in_flight * per_batch);
+    arena.claim(&s.drawn, batches_in_flight * int64_t{job.drawn} + pad);
     arena.claim(&s.word, n_in);
     arena.claim(&s.column, n_out);
     arena.claim(&s.in, n_in);
@@ -76,7 +75,8 @@ struct Thread {
   }
 };
 
-// Weights and labels of skip-gram windows far from any edge, for each width.
+// Weights and labels of batches far from any edge whose words are all distinct: of each width for windows that share
+// their draws, one set for CBOW and for single pairs.
 struct Plain {
   std::vector<float> label;
   std::vector<std::vector<float>> weight;
@@ -84,15 +84,25 @@ struct Plain {
 
   explicit Plain(const Job& job) {
     const int widest = job.centers + 2 * job.window, n_out = job.centers + job.drawn;
-    std::vector<int32_t> token(widest), word(widest), negative(job.drawn, -1);
-    for (int p = 0; p < widest; ++p) token[p] = p;
     label.assign(widest * n_out + pad, 0.0f);
-    weight.assign(job.window + 1, std::vector<float>(widest * n_out + pad, 0.0f));
-    int64_t pairs = 0;
-    for (int radius = 1; radius <= job.window; ++radius) {
-      skip_gram_weights(token.data(), 0, job.centers + 2 * radius, radius, job.centers, radius, 0, nullptr, true,
-                        negative.data(), job.drawn, job.scale, word.data(), weight[radius].data(), label.data(),
-                        &pairs);
+    weight.assign(job.window + 1, std::vector<float>());
+    if (job.cbow) {
+      weight[0].assign(job.centers * job.drawn, job.scale);
+      weight[0].resize(job.centers * job.drawn + pad, 0.0f);
+    } else if (!job.shared) {
+      weight[0].assign(n_out, job.scale);
+      weight[0].resize(n_out + pad, 0.0f);
+      weight[0][0] = label[0] = 1.0f;
+    } else {
+      std::vector<int32_t> token(widest), word(widest), negative(job.drawn, -1);
+      for (int p = 0; p < widest; ++p) token[p] = p;
+      int64_t pairs = 0;
+      for (int radius = 1; radius <= job.window; ++radius) {
+        weight[radius].assign(widest * n_out + pad, 0.0f);
+        skip_gram_weights(token.data(), 0, job.centers + 2 * radius, radius, job.centers, radius, 0, nullptr, true,
+                          negative.data(), job.drawn, job.scale, word.data(), weight[radius].data(), label.data(),
+                          &pairs);
+      }
     }
     for (const auto& w : weight) by_radius.push_back(w.data());
   }
@@ -103,7 +113,7 @@ struct Plain {
 Tally train_sequences(const Job& job, int threads) {
   const TrainBlock train = EMBFAST_CHOOSE(train_block);
   std::unique_ptr<Plain> plain;
-  if (job.shared && !job.cbow && job.w_out.data) plain = std::make_unique<Plain>(job);
+  if (job.w_out.data) plain = std::make_unique<Plain>(job);
   std::atomic<int64_t> next{job.first_block};
   std::vector<std::unique_ptr<Thread>> workers;
   for (int t = 0; t < threads; ++t) {

@@ -70,11 +70,11 @@ struct Scratch {
   float *hidden, *delta;  // rows of dim floats: one for each center, one for each input row
 };
 
-// Up to job.centers neighbouring centers of one sentence, with one width and one set of draws.
+// What is trained in one step: up to job.centers neighbouring centers of one sentence, with one width and one set of
+// draws; or, per pair, one center with the one context word at position context.
 struct Batch {
   int first, last;  // the sentence, in kept tokens
-  int center, n_centers, radius;
-  int n_drawn;
+  int center, n_centers, radius, context;
   int32_t* drawn;
 };
 constexpr int batches_in_flight = 64;

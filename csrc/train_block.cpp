@@ -60,8 +60,8 @@ struct Planner {
   int64_t begin;
   int n_sentences;
   Stream width, noise;
-  int64_t per_batch;
   int sentence = 0, first = 0, center = 0;
+  int context = -1, slot = 0;  // per pair: where in the window of center
 
   EMBFAST_INLINE Planner(const Job& job, const Scratch& s, int64_t begin, int n_sentences)
       : job(job),
@@ -69,33 +69,61 @@ struct Planner {
         begin(begin),
         n_sentences(n_sentences),
         width(job.seed, job.epoch, Purpose::window),
-        noise(job.seed, job.epoch, Purpose::negative),
-        per_batch(static_cast<int64_t>(job.drawn) * (job.shared || job.cbow ? 1 : 2 * job.window)) {}
+        noise(job.seed, job.epoch, Purpose::negative) {}
 
-  EMBFAST_INLINE bool plan(int slot) {
-    if (sentence == n_sentences) return false;
-    Batch& b = s.flight[slot];
-    b.first = first, b.last = s.sentence_end[sentence], b.center = center;
-    b.n_centers = b.last - center < job.centers ? b.last - center : job.centers;
-    const uint64_t at = static_cast<uint64_t>(begin + center);  // kept tokens never outrun raw ones: at is unique
-    b.radius = job.shrink ? 1 + static_cast<int>(below(width(at), job.window)) : job.window;
-    b.drawn = s.drawn + slot * per_batch;
-    b.n_drawn = job.drawn;
-    if (per_batch != job.drawn) b.n_drawn *= right(b, center) - left(b, center) - 1;
-    for (int k = 0; k < b.n_drawn; ++k) {
-      b.drawn[k] = alias_draw(job.noise, job.n_noise, noise(at * per_batch + k));
-    }
+  EMBFAST_INLINE void draw(Batch& b, int index, uint64_t from) const {
+    b.drawn = s.drawn + index * job.drawn;
+    for (int k = 0; k < job.drawn; ++k) b.drawn[k] = alias_draw(job.noise, job.n_noise, noise(from + k));
+  }
+
+  // The next batch, into slot index of the ring; false at the end of the block.
+  EMBFAST_INLINE bool plan(int index) { return job.shared || job.cbow ? plan_window(index) : plan_pair(index); }
+
+  EMBFAST_INLINE void start(Batch& b, int centers) {
+    b.first = first, b.last = s.sentence_end[sentence], b.center = center, b.context = -1;
+    b.n_centers = b.last - center < centers ? b.last - center : centers;
+    // Kept tokens never outrun raw ones, so the place is unique in the corpus.
+    b.radius = job.shrink ? 1 + static_cast<int>(below(width(begin + center), job.window)) : job.window;
+  }
+
+  EMBFAST_INLINE void advance(const Batch& b) {
     center += b.n_centers;
     if (center == b.last) {
       first = center;
       ++sentence;
     }
+  }
+
+  EMBFAST_INLINE bool plan_window(int index) {
+    if (sentence == n_sentences) return false;
+    Batch& b = s.flight[index];
+    start(b, job.centers);
+    draw(b, index, static_cast<uint64_t>(begin + center) * job.drawn);
+    advance(b);
     return true;
+  }
+
+  EMBFAST_INLINE bool plan_pair(int index) {
+    Batch& b = s.flight[index];
+    while (sentence < n_sentences) {
+      start(b, 1);
+      if (context < 0) context = left(b, center), slot = 0;
+      if (context == center) ++context;
+      if (context < right(b, center)) {
+        b.context = context++;
+        draw(b, index, (static_cast<uint64_t>(begin + center) * 2 * job.window + slot++) * job.drawn);
+        return true;
+      }
+      context = -1;
+      advance(b);
+    }
+    return false;
   }
 
   // The rows that a batch is the first to need. Each kept token enters the windows once, on the right.
   EMBFAST_INLINE void prefetch_rows(const Batch& b) const {
-    for (int k = 0; k < b.n_drawn; ++k) prefetch(job.w_out[b.drawn[k]], job.w_out.dim);
+    for (int k = 0; k < job.drawn; ++k) prefetch(job.w_out[b.drawn[k]], job.w_out.dim);
+    if (b.context > left(b, b.center)) return;  // a later pair of the same window
     for (int t = 0; t < b.n_centers; ++t) {
       const int32_t word = s.token[b.center + t];
       if (job.w_out.data) prefetch(job.w_out[word], job.w_out.dim);
@@ -137,7 +165,7 @@ void train_block(const Job& job, int64_t block, const Scratch& s, Tally& tally) 
     } else if (job.shared) {
       trainer.skip_gram(b);
     } else {
-      trainer.skip_gram_pairs(b);
+      trainer.skip_gram_pair(b);
     }
   }
   tally.loss += sum(trainer.loss);

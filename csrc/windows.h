@@ -64,12 +64,15 @@ struct Trainer {
     return !any(again);
   }
 
-  static EMBFAST_INLINE bool collide(const int32_t* center, int n_centers, const int32_t* drawn, int n_drawn) {
-    bool any = false;
-    for (int t = 0; t < n_centers; ++t) {
-      for (int k = 0; k < n_drawn; ++k) any |= center[t] == drawn[k];
+  // One of the centers is among the drawn words.
+  EMBFAST_INLINE bool collide(const int32_t* center, int n_centers, const int32_t* drawn) const {
+    Ints same{};
+    for (int k = 0; k < job.drawn; k += W) {
+      const Ints word = *reinterpret_cast<const UnalignedInts*>(drawn + k);
+      const Ints lane = iota() < job.drawn - k;
+      for (int t = 0; t < n_centers; ++t) same |= (word == center[t]) & lane;
     }
-    return any;
+    return any(same);
   }
 
   EMBFAST_INLINE void skip_gram(const Batch& b) {
@@ -78,8 +81,7 @@ struct Trainer {
     const int n_path = path_length(*center);
     const int n_out = gather_outputs(center, b.n_centers, n_path, b.drawn);
     const bool whole = last - first == b.n_centers + 2 * b.radius && b.n_centers == job.centers;
-    if (whole && n_path == 0 && n_out <= max_tile && !collide(center, b.n_centers, b.drawn, job.drawn) &&
-        distinct(first, last)) {
+    if (whole && n_path == 0 && n_out <= max_tile && !collide(center, b.n_centers, b.drawn) && distinct(first, last)) {
       int n_in = 0;
       for (int p = first; p < last; ++p) {
         if (b.n_centers > 1 || p != b.center) s.in[n_in++] = job.w_in[s.token[p]];
@@ -102,20 +104,20 @@ struct Trainer {
   }
 
   // word2vec.c's own order: each (center, context) pair has its own draws and moves the rows before the next looks.
-  EMBFAST_INLINE void skip_gram_pairs(const Batch& b) {
+  EMBFAST_INLINE void skip_gram_pair(const Batch& b) {
     const int32_t* center = s.token + b.center;
     const int n_path = path_length(*center);
-    const int32_t* drawn = b.drawn;
-    for (int p = left(b, b.center); p < right(b, b.center); ++p) {
-      if (p == b.center) continue;
-      const int n_out = gather_outputs(center, 1, n_path, drawn);
-      single_weights(*center, n_path, drawn);
-      s.in[0] = job.w_in[s.token[p]];
+    const int n_out = gather_outputs(center, 1, n_path, b.drawn);
+    s.in[0] = job.w_in[s.token[b.context]];
+    ++examples;
+    Block pair = block(1, n_out);
+    if (n_path == 0 && n_out <= max_tile && !collide(center, 1, b.drawn)) {
+      pair.weight = s.plain_weight[0], pair.label = s.plain_label;
+    } else {
+      single_weights(*center, n_path, b.drawn);
       pad(n_out);
-      train(block(1, n_out), To::row);
-      drawn += job.drawn;
-      ++examples;
     }
+    train(pair, To::row);
   }
 
   // Weights and labels of one input row.
@@ -152,14 +154,19 @@ struct Trainer {
     const int32_t* word = s.token + b.center;
     const int n_path = path_length(*word);
     const bool sampling = job.w_out.data != nullptr;
-    if (n_path == 0 && job.drawn > 0 && job.drawn <= max_tile && !collide(word, b.n_centers, b.drawn, job.drawn) &&
+    if (n_path == 0 && job.drawn > 0 && job.drawn <= max_tile && !collide(word, b.n_centers, b.drawn) &&
         distinct(b.center, b.center + b.n_centers)) {
       for (int k = 0; k < job.drawn; ++k) s.out[k] = job.w_out[b.drawn[k]];
       for (int r = 0; r < n; ++r) s.rows[r] = job.w_out[s.token[center[r]]];
       Block own = block(n, job.drawn);
       own.own = s.rows;
-      for (int p = 0; p < n * job.drawn; ++p) s.weight[p] = job.scale, s.label[p] = 0.0f;
-      pad(n * job.drawn);
+      own.label = s.plain_label;
+      if (n == job.centers) {
+        own.weight = s.plain_weight[0];
+      } else {
+        for (int p = 0; p < n * job.drawn; ++p) s.weight[p] = job.scale;
+        for (int p = 0; p < W; ++p) s.weight[n * job.drawn + p] = 0.0f;
+      }
       loss += score_with_own(own);
       set_delta_with_own(own);
     } else {

@@ -33,6 +33,7 @@ class Problem:
     score: float = 1.0  # standard deviation of the scores at the start
     lr: float = 0.05
     seed: int = 1
+    period: int = 0  # words repeat after so many tokens, in place of random ones
 
     def arguments(self, dtype=np.float32):
         """Fresh arguments of train_sequences, weights of this dtype: what float32 holds, whatever the dtype."""
@@ -46,6 +47,8 @@ class Problem:
 
         counts = np.sort(rng.integers(1, 1000, self.words))[::-1].astype(np.int64)
         ids = rng.integers(0, self.words, self.tokens).astype(np.int32)
+        if self.period:
+            ids = np.arange(self.tokens, dtype=np.int32) % np.int32(self.period)
         keep = rng.integers(0, 2**32, self.words, dtype=np.uint32)
         keep[0] = 2**32 - 1
         made_by = kernels if dtype == np.float32 else reference
@@ -152,6 +155,9 @@ def every_problem():
         found[f"{kind}-tiny-centers{together}"] = replace(plain, words=2, tokens=60, drawn=30, scale=0.2, lr=0.01)
         found[f"{kind}-saturated-centers{together}"] = replace(plain, score=25.0, lr=0.002, words=100)
         found[f"{kind}-no-negatives-centers{together}"] = replace(plain, drawn=0)
+        # The first word of a window is its last, or just outside it: the far edge of a search for repeats.
+        for period in (2 * plain.window + together - 1, 2 * plain.window + together):
+            found[f"{kind}-period{period}-centers{together}"] = replace(plain, period=period)
     found["window-wider-than-any-document"] = Problem(window=100, tokens=30)
     found["far-saturated"] = Problem(score=900.0, words=100, lr=1e-3)
     found["long-paths"] = Problem(hs=True, words=3000, drawn=20, tokens=60)

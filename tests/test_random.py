@@ -139,6 +139,14 @@ def test_subsampling_keeps_words_at_the_rate_of_word2vec_c(sample):
     assert kernels.train_sequences(**arguments)[2] == counted.sum()
 
 
+@pytest.mark.parametrize("above", [0, 1])
+def test_a_token_stays_when_its_draw_is_what_its_word_keeps(above):
+    arguments = Problem(words=80).arguments()
+    draws = Stream(arguments["seed"], arguments["epoch"], Purpose.SUBSAMPLE)(np.arange(80)) >> np.uint64(32)
+    arguments |= {"ids": np.arange(80, dtype=np.int32), "keep": (draws - np.uint64(above)).astype(np.uint32)}
+    assert kernels.train_sequences(**arguments)[2] == (0 if above else 80)
+
+
 @pytest.mark.parametrize("window", [2, 3, 5, 12])
 def test_window_widths_are_even_over_1_to_window(window):
     n = 100_000

@@ -75,6 +75,7 @@ struct Scratch {
 struct Batch {
   int first, last;  // the sentence, in kept tokens
   int center, n_centers, radius, context;
+  uint64_t draw;  // the first of its draws
   int32_t* drawn;
 };
 constexpr int batches_in_flight = 64;

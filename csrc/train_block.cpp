@@ -71,9 +71,13 @@ struct Planner {
         width(job.seed, job.epoch, Purpose::window),
         noise(job.seed, job.epoch, Purpose::negative) {}
 
-  EMBFAST_INLINE void draw(Batch& b, int index, uint64_t from) const {
-    b.drawn = s.drawn + index * job.drawn;
-    for (int k = 0; k < job.drawn; ++k) b.drawn[k] = alias_draw(job.noise, job.n_noise, noise(from + k));
+  // Draws come in bursts: first the cells of many batches are fetched, then they are read.
+  EMBFAST_INLINE void fetch_draws(Batch& b, int index, uint64_t from) const {
+    b.draw = from, b.drawn = s.drawn + index * job.drawn;
+    for (int k = 0; k < job.drawn; ++k) __builtin_prefetch(job.noise + below(noise(from + k), job.n_noise), 0, 3);
+  }
+  EMBFAST_INLINE void draw(const Batch& b) const {
+    for (int k = 0; k < job.drawn; ++k) b.drawn[k] = alias_draw(job.noise, job.n_noise, noise(b.draw + k));
   }
 
   // The next batch, into slot index of the ring; false at the end of the block.
@@ -98,7 +102,7 @@ struct Planner {
     if (sentence == n_sentences) return false;
     Batch& b = s.flight[index];
     start(b, job.centers);
-    draw(b, index, static_cast<uint64_t>(begin + center) * job.drawn);
+    fetch_draws(b, index, static_cast<uint64_t>(begin + center) * job.drawn);
     advance(b);
     return true;
   }
@@ -111,7 +115,7 @@ struct Planner {
       if (context == center) ++context;
       if (context < right(b, center)) {
         b.context = context++;
-        draw(b, index, (static_cast<uint64_t>(begin + center) * 2 * job.window + slot++) * job.drawn);
+        fetch_draws(b, index, (static_cast<uint64_t>(begin + center) * 2 * job.window + slot++) * job.drawn);
         return true;
       }
       context = -1;
@@ -148,12 +152,13 @@ void train_block(const Job& job, int64_t block, const Scratch& s, Tally& tally) 
   const double done = static_cast<double>(job.tokens_before + begin) / static_cast<double>(job.tokens_total);
   Trainer trainer{job, s, linear_decay(job.lr_first, job.lr_last, done), zero(), 0};
   Planner planner(job, s, begin, n_sentences);
-  // Draws come in bursts of many batches, so that their cache misses overlap; rows are fetched shortly before use.
   int64_t planned = 0, fetched = 0, trained = 0;
   bool more = true;
   while (true) {
     if (more && planned - trained <= ahead) {
+      const int64_t drawn = planned;
       while (planned - trained < batches_in_flight && (more = planner.plan(planned % batches_in_flight))) ++planned;
+      for (int64_t i = drawn; i < planned; ++i) planner.draw(s.flight[i % batches_in_flight]);
     }
     for (; fetched < planned && fetched <= trained + ahead; ++fetched) {
       planner.prefetch_rows(s.flight[fetched % batches_in_flight]);

@@ -323,6 +323,49 @@ def test_a_setting_without_sense_is_named_with_value_and_range(corpus, name, val
     assert repr(value) in str(caught.value)
 
 
+def test_every_setting_reaches_the_kernel(corpus, monkeypatch):
+    calls = []
+
+    def record(*arrays, **settings):
+        calls.append((arrays, settings))
+        return 1.0, 1, 1
+
+    monkeypatch.setattr(kernels, "train_sequences", record)
+    model = Word2Vec(
+        dim=9, window=3, negatives=5, hs=True, cbow=True, cbow_mean=False, shrink_windows=False, epochs=2, lr=0.5,
+        min_lr=0.25, threads=3, seed=11,
+    ).fit(corpus)  # fmt: skip
+    expected = {
+        "window": 3, "shrink": False, "cbow": True, "mean": False, "shared": True, "centers": 1, "drawn": 5,
+        "scale": 1.0, "seed": 11, "lr_first": 0.5, "lr_last": 0.25, "tokens_total": 36_000, "threads": 3,
+    }  # fmt: skip
+    for epoch, (arrays, settings) in enumerate(calls):
+        assert settings == {**expected, "epoch": epoch, "tokens_before": epoch * 18_000}
+        assert arrays[0] is model._tables["w_in"]
+        assert arrays[1] is model._tables["w_out"]
+        assert arrays[2] is model._tables["w_nodes"]
+        assert_array_equal(arrays[8], keep_thresholds(corpus.counts, 1e-3))
+    assert len(calls) == 2
+    model.partial_fit(corpus)
+    assert [settings["epoch"] for _, settings in calls] == [0, 1, 2, 3]
+    assert [settings["tokens_before"] for _, settings in calls] == [0, 18_000, 0, 18_000]
+
+    calls.clear()
+    Word2Vec(epochs=1, sample=0).fit(corpus)
+    arrays, settings = calls[0]
+    chosen = {name: settings[name] for name in ("window", "shrink", "cbow", "mean", "shared", "centers", "drawn")}
+    assert chosen == {
+        "window": 5, "shrink": True, "cbow": False, "mean": True, "shared": True, "centers": 2, "drawn": 5
+    }  # fmt: skip
+    assert (settings["lr_first"], settings["lr_last"]) == (0.025, 0.025 / 10_000)
+    assert (arrays[2], arrays[8], arrays[10]) == (None, None, None)
+    assert settings["threads"] == embfast.training.cores()
+    calls.clear()
+    Word2Vec(epochs=1, cbow=True, negatives=10, threads=1).fit(corpus)
+    assert calls[0][1]["lr_first"] == 0.05
+    assert (calls[0][1]["centers"], calls[0][1]["drawn"], calls[0][1]["scale"]) == (4, 16, 10 / 16)
+
+
 def test_numpy_numbers_are_numbers(corpus):
     model = Word2Vec(dim=np.int64(8), sample=np.float32(0), cbow=np.bool_(True), epochs=1, seed=np.uint64(3), threads=1)
     plain = Word2Vec(dim=8, sample=0, cbow=True, epochs=1, seed=3, threads=1)
@@ -358,18 +401,29 @@ def test_words_that_do_not_occur_or_stand_in_any_order(corpus):
             assert not model._tables["w_out"][model.words_.index("never")].any()
 
 
-def test_sharing_keeps_the_weight_of_the_negatives():
-    for cbow in (False, True):
-        for hs in (False, True):
-            for shared in (False, True):
-                for negatives in range(0, 60):
-                    s = sharing(cbow, hs, negatives, shared)
-                    assert 1 <= s.centers <= kernels.MAX_CENTERS
-                    assert s.drawn * s.scale == pytest.approx(negatives)
-                    assert s.drawn >= negatives
-                    assert s.centers == 1 or s.drawn / s.centers >= 2
-                    if hs or not shared:
-                        assert (s.centers, s.drawn) == (1, negatives)
+@pytest.mark.parametrize("window", [1, 5, 16, 51, 1000])
+@pytest.mark.parametrize("cbow", [False, True])
+def test_sharing_keeps_the_weight_of_the_negatives(cbow, window):
+    for hs in (False, True):
+        for shared in (False, True):
+            for negatives in range(0, 60):
+                s = sharing(cbow, hs, negatives, shared, window)
+                assert 1 <= s.centers <= kernels.MAX_CENTERS
+                assert s.drawn * s.scale == pytest.approx(negatives)
+                assert s.drawn >= negatives
+                assert s.centers == 1 or s.drawn / s.centers >= 2
+                if hs or not shared or (window > 15 and not cbow):
+                    assert (s.centers, s.drawn) == (1, negatives)
+                assert s.shared == (shared and (cbow or window <= 50))
+
+
+@pytest.mark.parametrize("mode", [{}, {"hs": True, "negatives": 0}, {"cbow": True}], ids=str)
+def test_wide_windows_do_not_diverge(factbook, mode):
+    """Batches of whole windows did: a loss of -1e31 at window=100, NaN at 1000."""
+    small = factbook.with_words(factbook.words[:100])
+    model = Word2Vec(dim=16, epochs=1, window=100, threads=1, **mode).fit(small)
+    assert 0 < model.loss_[0] < 7
+    assert np.isfinite(model.vectors_.matrix).all()
 
 
 def test_keep_thresholds_are_word2vec_c_s_formula():

@@ -35,6 +35,19 @@ uint64_t load(const char* bytes) {
   return value;
 }
 
+// In huge pages where there are any: a lookup should not miss the TLB as well as the cache, and 4 KB pages given out
+// one by one cost as much as the encoding of what is written to them. `bytes` is a multiple of 64, or of 2 MB above
+// that.
+void* allocate(size_t bytes) {
+  const size_t huge = size_t{1} << 21;
+  void* memory = std::aligned_alloc(bytes >= huge ? huge : 64, bytes);
+  if (!memory) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
+  if (bytes >= huge) madvise(memory, bytes, MADV_HUGEPAGE);
+#endif
+  return memory;
+}
+
 // Both halves of a 128-bit product: every bit of the input reaches the top bits, which choose the slot.
 uint64_t fold(uint64_t a, uint64_t b) {
   const auto product = static_cast<unsigned __int128>(a) * b;
@@ -156,7 +169,7 @@ void add_specials(WordTable& table, const Separators& separators) {
 
 }  // namespace
 
-WordTable::WordTable() { grow(); }
+WordTable::WordTable() { grow_to(1 << 12); }
 
 WordTable::~WordTable() { std::free(slots_); }
 
@@ -198,7 +211,7 @@ inline WordTable::Slot* WordTable::find(const Key& key) const {
 }
 
 WordTable::Slot* WordTable::insert(const Key& key, int32_t id) {
-  if ((used_ + 1) * 10 > capacity_ * 6) grow();
+  if ((used_ + 1) * 10 > capacity_ * 6) grow_to(capacity_ * 2);
   ++used_;
   uint64_t i = key.hash >> shift_;
   while (slots_[i].length) i = (i + 1) & (capacity_ - 1);
@@ -216,15 +229,20 @@ std::string_view WordTable::word(const Slot& slot) const {
   return {reinterpret_cast<const char*>(&slot), slot.length};  // lo and hi stand first
 }
 
-void WordTable::grow() {
-  const uint64_t capacity = capacity_ ? capacity_ * 2 : 1 << 12;
+WordTable::Key WordTable::key(const Slot& slot) const {
+  if (slot.length > kInline) return {slot.lo, 0, slot.lo, arena_.data() + slot.hi, 0, slot.length};
+  return {slot.lo, slot.hi, hash_short(slot.lo, slot.hi), word(slot).data(), 0, slot.length};
+}
+
+void WordTable::reserve(int64_t n_words) {
+  uint64_t capacity = capacity_;
+  while (static_cast<uint64_t>(n_words) * 10 > capacity * 6) capacity *= 2;
+  if (capacity > capacity_) grow_to(capacity);
+}
+
+void WordTable::grow_to(uint64_t capacity) {
   const size_t bytes = capacity * sizeof(Slot);
-  const size_t huge = size_t{1} << 21;
-  void* memory = std::aligned_alloc(bytes >= huge ? huge : 64, bytes);
-  if (!memory) throw std::bad_alloc();
-#if defined(MADV_HUGEPAGE)
-  if (bytes >= huge) madvise(memory, bytes, MADV_HUGEPAGE);  // a lookup should not miss the TLB as well
-#endif
+  void* memory = allocate(bytes);
   std::memset(memory, 0, bytes);
   auto* slots = static_cast<Slot*>(memory);
   const int shift = 64 - std::countr_zero(capacity);
@@ -258,10 +276,26 @@ struct TextEncoder::Worker {
   std::vector<char> buffer;
   std::unique_ptr<int32_t[]> entries;
   int64_t n_allocated = 0, n_entries = 0;
+  std::vector<std::unique_ptr<int32_t, decltype(&std::free)>> slabs;  // entries kept, 32 MB at a time
+  int64_t slab_size = 0, slab_used = 0;
   WordTable::Key batch[kBatch];
   int n_batch = 0;
   std::string scratch;
   Failure failure;
+
+  // A copy that lives as long as the worker.
+  const int32_t* keep(const int32_t* from, int64_t n) {
+    if (slabs.empty() || slab_used + n > slab_size) {
+      const int64_t step = int64_t{1} << 19;  // entries in 2 MB
+      slab_size = std::max(16 * step, (n + step - 1) / step * step);
+      slab_used = 0;
+      slabs.emplace_back(static_cast<int32_t*>(allocate(static_cast<size_t>(slab_size) * sizeof(int32_t))), &std::free);
+    }
+    int32_t* to = slabs.back().get() + slab_used;
+    std::copy_n(from, n, to);
+    slab_used += n;
+    return to;
+  }
 
   // The tokens of one region; 128 separators follow its last byte. False: a fault.
   bool tokenise(const char* begin, int64_t length) {
@@ -538,7 +572,7 @@ bool TextEncoder::add_blocks(const Read& read, int64_t first_block, int64_t n_bl
     segment.n_entries = worker.n_entries;
     const int64_t bytes = segment.n_entries * static_cast<int64_t>(sizeof(int32_t));
     if (options_.spill_fd < 0 || (memory_used_ += bytes) <= options_.memory_bytes) {
-      segment.entries.assign(worker.entries.get(), worker.entries.get() + worker.n_entries);
+      segment.entries = worker.keep(worker.entries.get(), worker.n_entries);
       return;
     }
     segment.spilled_at = spilled_.fetch_add(bytes);
@@ -645,7 +679,8 @@ bool TextEncoder::end_source() {
   ++n_documents_;
   if (options_.pruning) return true;
   Segment& segment = segments_.emplace_back();  // the newline that the file does not have
-  segment.entries.push_back(kNewline);
+  static constexpr int32_t kOneNewline[] = {kNewline};
+  segment.entries = kOneNewline;
   segment.n_entries = segment.n_documents = 1;
   segment.first_word = segment.end_word = 0;
   return true;
@@ -679,19 +714,33 @@ void TextEncoder::merge() {
   });
   global_id_.resize(workers_.size());
   for (size_t w = 0; w < workers_.size(); ++w) global_id_[w].resize(words[w].size());
-  std::string padded;
+  merged_.reserve(
+      std::max_element(workers_.begin(), workers_.end(),
+                       [](const Worker* a, const Worker* b) { return a->table.n_words < b->table.n_words; })[0]
+          ->table.n_words);
+  constexpr size_t kAhead = 16;  // words whose slots, there and here, are on their way from memory
+  std::vector<WordTable::Key> keys;
   for (const Segment& segment : segments_) {
     const auto w = static_cast<size_t>(segment.worker);
-    for (int32_t id = segment.first_word; id < segment.end_word; ++id) {
-      const WordTable::Slot& local = *words[w][static_cast<size_t>(id)];
-      const WordTable::Key key = padded_key(workers_[w]->table.word(local), padded);
+    const WordTable& table = workers_[w]->table;
+    const auto first = static_cast<size_t>(segment.first_word), n = static_cast<size_t>(segment.end_word) - first;
+    keys.resize(n);
+    for (size_t k = 0; k < n + kAhead; ++k) {
+      if (k + kAhead < n) __builtin_prefetch(words[w][first + k + kAhead]);
+      if (k < n) {
+        keys[k] = table.key(*words[w][first + k]);
+        merged_.prefetch(keys[k].hash);
+      }
+      if (k < kAhead) continue;
+      const WordTable::Key& key = keys[k - kAhead];
       WordTable::Slot* slot = merged_.find(key);
       if (!slot) {
         slot = merged_.insert(key, merged_.n_words++);
         global_count_.push_back(0);
       }
-      global_id_[w][static_cast<size_t>(id)] = slot->id;
-      global_count_[static_cast<size_t>(slot->id)] += static_cast<int64_t>(local.count);
+      const size_t id = first + k - kAhead;
+      global_id_[w][id] = slot->id;
+      global_count_[static_cast<size_t>(slot->id)] += static_cast<int64_t>(words[w][id]->count);
     }
   }
   slot_of_.resize(global_count_.size());
@@ -757,7 +806,7 @@ bool TextEncoder::write(int32_t* ids, int64_t* offsets) {
   // The kept words of a segment by rank, and how many of them stand before the end of each of its documents.
   const auto renumber = [&](Segment& segment, std::vector<int32_t>& spilled, std::vector<int32_t>& kept,
                             std::vector<int64_t>& ends, int64_t& n) {
-    const int32_t* entries = segment.entries.data();
+    const int32_t* entries = segment.entries;
     if (segment.spilled_at >= 0) {
       spilled.resize(static_cast<size_t>(segment.n_entries));
       const int64_t bytes = segment.n_entries * static_cast<int64_t>(sizeof(int32_t));
@@ -783,7 +832,6 @@ bool TextEncoder::write(int32_t* ids, int64_t* offsets) {
       kept[static_cast<size_t>(n)] = rank;
       n += rank >= 0;  // no branch: a dropped word is overwritten by the next
     }
-    std::vector<int32_t>().swap(segment.entries);
     return true;
   };
 

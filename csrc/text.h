@@ -40,12 +40,14 @@ class WordTable {
   Slot* insert(const Key& key, int32_t id);  // of a key that is not there
   void prefetch(uint64_t hash) const { __builtin_prefetch(slots_ + (hash >> shift_)); }
   std::string_view word(const Slot& slot) const;
+  Key key(const Slot& slot) const;  // as for another table; lives as long as this one does not change
+  void reserve(int64_t n_words);
   Slot* begin() const { return slots_; }
   Slot* end() const { return slots_ + capacity_; }
   int32_t n_words = 0;  // ids handed out
 
  private:
-  void grow();
+  void grow_to(uint64_t capacity);
   Slot* slots_ = nullptr;
   uint64_t capacity_ = 0, used_ = 0;
   int shift_ = 0;
@@ -104,7 +106,7 @@ class TextEncoder {
  private:
   struct Worker;
   struct Segment {
-    std::vector<int32_t> entries;  // provisional ids, kNewline and kDropped, when kept in memory
+    const int32_t* entries = nullptr;  // provisional ids, kNewline and kDropped, when kept in memory
     int64_t spilled_at = -1, n_entries = 0, n_documents = 0;
     int32_t first_word = 0, end_word = 0;  // ids that the worker handed out here
     int worker = 0;

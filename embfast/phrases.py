@@ -24,13 +24,13 @@ _CHUNK = 1 << 21  # tokens per step
 class Phrases:
     """Finds pairs of neighbours that occur together more often than their words would by chance, and joins them.
 
-    >>> text = [["a", "new", "york"], ["new", "york", "is", "a", "city"], ["my", "city", "is", "new"]] * 10
+    >>> text = [["new", "york", "is", "a", "city"], ["a", "new", "york"], ["is", "a", "city", "new"], ["a", "is"]] * 10
     >>> corpus = Corpus.from_sentences(text)
-    >>> phrases = Phrases(min_count=5, threshold=2.5)
-    >>> phrases.fit_transform(corpus)[1]
+    >>> phrases = Phrases(min_count=5, threshold=3)
+    >>> phrases.fit_transform(corpus)[0]
     ['new_york', 'is', 'a', 'city']
     >>> phrases.phrases_
-    {('new', 'york'): 3.0}
+    {('new', 'york'): 3.5}
 
     One pass makes pairs; fit and transform the result again, usually with a lower threshold, for longer phrases. As in
     word2phrase, start from a corpus with min_count=1, and leave the rare words out at the end:

@@ -1,0 +1,144 @@
+"""Vocabulary and encoding beside word2vec.c's vocabulary pass and gensim's.   python -m bench.corpus TEXT
+
+The rivals only count; ours counts and encodes. Every run is a process of its own, in turns; medians are shown. The C
+program's figures are of its whole process, ours and gensim's leave out the imports.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.machine import machine_and_commit
+from embfast.corpus import Corpus, read_vocab
+
+OURS = """
+import json, re, sys, time
+peak = lambda: int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
+from embfast.corpus import Corpus
+before = peak()
+wall, cpu = time.perf_counter(), time.process_time()
+corpus = Corpus.from_file(sys.argv[1], threads=int(sys.argv[2]))
+wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+print(json.dumps({"wall_s": wall, "cpu_s": cpu, "words": len(corpus.words),
+                  "rss_mb": (peak() - before) / 1024}))
+"""
+GENSIM = """
+import json, re, sys, time
+peak = lambda: int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
+from gensim.models import Word2Vec
+before = peak()
+model = Word2Vec(min_count=5, vector_size=1)
+wall, cpu = time.perf_counter(), time.process_time()
+model.build_vocab(corpus_file=sys.argv[1])
+wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+print(json.dumps({"wall_s": wall, "cpu_s": cpu, "words": len(model.wv),
+                  "rss_mb": (peak() - before) / 1024}))
+"""
+
+
+def in_python(python: str, program: str, *arguments: str) -> dict[str, Any]:
+    run = subprocess.run([python, "-c", program, *arguments], check=True, capture_output=True, text=True)
+    return json.loads(run.stdout)
+
+
+def word2vec(tool: str, text: Path) -> dict[str, Any]:
+    """Without -output the program ends when the vocabulary is saved."""
+    with tempfile.TemporaryDirectory() as directory:
+        vocab = Path(directory) / "vocab"
+        start = time.perf_counter()
+        command = [tool, "-train", str(text), "-save-vocab", str(vocab), "-min-count", "5", "-debug", "0"]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        wall = time.perf_counter() - start
+        if process.returncode:
+            raise RuntimeError(f"{tool} ended with {process.returncode}")
+        words = len(read_vocab(vocab)[0])
+    return {
+        "wall_s": wall,
+        "cpu_s": usage.ru_utime + usage.ru_stime,
+        "words": words,
+        "rss_mb": usage.ru_maxrss / 1024,
+    }
+
+
+def check(tool: str, text: Path) -> None:
+    """A fast wrong answer is not a result: on a part of the text that ends with a newline, both vocabularies agree."""
+    with tempfile.TemporaryDirectory() as directory:
+        part, theirs, ours = (Path(directory) / name for name in ("part", "theirs", "ours"))
+        with open(text, "rb") as file:
+            part.write_bytes(file.read(4_000_000) + b"\n")
+        subprocess.run([tool, "-train", part, "-save-vocab", theirs, "-debug", "0"], check=True, capture_output=True)
+        Corpus.from_file(part).save_vocab(ours)
+        if ours.read_bytes() != theirs.read_bytes():
+            raise AssertionError(f"the vocabularies of the first 4 MB of {text} differ")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("text", type=Path, help="a plain text file")
+    parser.add_argument("--runs", type=int, default=5, help="of each, in turns")
+    parser.add_argument("--gensim-python", default=sys.executable, help="an interpreter that has gensim")
+    parser.add_argument("--json", type=Path, help="also write the results here")
+    args = parser.parse_args()
+
+    runs = {
+        f"embfast, {n} thread{'s' * (n > 1)}": (in_python, sys.executable, OURS, str(args.text), str(n)) for n in (1, 2)
+    }
+    tool = shutil.which("word2vec")
+    if tool:
+        check(tool, args.text)
+        runs["word2vec.c, vocabulary only"] = (word2vec, tool, args.text)
+    else:
+        print("word2vec is not on PATH: left out (pip install word2vec)", file=sys.stderr)
+    if subprocess.run([args.gensim_python, "-c", "import gensim"], capture_output=True, check=False).returncode == 0:
+        runs["gensim, vocabulary only"] = (in_python, args.gensim_python, GENSIM, str(args.text))
+    else:
+        print(f"{args.gensim_python} has no gensim: left out (pip install gensim)", file=sys.stderr)
+
+    n_bytes = args.text.stat().st_size
+    n_tokens = Corpus.from_file(args.text, min_count=1).n_tokens  # and the text is in the page cache now
+    measured: dict[str, list[dict[str, Any]]] = {name: [] for name in runs}
+    for _ in range(args.runs):
+        for name, (function, *arguments) in runs.items():
+            measured[name].append(function(*arguments))
+
+    results = {}
+    print(
+        f"{args.text.name}: {n_bytes / 1e6:.1f} MB, {n_tokens / 1e6:.2f} M words; median of {args.runs} (least, most)\n"
+    )
+    print(
+        f"{'':28} {'wall s':>7} {'CPU s':>7} {'(least, most)':>16} {'GB/s':>6} {'M words/s':>10} {'MB':>6} {'words':>8}"
+    )
+    for name, rows in measured.items():
+        middle = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+        cpu = [row["cpu_s"] for row in rows]
+        results[name] = {
+            **middle,
+            "cpu_s_least": min(cpu),
+            "cpu_s_most": max(cpu),
+            "gb_per_s": n_bytes / middle["wall_s"] / 1e9,
+            "words_per_s": n_tokens / middle["wall_s"],
+        }
+        print(
+            f"{name:28} {middle['wall_s']:7.3f} {middle['cpu_s']:7.3f} {f'({min(cpu):.3f}, {max(cpu):.3f})':>16} "
+            f"{results[name]['gb_per_s']:6.3f} {results[name]['words_per_s'] / 1e6:10.1f} "
+            f"{middle['rss_mb']:6.0f} {middle['words']:8.0f}"
+        )
+    result = {"text": args.text.name, "bytes": n_bytes, "tokens": n_tokens, "runs": results, **machine_and_commit()}
+    print("\n" + json.dumps(result))
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -247,10 +247,12 @@ void bind_tables(py::module_& m) {
              const int64_t* c = check::vector<int64_t>(counts, "counts");
              const int64_t n = counts.shape(0);
              if (n < 2) throw py::value_error("counts: a tree needs at least 2 words");
+             int64_t total = 0;
              for (int64_t i = 0; i < n; ++i) {
                if (c[i] <= 0 || (i && c[i] > c[i - 1])) {
                  throw py::value_error("counts: entry " + std::to_string(i) + " breaks the positive, descending order");
                }
+               if (__builtin_add_overflow(total, c[i], &total)) throw py::value_error("counts: the sum passes 2^63");
              }
              py::gil_scoped_release no_gil;
              return huffman_paths(c, n);
@@ -303,8 +305,10 @@ void bind_sequences(py::module_& m) {
         }
         if (keep) job.keep = check::vector<uint32_t>(*keep, "keep", n_words);
 
-        if (drawn < 0 || centers < 1 || centers > max_centers || window < 1) {
-          throw py::value_error("expected drawn >= 0, window >= 1 and centers in 1.." + std::to_string(max_centers));
+        constexpr int most = 1 << 20;  // so that sizes made of these stay far from overflow
+        if (drawn < 0 || drawn > most || centers < 1 || centers > max_centers || window < 1 || window > most) {
+          throw py::value_error("expected drawn in 0..2^20, window in 1..2^20 and centers in 1.." +
+                                std::to_string(max_centers));
         }
         if (drawn > 0 && (!noise || !w_out)) throw py::value_error("drawn > 0 needs a noise table and w_out");
         if (w_out && job.w_out.n != n_words) check::fail("w_out", "as many rows as w_in", *w_out);

@@ -24,7 +24,8 @@ namespace py = pybind11;
 // A C-contiguous array of exactly this dtype and rank. Never converts: a silent copy would be trained in its place.
 template <class T>
 const T* array(const py::array& a, const char* name, int64_t ndim, const char* expected) {
-  if (!py::isinstance<py::array_t<T>>(a) || a.ndim() != ndim || !(a.flags() & py::array::c_style)) {
+  if (!py::isinstance<py::array_t<T>>(a) || a.ndim() != ndim || !(a.flags() & py::array::c_style) ||
+      reinterpret_cast<uintptr_t>(a.data()) % alignof(T) != 0) {
     fail(name, expected, a);
   }
   return static_cast<const T*>(a.data());
@@ -33,7 +34,7 @@ const T* array(const py::array& a, const char* name, int64_t ndim, const char* e
 // A 1-D array of n entries; n = -1 takes any length.
 template <class T>
 const T* vector(const py::array& a, const char* name, int64_t n = -1) {
-  const T* data = array<T>(a, name, 1, "a C-contiguous 1-D array of the kernel's dtype");
+  const T* data = array<T>(a, name, 1, "an aligned, C-contiguous 1-D array of the kernel's dtype");
   if (n >= 0 && a.shape(0) != n) fail(name, std::to_string(n) + " entries", a);
   return data;
 }

@@ -15,7 +15,7 @@ const char* name();
 
 // The function of this name that was compiled for the level in use.
 #ifdef EMBFAST_X86
-#define EMBFAST_CHOOSE(function)                                               \
+#define EMBFAST_CHOOSE(function)                                             \
   (embfast::isa::level() == embfast::isa::avx512 ? embfast::avx512::function \
    : embfast::isa::level() == embfast::isa::avx2 ? embfast::avx2::function   \
                                                  : embfast::baseline::function)

@@ -22,11 +22,11 @@ struct Block {
   int n_out;
   const float* weight;  // both padded with W zeros
   const float* label;
-  float* const* own;        // CBOW: one more output row for each input row, with label 1 and weight 1; or null
-  float* delta;             // n_in rows of dim floats for To::delta
-  float* step;              // scratch, n_in * n_out + 2 W floats
-  float* own_step;          // scratch, n_in + W floats
-  int64_t dim;              // a multiple of 16
+  float* const* own;  // CBOW: one more output row for each input row, with label 1 and weight 1; or null
+  float* delta;       // n_in rows of dim floats for To::delta
+  float* step;        // scratch, n_in * n_out + 2 W floats
+  float* own_step;    // scratch, n_in + W floats
+  int64_t dim;        // a multiple of 16
   float lr;
 };
 
@@ -39,7 +39,7 @@ EMBFAST_INLINE void dots(float* const* in, float* const* out, int64_t dim, float
 #pragma GCC unroll 1
   for (int64_t d = 0; d < dim; d += W) {
     V y[J];
-    unrolled<J>(EMBFAST_UNROLLED { y[i] = load(out[i] + d); });
+    unrolled<J>(EMBFAST_UNROLLED { y[i] = in_register(load(out[i] + d)); });
     unrolled<I>(EMBFAST_UNROLLED {
       constexpr int row = i;
       const V x = load(in[row] + d);
@@ -73,8 +73,9 @@ EMBFAST_INLINE V logistic(float* score, const float* weight, const float* label,
   for (int p = 0; p < n; p += W) {
     const V f = load_unaligned(score + p), w = load_unaligned(weight + p), y = load_unaligned(label + p);
     const V denominator = exp_minus(f) + 1.0f;
-    store_unaligned(score + p, (y - 1.0f / denominator) * w * lr);
-    loss += w * (log_positive(denominator) + (1.0f - y) * f);
+    store_unaligned(score + p, (y - reciprocal(denominator)) * (w * lr));
+    // log of the denominator is below -f only where exp_minus is held at its end
+    loss += w * (larger(log_positive(denominator), -f) + (f - y * f));
   }
   return loss;
 }
@@ -83,10 +84,10 @@ EMBFAST_INLINE V logistic(float* score, const float* weight, const float* label,
 EMBFAST_INLINE V own_logistic(float* score, int n, float lr) {
   V loss = zero();
   for (int p = 0; p < n; p += W) {
-    const V denominator = exp_minus(load_unaligned(score + p)) + 1.0f;
-    V w, log_d = log_positive(denominator);
+    const V f = load_unaligned(score + p), denominator = exp_minus(f) + 1.0f;
+    V w, log_d = larger(log_positive(denominator), -f);
     for (int i = 0; i < W; ++i) w[i] = p + i < n ? 1.0f : 0.0f;
-    store_unaligned(score + p, (1.0f - 1.0f / denominator) * lr);
+    store_unaligned(score + p, (1.0f - reciprocal(denominator)) * lr);
     loss += w * log_d;
   }
   return loss;
@@ -124,19 +125,19 @@ EMBFAST_INLINE void update_block(const Block& b) {
     for (int row = 0; row < b.n_in; ++row, step += J) {
       const V x = load(b.in[row] + d);
       float* delta = b.delta + row * b.dim + d;
-      V moved = to == To::row ? x : to == To::delta ? zero() : load(delta);
+      V moved[2] = {to == To::row ? x : to == To::delta ? zero() : load(delta), zero()};  // two chains, half as long
       unrolled<J>(EMBFAST_UNROLLED {
-        const V g = zero() + step[i];
-        moved += g * (W == 16 ? y[i] : load(b.out[i] + d));
+        const V g = splat(step[i]);
+        moved[i % 2] += g * (W == 16 ? y[i] : load(b.out[i] + d));
         dy[i] += g * x;
       });
       if constexpr (Own) {
-        const V g = zero() + b.own_step[row];
+        const V g = splat(b.own_step[row]);
         const V mine = load(b.own[row] + d);
-        moved += g * mine;
+        moved[1] += g * mine;
         store(b.own[row] + d, mine + g * x);
       }
-      store(to == To::row ? b.in[row] + d : delta, moved);
+      store(to == To::row ? b.in[row] + d : delta, moved[0] + moved[1]);
     }
     // Loaded again: the same word may stand twice among the outputs, and both steps count.
     unrolled<J>(EMBFAST_UNROLLED { store(b.out[i] + d, load(b.out[i] + d) + dy[i]); });

@@ -40,7 +40,8 @@ struct AliasCell {
 EMBFAST_HD inline int32_t alias_draw(const AliasCell* cells, uint32_t n, uint64_t draw) {
   const auto cell = static_cast<int32_t>(below(draw, n));
   const AliasCell c = cells[cell];
-  const int32_t self = -static_cast<int32_t>(static_cast<uint32_t>(draw) < c.threshold);  // a branch here would be a coin
+  const int32_t self =
+      -static_cast<int32_t>(static_cast<uint32_t>(draw) < c.threshold);  // a branch here would be a coin
   return (cell & self) | (c.alias & ~self);
 }
 

@@ -119,7 +119,13 @@ Tally train_sequences(const Job& job, int threads) {
     }
   };
   std::vector<std::thread> others;
-  for (int t = 1; t < threads; ++t) others.emplace_back([&, t] { work(*workers[t]); });
+  try {
+    for (int t = 1; t < threads; ++t) others.emplace_back([&, t] { work(*workers[t]); });
+  } catch (...) {  // the system is out of threads; a running one must not outlive its scratch
+    next = job.last_block;
+    for (std::thread& other : others) other.join();
+    throw;
+  }
   work(*workers[0]);
   for (std::thread& other : others) other.join();
   Tally total;

@@ -35,11 +35,11 @@ struct Job {
   int window;
   bool shrink;  // each batch draws its own width from 1..window
   bool cbow;
-  bool mean;      // CBOW: the mean of the window, each word moved by the whole error; else the sum, moved by its share
-  bool shared;    // one set of draws for a batch of centers; else for each pair, as in word2vec.c
-  int centers;    // centers in a batch
-  int drawn;      // negatives drawn for a batch
-  float scale;    // weight of a drawn negative: negatives / drawn
+  bool mean;    // CBOW: the mean of the window, each word moved by the whole error; else the sum, moved by its share
+  bool shared;  // one set of draws for a batch of centers; else for each pair, as in word2vec.c
+  int centers;  // centers in a batch
+  int drawn;    // negatives drawn for a batch
+  float scale;  // weight of a drawn negative: negatives / drawn
 
   uint64_t seed, epoch;
   float lr_first, lr_last;
@@ -98,10 +98,10 @@ Tally train_sequences(const Job& job, int threads);
 // that stands twice gets one row with both weights. Outputs are the path of the first center (n_path columns, with
 // hierarchical softmax), the centers, then the drawn negatives. Returns the number of distinct input words; pairs
 // gets the number of (center, context) pairs.
-EMBFAST_HD inline int skip_gram_weights(const int32_t* token, int first, int last, int center, int n_centers, int radius,
-                                    int n_path, const uint8_t* codes, bool sampling, const int32_t* negative,
-                                    int n_negatives, float scale, int32_t* word, float* weight, float* label,
-                                    int64_t* pairs) {
+EMBFAST_HD inline int skip_gram_weights(const int32_t* token, int first, int last, int center, int n_centers,
+                                        int radius, int n_path, const uint8_t* codes, bool sampling,
+                                        const int32_t* negative, int n_negatives, float scale, int32_t* word,
+                                        float* weight, float* label, int64_t* pairs) {
   const int n_targets = sampling ? n_centers : 0, n_out = n_path + n_targets + n_negatives;
   int n = 0;
   for (int p = first; p < last; ++p) {

@@ -2,6 +2,10 @@
 // EMBFAST_ISA names the namespace, EMBFAST_WIDTH the floats in a register; CMake compiles each file once for each.
 #pragma once
 
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
+
 #include <cstdint>
 #include <type_traits>
 #include <utility>
@@ -22,14 +26,31 @@ EMBFAST_INLINE void store(float* p, V x) { *reinterpret_cast<V*>(p) = x; }
 EMBFAST_INLINE V load_unaligned(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
 EMBFAST_INLINE void store_unaligned(float* p, V x) { *reinterpret_cast<Unaligned*>(p) = x; }
 EMBFAST_INLINE V zero() { return V{}; }
+// One number in every lane, by a load and nothing else: V{} + x would add, lest x be -0.
+EMBFAST_INLINE V splat(float x) {
+#if EMBFAST_WIDTH == 16
+  return V{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x};
+#elif EMBFAST_WIDTH == 8
+  return V{x, x, x, x, x, x, x, x};
+#else
+  return V{x, x, x, x};
+#endif
+}
+
+// Stops the compiler from turning one load with several uses into several loads.
+EMBFAST_INLINE V in_register(V x) {
+#if EMBFAST_WIDTH == 16 && defined(__AVX512F__)
+  asm("" : "+v"(x));
+#endif
+  return x;
+}
 
 // f(0), f(1), ... f(N-1) with each index a compile-time constant, so that arrays of V stay in registers.
 template <int N, class F>
 EMBFAST_INLINE void unrolled(F&& f) {
   [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
     (f(std::integral_constant<int, I>{}), ...);
-  }
-  (std::make_integer_sequence<int, N>{});
+  }(std::make_integer_sequence<int, N>{});
 }
 #define EMBFAST_UNROLLED [&](auto i) __attribute__((always_inline))
 
@@ -81,12 +102,13 @@ EMBFAST_INLINE V transposed_sums(const V* acc) {
 }
 
 EMBFAST_INLINE Ints iota() {
-  return Ints{0, 1, 2, 3,
+  return Ints{0,  1,  2,  3,
 #if EMBFAST_WIDTH > 4
-              4, 5, 6, 7,
+              4,  5,  6,  7,
 #endif
 #if EMBFAST_WIDTH > 8
-              8, 9, 10, 11, 12, 13, 14, 15
+              8,  9,  10, 11, 12,
+              13, 14, 15
 #endif
   };
 }
@@ -106,12 +128,40 @@ EMBFAST_INLINE double sum(V x) {
   return total;
 }
 
-// e^-x for |x| <= 80, held at the ends beyond; relative error 3e-6. A NaN stays a NaN: both tests below are false.
+// The larger and the smaller of two; where one is a NaN, the second.
+EMBFAST_INLINE V larger(V x, V y) {
+#if EMBFAST_WIDTH == 16 && defined(__AVX512F__)
+  return V(_mm512_max_ps(__m512(x), __m512(y)));
+#elif EMBFAST_WIDTH == 8 && defined(__AVX2__)
+  return V(_mm256_max_ps(__m256(x), __m256(y)));
+#else
+  return x > y ? x : y;
+#endif
+}
+EMBFAST_INLINE V smaller(V x, V y) {
+#if EMBFAST_WIDTH == 16 && defined(__AVX512F__)
+  return V(_mm512_min_ps(__m512(x), __m512(y)));
+#elif EMBFAST_WIDTH == 8 && defined(__AVX2__)
+  return V(_mm256_min_ps(__m256(x), __m256(y)));
+#else
+  return x < y ? x : y;
+#endif
+}
+
+// 1 / x for normal x, to the last bit or two.
+EMBFAST_INLINE V reciprocal(V x) {
+#if EMBFAST_WIDTH == 16 && defined(__AVX512F__)
+  const V r = V(_mm512_rcp14_ps(__m512(x)));
+  return r + r * (1.0f - x * r);
+#else
+  return 1.0f / x;
+#endif
+}
+
+// e^-x with x held in -80..80; relative error 4e-6.
 EMBFAST_INLINE V exp_minus(V x) {
   constexpr float round = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low mantissa bits
-  V t = x * -1.44269504f;
-  t = t < -115.0f ? zero() - 115.0f : t;
-  t = t > 115.0f ? zero() + 115.0f : t;
+  const V t = smaller(splat(115.0f), larger(splat(-115.0f), x * -1.44269504f));
   const V shifted = t + round;
   const V f = t - (shifted - round);
   V p = f * 1.3333558e-3f + 9.6181291e-3f;
@@ -119,7 +169,7 @@ EMBFAST_INLINE V exp_minus(V x) {
   p = p * f + 2.4022651e-1f;
   p = p * f + 6.9314718e-1f;
   p = p * f + 1.0f;
-  return p * reinterpret_cast<V>((reinterpret_cast<Ints>(shifted) << 23) + 0x3f800000);
+  return reinterpret_cast<V>(reinterpret_cast<Ints>(p) + (reinterpret_cast<Ints>(shifted) << 23));
 }
 
 // log x for normal x > 0, absolute error 5e-7: x = 2^k * m with m in sqrt(1/2)..sqrt(2), then a polynomial in m - 1.

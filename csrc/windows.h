@@ -8,7 +8,9 @@
 
 namespace embfast::EMBFAST_ISA {
 
-EMBFAST_INLINE int left(const Batch& b, int center) { return center - b.radius > b.first ? center - b.radius : b.first; }
+EMBFAST_INLINE int left(const Batch& b, int center) {
+  return center - b.radius > b.first ? center - b.radius : b.first;
+}
 EMBFAST_INLINE int right(const Batch& b, int center) {
   return center + b.radius + 1 < b.last ? center + b.radius + 1 : b.last;
 }

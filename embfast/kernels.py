@@ -32,7 +32,7 @@ def weight_table(n: int, dim: int) -> np.ndarray:
 
     The vectors are table[:, :dim]; the columns beyond hold zeros, and training keeps them so.
     """
-    memory = mmap.mmap(-1, max(n * padded(dim) * 4, 1))
+    memory = mmap.mmap(-1, max(n * padded(dim) * 4, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, np.float32, n * padded(dim)).reshape(n, padded(dim))

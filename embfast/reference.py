@@ -1,0 +1,323 @@
+"""Every kernel in plain numpy, with the names and arguments of embfast.kernels: the specification, never a fallback.
+
+Whatever the kernels draw, it draws too; weights may be float64, so that it can be held to calculus.
+"""
+
+import heapq
+from dataclasses import dataclass
+from enum import IntEnum
+from itertools import pairwise
+
+import numpy as np
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+class Purpose(IntEnum):
+    """What a stream of draws is for: no two purposes share a draw."""
+
+    SUBSAMPLE = 1
+    WINDOW = 2
+    NEGATIVE = 3
+    WEIGHTS = 4
+
+
+@np.errstate(over="ignore")
+def mix64(z):
+    """The output function of SplitMix64 (Steele, Lea, Flood 2014): a bijection of uint64, one value or an array.
+
+    >>> hex(mix64(GOLDEN))  # the generator's first number from seed 0
+    '0xe220a8397b1dcdaf'
+    """
+    z = np.asarray(z, np.uint64)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+class Stream:
+    """SplitMix64 read at an index: draw i is a function of (seed, epoch, purpose, i) and of nothing else."""
+
+    @np.errstate(over="ignore")
+    def __init__(self, seed, epoch, purpose):
+        self.key = mix64(mix64(mix64(np.uint64(seed) + GOLDEN) + np.uint64(epoch)) + np.uint64(purpose))
+
+    @np.errstate(over="ignore")
+    def __call__(self, i):
+        return mix64(self.key + (np.asarray(i, np.uint64) + np.uint64(1)) * GOLDEN)
+
+
+def below(draw, n):
+    """A whole number in 0..n-1 from the high 32 bits of a draw."""
+    return ((draw >> np.uint64(32)) * np.uint64(n) >> np.uint64(32)).astype(np.int64)
+
+
+def linear_decay(first, last, progress):
+    """The learning rate falls linearly from first to last as progress goes from 0 to 1."""
+    return first + (last - first) * progress
+
+
+class NoiseTable:
+    """An alias table: draws word i with probability weights[i] / sum(weights).
+
+    Each cell holds its own word below a threshold of 32 bits and one other word, its alias, from there on.
+    Source: Walker 1977; built in linear time as in Vose 1991, from the back of both lists.
+    """
+
+    def __init__(self, weights):
+        n = len(weights)
+        mass = weights / np.cumsum(weights)[-1] * n  # cumsum adds in order, sum does not
+        small = [i for i in range(n) if mass[i] < 1.0]
+        large = [i for i in range(n) if mass[i] >= 1.0]
+        self.thresholds = np.full(n, 2**32 - 1, np.uint32)
+        self.aliases = np.arange(n, dtype=np.int32)
+        while small and large:
+            poor, rich = small.pop(), large[-1]
+            self.thresholds[poor] = int(mass[poor] * 2**32)
+            self.aliases[poor] = rich
+            mass[rich] -= 1.0 - mass[poor]
+            if mass[rich] < 1.0:
+                small.append(large.pop())
+
+    def __len__(self):
+        return len(self.thresholds)
+
+
+def alias_draw(table, draw):
+    """The word that a draw picks: its high half chooses the cell, its low half the word or the alias."""
+    cell = below(draw, len(table.thresholds))
+    low = draw & np.uint64(0xFFFFFFFF)
+    return np.where(low < table.thresholds[cell], cell, table.aliases[cell])
+
+
+class HuffmanTree:
+    """Huffman paths (1952) of words whose counts are positive and descend: the tree of hierarchical softmax.
+
+    Word i is reached from the root by nodes[offsets[i]:offsets[i + 1]], inner nodes 0..n-2 of which n-2 is the root,
+    and codes say which child is next. The two lightest join: of equal ones an inner node goes before a word, an older
+    node before a younger, a rarer word before a more frequent, as in word2vec.c.
+    """
+
+    def __init__(self, counts):
+        n = len(counts)
+        heap = [(int(count), 1, -word, word) for word, count in enumerate(counts)]
+        heapq.heapify(heap)
+        parent, code = {}, {}
+        for made in range(n, 2 * n - 1):
+            first, second = heapq.heappop(heap), heapq.heappop(heap)
+            for child, bit in ((first[-1], 0), (second[-1], 1)):
+                parent[child], code[child] = made, bit
+            heapq.heappush(heap, (first[0] + second[0], 0, made, made))
+        offsets, nodes, codes = [0], [], []
+        for word in range(n):
+            path, vertex = [], word
+            while vertex in parent:
+                path.append((parent[vertex] - n, code[vertex]))
+                vertex = parent[vertex]
+            nodes += [node for node, _ in reversed(path)]
+            codes += [bit for _, bit in reversed(path)]
+            offsets.append(len(nodes))
+        self.offsets = np.array(offsets, np.int64)
+        self.nodes = np.array(nodes, np.int32)
+        self.codes = np.array(codes, np.uint8)
+
+    def __len__(self):
+        return len(self.offsets) - 1
+
+
+def logistic_step(x, y, weight, label, lr):
+    """One step of gradient descent on sum(weight * -log p), where p = sigmoid(x @ y.T) should equal label.
+
+    x (inputs, dim), y (outputs, dim), weight and label (inputs, outputs). Returns the moves of x and of y, both taken
+    from the values before the step, and the loss in nats.
+    Source: Mikolov et al. 2013, arXiv:1310.4546, eq. 4; as one matrix product, Ji et al. 2016, arXiv:1604.04661.
+    """
+    score = x @ y.T
+    probability = np.exp(-np.logaddexp(0.0, -score))
+    step = lr * weight * (label - probability)
+    loss = weight * (label * np.logaddexp(0.0, -score) + (1.0 - label) * np.logaddexp(0.0, score))
+    return step @ y, step.T @ x, loss.sum()
+
+
+@dataclass
+class Model:
+    """The tables that a batch moves. w_out serves negative sampling, w_nodes and tree hierarchical softmax, or both."""
+
+    w_in: np.ndarray
+    w_out: np.ndarray | None
+    w_nodes: np.ndarray | None
+    tree: HuffmanTree | None
+    scale: float  # weight of a drawn negative
+    lr: float
+
+    def step(self, x, centers, drawn, share):
+        """Shows the rows x to the path of the first center, to the centers (label 1) and to drawn words (label 0).
+
+        share (inputs, centers) says how often each row counts for each center. A negative that is the center itself
+        counts for nothing. Moves the output tables; returns the move of x and the loss.
+        """
+        nodes, codes, words = np.empty(0, int), np.empty(0, int), np.empty(0, int)
+        if self.w_nodes is not None:
+            path = slice(self.tree.offsets[centers[0]], self.tree.offsets[centers[0] + 1])
+            nodes, codes = self.tree.nodes[path], self.tree.codes[path]
+        weight, label = [np.ones((len(centers), len(nodes)))], [1.0 - codes]
+        if self.w_out is not None:
+            words = np.concatenate([centers, drawn])
+            weight += [np.eye(len(centers)), self.scale * (drawn[None, :] != centers[:, None])]
+            label += [np.ones(len(centers)), np.zeros(len(drawn))]
+        y = np.concatenate([t[i] for t, i in ((self.w_nodes, nodes), (self.w_out, words)) if t is not None])
+        dx, dy, loss = logistic_step(x, y, share @ np.hstack(weight), np.concatenate(label), self.lr)
+        # add.at, not +=: the same word may stand twice among the outputs, and both moves count.
+        if self.w_nodes is not None:
+            np.add.at(self.w_nodes, nodes, dy[: len(nodes)])
+        if self.w_out is not None:
+            np.add.at(self.w_out, words, dy[len(nodes) :])
+        return dx, loss
+
+
+@dataclass
+class Batch:
+    """Neighbouring centers of one sentence, with one half-window and one set of draws."""
+
+    sentence: np.ndarray  # kept words
+    first: int  # the centers are sentence[first:last]
+    last: int
+    radius: int
+    drawn: np.ndarray
+
+    @property
+    def centers(self):
+        return self.sentence[self.first : self.last]
+
+    @property
+    def near(self):
+        """(positions, centers): 1 where the position is in the center's window and is not the center itself."""
+        distance = np.abs(np.arange(len(self.sentence))[:, None] - np.arange(self.first, self.last)[None, :])
+        return ((distance > 0) & (distance <= self.radius)).astype(float)
+
+
+def skip_gram_batch(model, batch):
+    """Each word near a center predicts it; all pairs of the batch are one step. Returns the loss and the pairs.
+
+    Source: Mikolov et al. 2013, arXiv:1301.3781; the window shares its negatives as in Ji et al. 2016,
+    arXiv:1604.04661, and here the neighbouring centers do too. A word that stands twice gets both moves.
+    """
+    near = batch.near
+    dx, loss = model.step(model.w_in[batch.sentence], batch.centers, batch.drawn, near)
+    np.add.at(model.w_in, batch.sentence, dx)
+    return loss, int(near.sum())
+
+
+def skip_gram_pairs(model, batch):
+    """As word2vec.c: pair after pair, each with its own draws. batch.drawn is (pairs, drawn)."""
+    total, positions = 0.0, np.flatnonzero(batch.near)
+    for position, drawn in zip(positions, batch.drawn, strict=True):
+        context = batch.sentence[position]
+        dx, loss = model.step(model.w_in[[context]], batch.centers, drawn, np.ones((1, 1)))
+        model.w_in[context] += dx[0]
+        total += loss
+    return total, len(positions)
+
+
+def cbow_batch(model, batch, mean):
+    """The words near a center predict it together. Returns the loss and the number of centers that have any.
+
+    Source: Mikolov et al. 2013, arXiv:1301.3781. With the mean, each word moves by the whole error of the mean, which
+    is its gradient times the number of words (as word2vec.c); with the sum, by its gradient over that number.
+    """
+    near = batch.near
+    count = near.sum(axis=0)
+    with_context = count > 0
+    near, count = near[:, with_context], count[with_context]
+    if len(count) == 0:
+        return 0.0, 0
+    hidden = near.T @ model.w_in[batch.sentence]
+    if mean:
+        hidden /= count[:, None]
+    share = np.eye(len(batch.centers))[with_context]
+    delta, loss = model.step(hidden, batch.centers, batch.drawn, share)
+    if not mean:
+        delta /= count[:, None]
+    np.add.at(model.w_in, batch.sentence, near @ delta)
+    return loss, len(count)
+
+
+def subsample(ids, offsets, begin, end, keep, draw):
+    """The sentences of ids[begin:end], cut at the offsets: each token stays when its 32-bit draw is <= keep[id]."""
+    edges = [begin, *(int(o) for o in offsets if begin < o < end), min(end, int(offsets[-1]))]
+    sentences = []
+    for start, stop in pairwise(edges):
+        tokens = ids[start:stop]
+        if keep is not None:
+            tokens = tokens[draw(np.arange(start, stop)) >> np.uint64(32) <= keep[tokens]]
+        sentences.append(tokens)
+    return sentences
+
+
+def train_sequences(
+    w_in,
+    w_out,
+    w_nodes,
+    ids,
+    offsets,
+    blocks,
+    first_block,
+    last_block,
+    keep=None,
+    noise=None,
+    tree=None,
+    *,
+    window,
+    shrink,
+    cbow,
+    mean,
+    shared,
+    centers,
+    drawn,
+    scale,
+    seed,
+    epoch,
+    lr_first,
+    lr_last,
+    tokens_before,
+    tokens_total,
+    threads=1,
+):
+    """What kernels.train_sequences does, one batch at a time. Returns (loss in nats, examples, kept tokens).
+
+    w_in, w_out (words, dim), w_nodes (words - 1, dim): moved in place; w_out or w_nodes may be None.
+    ids: words; document d is ids[offsets[d]:offsets[d + 1]], block b is ids[blocks[b]:blocks[b + 1]]. No window
+        crosses an edge of either, and the learning rate is that of the block's first token.
+    window: words on each side; with shrink each batch draws its own width from 1..window.
+    centers: neighbours that share a batch. drawn: negatives of a batch, or of a pair when not shared, each weighing
+        scale. Draws are indexed by the block's first token plus the kept tokens before the batch.
+    """
+    total, examples, kept = 0.0, 0, 0
+    per_pair = not (shared or cbow)
+    per_batch = drawn * 2 * window if per_pair else drawn
+    widths, negatives = Stream(seed, epoch, Purpose.WINDOW), Stream(seed, epoch, Purpose.NEGATIVE)
+    for begin, end in zip(blocks[first_block:last_block], blocks[first_block + 1 : last_block + 1], strict=True):
+        lr = linear_decay(lr_first, lr_last, (tokens_before + begin) / max(tokens_total, 1))
+        model = Model(w_in, w_out, w_nodes, tree, scale, lr)
+        at = int(begin)
+        for sentence in subsample(ids, offsets, begin, end, keep, Stream(seed, epoch, Purpose.SUBSAMPLE)):
+            for first in range(0, len(sentence), centers):
+                last = min(first + centers, len(sentence))
+                radius = 1 + int(below(widths(at + first), window)) if shrink else window
+                batch = Batch(sentence, first, last, radius, np.empty(0, int))
+                sets = int(batch.near.sum()) if per_pair else 1
+                if drawn > 0:
+                    index = (at + first) * per_batch + np.arange(sets * drawn)
+                    batch.drawn = alias_draw(noise, negatives(index))
+                if per_pair:
+                    batch.drawn = batch.drawn.reshape(sets, drawn)
+                    loss, n = skip_gram_pairs(model, batch)
+                elif cbow:
+                    loss, n = cbow_batch(model, batch, mean)
+                else:
+                    loss, n = skip_gram_batch(model, batch)
+                total += loss
+                examples += n
+            at += len(sentence)
+            kept += len(sentence)
+    return float(total), examples, kept

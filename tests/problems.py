@@ -1,0 +1,171 @@
+"""Small training problems for kernels.train_sequences and its reference; run as a script, solves all with the kernel.
+
+EMBFAST_ISA=avx2 python tests/problems.py solved.npz
+"""
+
+import sys
+from dataclasses import dataclass, replace
+from itertools import cycle, product
+
+import numpy as np
+
+from embfast import kernels, reference
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Settings of a run; everything random follows from them."""
+
+    dim: int = 8
+    words: int = 12
+    tokens: int = 80
+    window: int = 2
+    shrink: bool = True
+    cbow: bool = False
+    mean: bool = True
+    shared: bool = True
+    centers: int = 1
+    drawn: int = 5
+    scale: float = 1.0
+    sampling: bool = True
+    hs: bool = False
+    subsampled: bool = False
+    score: float = 1.0  # standard deviation of the scores at the start
+    lr: float = 0.05
+    seed: int = 1
+
+    def arguments(self, dtype=np.float32):
+        """Fresh arguments of train_sequences, weights of this dtype: what float32 holds, whatever the dtype."""
+        rng = np.random.default_rng([self.seed, self.dim, self.words, self.tokens])
+        spread = self.score**0.5 / self.dim**0.25
+
+        def table(rows):
+            weights = kernels.weight_table(rows, self.dim)
+            weights[:, : self.dim] = spread * rng.standard_normal((rows, self.dim))
+            return weights.astype(dtype) if dtype != np.float32 else weights
+
+        counts = np.sort(rng.integers(1, 1000, self.words))[::-1].astype(np.int64)
+        ids = rng.integers(0, self.words, self.tokens).astype(np.int32)
+        keep = rng.integers(0, 2**32, self.words, dtype=np.uint32)
+        keep[0] = 2**32 - 1
+        made_by = kernels if dtype == np.float32 else reference
+        return {
+            "w_in": table(self.words),
+            "w_out": table(self.words) if self.sampling else None,
+            "w_nodes": table(self.words - 1) if self.hs else None,
+            "ids": ids,
+            "offsets": self.offsets(),
+            "blocks": self.blocks(),
+            "first_block": 0,
+            "last_block": len(self.blocks()) - 1,
+            "keep": keep if self.subsampled else None,
+            "noise": made_by.NoiseTable(counts**0.75) if self.sampling else None,
+            "tree": made_by.HuffmanTree(counts) if self.hs else None,
+            "window": self.window,
+            "shrink": self.shrink,
+            "cbow": self.cbow,
+            "mean": self.mean,
+            "shared": self.shared,
+            "centers": self.centers,
+            "drawn": self.drawn,
+            "scale": self.scale,
+            "seed": self.seed,
+            "epoch": 3,
+            "lr_first": self.lr,
+            "lr_last": self.lr / 10,
+            "tokens_before": self.tokens,
+            "tokens_total": 3 * self.tokens,
+            "threads": 1,
+        }
+
+    def offsets(self):
+        """Documents: empty ones in front, between and behind, one of one token, one of two, one of half the text."""
+        n = self.tokens
+        return np.array([0, 0, 1, 3, 3, n // 4, 3 * n // 4, 3 * n // 4, n, n], np.int64)
+
+    def blocks(self):
+        """Blocks that cut documents, one of them empty, one of a single token."""
+        n = self.tokens
+        return np.array([0, n // 3, n // 3, n // 3 + 1, n], np.int64)
+
+    def solve(self, how, dtype=np.float32):
+        """Trains with kernels or reference. Returns arrays: the tally, then the tables by name."""
+        arguments = self.arguments(dtype)
+        tally = how.train_sequences(**arguments)
+        tables = {name: arguments[name] for name in ("w_in", "w_out", "w_nodes") if arguments[name] is not None}
+        return {"tally": np.array(tally, np.float64), **tables}
+
+
+WINDOWS = {
+    "sg": {"shared": True},
+    "pairs": {"shared": False},
+    "cbow-mean": {"cbow": True, "mean": True},
+    "cbow-sum": {"cbow": True, "mean": False},
+}
+
+
+def every_problem():
+    """Problems by name: the product of dims, windows and modes, with the other settings taking turns; then the odd."""
+    found = {}
+    # Lengths of the turns share no factor with each other, so that combinations keep changing. Half of the
+    # vocabularies are wide enough for windows without repeats, half so narrow that every draw collides.
+    drawn = cycle([(5, 1.0), (1, 5.0), (13, 5 / 13), (8, 0.625), (30, 1.0), (11, 0.5), (12, 1.0)])
+    words = cycle([500, 2, 500, 3, 12])
+    centers = cycle([1, 2, 4])
+    extras = cycle(
+        [
+            {},
+            {"subsampled": True},
+            {"shrink": False},
+            {"score": 4.0, "lr": 0.01},
+            {"score": 16.0, "lr": 0.002},
+            {"shrink": False, "subsampled": True},
+            {"seed": 2**63 + 5},
+            {"score": 4.0, "lr": 0.01, "shrink": False},
+            {},
+            {"seed": 2},
+            {"seed": 3, "subsampled": True, "score": 16.0, "lr": 0.002},
+        ]
+    )
+    modes = product((1, 7, 8, 16, 100, 300), (1, 2, 5, 12), WINDOWS, ("ns", "hs", "both"))
+    for dim, window, kind, output in modes:
+        many, scale = (0, 1.0) if output == "hs" else next(drawn)
+        together = 1 if output != "ns" or kind == "pairs" else next(centers)
+        found[f"{kind}-{output}-dim{dim}-window{window}"] = Problem(
+            dim=dim,
+            words=next(words),
+            tokens=40 if kind == "pairs" else 80,
+            window=window,
+            centers=together,
+            drawn=many,
+            scale=scale,
+            sampling=output != "hs",
+            hs=output != "ns",
+            **WINDOWS[kind],
+            **next(extras),
+        )
+    for (kind, how), together in product(WINDOWS.items(), (1, 2, 3, 4, 8, 16)):
+        if kind == "pairs" and together > 1:
+            continue
+        plain = Problem(dim=20, words=600, tokens=150, window=5, centers=together, shrink=False, **how)
+        found[f"{kind}-fast-path-centers{together}"] = plain
+        found[f"{kind}-tiny-centers{together}"] = replace(plain, words=2, tokens=60, drawn=30, scale=0.2, lr=0.01)
+        found[f"{kind}-saturated-centers{together}"] = replace(plain, score=25.0, lr=0.002, words=100)
+        found[f"{kind}-no-negatives-centers{together}"] = replace(plain, drawn=0)
+    found["window-wider-than-any-document"] = Problem(window=100, tokens=30)
+    found["far-saturated"] = Problem(score=900.0, words=100, lr=1e-3)
+    found["long-paths"] = Problem(hs=True, words=3000, drawn=20, tokens=60)
+    # Where few words get many moves in one step, long steps run away, and rounding with them.
+    return {name: replace(p, lr=p.lr / 10) if p.words < 12 and p.window > 1 else p for name, p in found.items()}
+
+
+def main():
+    solved = {"isa": np.array(kernels.isa())}
+    for name, problem in every_problem().items():
+        for part, values in problem.solve(kernels).items():
+            solved[f"{name}/{part}"] = values
+    np.savez(sys.argv[1], **solved)
+
+
+if __name__ == "__main__":
+    main()

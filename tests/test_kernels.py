@@ -1,0 +1,362 @@
+"""The training kernels: against the reference, the reference against calculus, and at the edges of their arguments."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from problems import WINDOWS, Problem, every_problem
+
+import embfast
+from embfast import kernels, reference
+
+PROBLEMS = every_problem()
+
+
+@pytest.fixture(scope="session", params=["baseline", "avx2", "avx512"])
+def solved(request, tmp_path_factory):
+    """What the kernel makes of every problem on one instruction set, which a process chooses once."""
+    path = tmp_path_factory.mktemp("solved") / f"{request.param}.npz"
+    root = str(Path(embfast.__file__).parents[1])
+    environment = {**os.environ, "EMBFAST_ISA": request.param, "PYTHONPATH": root}
+    script = Path(__file__).parent / "problems.py"
+    done = subprocess.run(
+        [sys.executable, script, path], env=environment, capture_output=True, text=True, errors="replace"
+    )
+    assert done.returncode == 0, done.stderr
+    with np.load(path) as arrays:
+        if str(arrays["isa"]) != request.param:
+            pytest.skip(f"this machine has {arrays['isa']} at most")
+        return dict(arrays)
+
+
+@cache
+def expected(name):
+    return PROBLEMS[name].solve(reference, np.float64)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_kernel_matches_reference(name, solved):
+    for part, slow in expected(name).items():
+        fast = solved[f"{name}/{part}"]
+        if part == "tally":
+            assert_allclose(fast[0], slow[0], rtol=1e-4)
+            assert_array_equal(fast[1:], slow[1:], "examples, kept")
+        else:
+            assert_allclose(fast, slow, rtol=1e-4, atol=1e-6, err_msg=part)
+            assert not fast[:, PROBLEMS[name].dim :].any(), f"{part}: padding moved"
+
+
+def test_problems_saturate():
+    """Or a sigmoid cut off at 6, 8 or 80 would go unseen."""
+    for name, largest in {"sg-saturated-centers2": 30, "cbow-sum-saturated-centers2": 30, "far-saturated": 300}.items():
+        arguments = PROBLEMS[name].arguments(np.float64)
+        assert np.abs(arguments["w_in"] @ arguments["w_out"].T).max() > largest
+
+
+def slope(f, x, h=1e-5):
+    """Central differences of f at x, in place and put back."""
+    gradient = np.zeros_like(x)
+    for i in np.ndindex(x.shape):
+        middle = x[i]
+        x[i] = middle + h
+        above = f()
+        x[i] = middle - h
+        gradient[i] = (above - f()) / (2 * h)
+        x[i] = middle
+    return gradient
+
+
+def test_logistic_step_follows_the_gradient_of_its_loss():
+    rng = np.random.default_rng(0)
+    x, y = 2 * rng.standard_normal((3, 5)), 2 * rng.standard_normal((4, 5))
+    weight, label = rng.integers(0, 3, (3, 4)) * 0.7, rng.random((3, 4)).round()
+    dx, dy, _ = reference.logistic_step(x, y, weight, label, lr=1.0)
+    for move, values in ((dx, x), (dy, y)):
+        gradient = slope(lambda: reference.logistic_step(x, y, weight, label, lr=0.0)[2], values)
+        assert_allclose(move, -gradient, rtol=1e-6, atol=1e-8)
+
+
+def stated_loss(model, batch, kind, mean):
+    """The loss of a batch, summed pair by pair as the papers write it: -log p for a word, -log(1 - p) for a draw."""
+
+    def softplus(x):
+        return np.log1p(np.exp(-abs(x))) + max(x, 0.0)
+
+    def output(hidden, word, drawn):
+        loss = 0.0
+        if model.w_nodes is not None:
+            for j in range(model.tree.offsets[word], model.tree.offsets[word + 1]):
+                score = hidden @ model.w_nodes[model.tree.nodes[j]]
+                loss += softplus(score if model.tree.codes[j] else -score)
+        if model.w_out is not None:
+            loss += softplus(-hidden @ model.w_out[word])
+            loss += sum(model.scale * softplus(hidden @ model.w_out[k]) for k in drawn if k != word)
+        return loss
+
+    total = 0.0
+    for center in range(batch.first, batch.last):
+        word = batch.sentence[center]
+        near = [p for p in range(len(batch.sentence)) if p != center and abs(p - center) <= batch.radius]
+        rows = [model.w_in[batch.sentence[p]] for p in near]
+        if kind == "sg":
+            total += sum(output(row, word, batch.drawn) for row in rows)
+        elif kind == "pairs":
+            total += sum(output(row, word, drawn) for row, drawn in zip(rows, batch.drawn, strict=True))
+        elif rows:
+            total += output(sum(rows) / (len(rows) if mean else 1), word, batch.drawn)
+    return total
+
+
+@pytest.mark.parametrize("output", ["ns", "hs", "both"])
+@pytest.mark.parametrize("centers", [1, 3])
+@pytest.mark.parametrize("kind", WINDOWS)
+def test_a_batch_follows_the_gradient_of_its_stated_loss(kind, centers, output):
+    """CBOW's inputs move by a factor, count for the mean and 1 / count for the sum, as word2vec.c has it."""
+    if centers > 1 and (output != "ns" or kind == "pairs"):
+        pytest.skip("paths and pairs have one center")
+    rng = np.random.default_rng(5)
+    words, dim, radius = 5, 3, 2
+    w_in, w_out, w_nodes = (rng.standard_normal((n, dim)) for n in (words, words, words - 1))
+    # Words repeat in the window. One center or three in the middle: each has 2 * radius words about it.
+    sentence = np.array([0, 1, 2, 3, 1, 0, 2, 4, 4])
+    drawn = np.array([2, 2, 0, 4])  # one draw stands twice, some are centers
+    if kind == "pairs":
+        sentence, radius, drawn = np.array([0, 1]), 1, drawn[None, :]  # one pair: pairs move before the next one looks
+    first = 0 if kind == "pairs" else 3
+    model = reference.Model(
+        w_in,
+        None if output == "hs" else w_out,
+        None if output == "ns" else w_nodes,
+        reference.HuffmanTree(np.array([9, 5, 5, 2, 1])),
+        scale=0.6,
+        lr=1.0,
+    )
+    batch = reference.Batch(sentence, first, first + centers, radius, drawn)
+    mean = kind == "cbow-mean"
+    tables = [t for t in (w_in, model.w_out, model.w_nodes) if t is not None]
+    slopes = [slope(lambda: stated_loss(model, batch, kind, mean), t) for t in tables]
+    before, stated = [t.copy() for t in tables], stated_loss(model, batch, kind, mean)
+    if kind == "sg":
+        loss, examples = reference.skip_gram_batch(model, batch)
+    elif kind == "pairs":
+        loss, examples = reference.skip_gram_pairs(model, batch)
+    else:
+        loss, examples = reference.cbow_batch(model, batch, mean)
+    assert_allclose(loss, stated, rtol=1e-12)
+    assert examples == {"sg": 2 * radius * centers, "pairs": 1}.get(kind, centers)
+    factors = {"cbow-mean": 2 * radius, "cbow-sum": 1 / (2 * radius)}
+    for i, (table, old, gradient) in enumerate(zip(tables, before, slopes, strict=True)):
+        factor = factors.get(kind, 1.0) if i == 0 else 1.0
+        assert np.abs(gradient).max() > 0.01
+        assert_allclose(table - old, -factor * gradient, rtol=1e-6, atol=1e-8)
+
+
+LONG = {kind: Problem(dim=20, words=300, tokens=3000, window=5, **how) for kind, how in WINDOWS.items()}
+LONG["hs"] = replace(LONG["sg"], hs=True)
+LONG["centers"] = replace(LONG["sg"], centers=4, drawn=8, subsampled=True)
+
+
+def blocks_of(size, tokens):
+    return np.append(np.arange(0, tokens, size), tokens)
+
+
+def trained(problem, **changed):
+    arguments = {**problem.arguments(), "blocks": blocks_of(100, problem.tokens), "last_block": 30, **changed}
+    tally = kernels.train_sequences(**arguments)
+    return tally, {name: arguments[name] for name in ("w_in", "w_out", "w_nodes") if arguments[name] is not None}
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_one_thread_and_a_seed_give_the_same_bits(kind):
+    tally, tables = trained(LONG[kind])
+    again, tables_again = trained(LONG[kind])
+    assert tally == again
+    for name, table in tables.items():
+        assert table.tobytes() == tables_again[name].tobytes()
+    for changed in ({"seed": 2}, {"epoch": 4}):
+        _, others = trained(LONG[kind], **changed)
+        assert not np.array_equal(tables["w_in"], others["w_in"])
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_slices_of_an_epoch_give_the_bits_of_one_call(kind):
+    tally, tables = trained(LONG[kind])
+    parts, sliced = trained(LONG[kind], last_block=3)
+    for first, last in ((3, 3), (3, 17), (17, 30)):
+        part, _ = trained(LONG[kind], first_block=first, last_block=last, **sliced)
+        parts = tuple(np.add(parts, part))
+    assert parts[1:] == tally[1:]
+    assert_allclose(parts[0], tally[0], rtol=1e-12)
+    for name, table in tables.items():
+        assert table.tobytes() == sliced[name].tobytes()
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_threads_see_the_same_examples(kind):
+    tally, _ = trained(LONG[kind])
+    for threads in (2, 50):  # 50: more than there are blocks
+        several, _ = trained(LONG[kind], threads=threads)
+        assert several[1:] == tally[1:]
+        assert_allclose(several[0], tally[0], rtol=0.03)
+
+
+def test_an_empty_run_changes_nothing():
+    problem = Problem(tokens=0)
+    before = problem.arguments()
+    for blocks in ([0], [0, 0], []):
+        arguments = {**problem.arguments(), "blocks": np.array(blocks, np.int64), "last_block": max(len(blocks) - 1, 0)}
+        assert kernels.train_sequences(**arguments) == (0.0, 0, 0)
+        assert_array_equal(arguments["w_in"], before["w_in"])
+
+
+def misaligned(a):
+    memory = np.zeros(a.nbytes + 64 + 4, np.uint8)
+    start = -memory.ctypes.data % 64 + (4 if a.dtype == np.float32 else 1)
+    view = memory[start : start + a.nbytes].view(a.dtype).reshape(a.shape)
+    view[:] = a
+    return view
+
+
+def read_only(a):
+    a = a[:]
+    a.flags.writeable = False
+    return a
+
+
+WRONG = {
+    "dtype": lambda a: a.astype(np.float64 if a.dtype == np.float32 else np.int16),
+    "byte order": lambda a: a.astype(a.dtype.newbyteorder()),
+    "rank": lambda a: a[None],
+    "no rank": lambda a: a.reshape(-1)[0:1].reshape(()),
+    "stride": lambda a: np.repeat(a, 2, axis=0)[::2],
+    "alignment": misaligned,
+}
+WRONG_WEIGHTS = {
+    "read-only": read_only,
+    "columns": lambda a: a[:, :8].copy(),
+    "width of a row": lambda a: a[:, :8],
+    "transposed": lambda a: np.asfortranarray(np.hstack([a, a])),
+}
+
+
+@pytest.mark.parametrize("wrong", [*WRONG, *WRONG_WEIGHTS])
+@pytest.mark.parametrize("name", ["w_in", "w_out", "w_nodes", "ids", "offsets", "blocks", "keep"])
+def test_an_array_that_does_not_fit_is_refused_by_name(name, wrong):
+    arguments = Problem(hs=True, subsampled=True).arguments()
+    if wrong in WRONG_WEIGHTS and not name.startswith("w_"):
+        pytest.skip("of weights")
+    arguments[name] = {**WRONG, **WRONG_WEIGHTS}[wrong](arguments[name])
+    with pytest.raises(ValueError, match=f"^{name}: expected"):
+        kernels.train_sequences(**arguments)
+
+
+def test_the_arrays_of_the_refusals_above_do_fit():
+    assert kernels.train_sequences(**Problem(hs=True, subsampled=True).arguments())[1] > 0
+
+
+BAD = {
+    "ids: negative": ("ids", {"ids": lambda a: np.where(np.arange(80) == 50, -1, a).astype(np.int32)}),
+    "ids: too large": ("ids", {"ids": lambda a: np.where(np.arange(80) == 79, 12, a).astype(np.int32)}),
+    "blocks: descend": ("blocks", {"blocks": [0, 40, 30, 80]}),
+    "blocks: negative": ("blocks", {"blocks": [-1, 40, 80]}),
+    "blocks: past the ids": ("blocks", {"blocks": [0, 40, 81]}),
+    "blocks: far past the ids": ("blocks", {"blocks": [0, 2**62]}),
+    "first_block: negative": ("blocks", {"first_block": -1}),
+    "last_block: too large": ("blocks", {"last_block": 5}),
+    "last_block: before the first": ("blocks", {"first_block": 3, "last_block": 2}),
+    "offsets: none": ("offsets", {"offsets": []}),
+    "keep: short": ("keep", {"keep": lambda a: np.zeros(11, np.uint32)}),
+    "w_out: rows": ("w_out", {"w_out": lambda a: kernels.weight_table(11, 8)}),
+    "w_out: columns": ("w_out", {"w_out": lambda a: kernels.weight_table(12, 20)}),
+    "w_nodes: rows": ("w_nodes", {"w_nodes": lambda a: kernels.weight_table(10, 8), "tree": "tree"}),
+    "w_nodes: columns": ("w_nodes", {"w_nodes": lambda a: kernels.weight_table(11, 20), "tree": "tree"}),
+    "w_nodes: no tree": ("w_nodes", {"w_nodes": lambda a: kernels.weight_table(11, 8)}),
+    "w_nodes: centers": ("centers", {"w_nodes": lambda a: kernels.weight_table(11, 8), "tree": "tree", "centers": 2}),
+    "tree: other words": (
+        "tree",
+        {"w_nodes": lambda a: kernels.weight_table(11, 8), "tree": lambda a: kernels.HuffmanTree(np.arange(13, 0, -1))},
+    ),
+    "w_out: missing": ("w_out", {"w_out": lambda a: None}),
+    "w_out and w_nodes: missing": ("w_out and w_nodes", {"w_out": lambda a: None, "drawn": 0}),
+    "noise: missing": ("noise", {"noise": lambda a: None}),
+    "noise: too many words": ("noise", {"noise": lambda a: kernels.NoiseTable(np.ones(13))}),
+    "centers: 0": ("centers", {"centers": 0}),
+    "centers: too many": ("centers", {"centers": kernels.MAX_CENTERS + 1}),
+    "centers: of pairs": ("centers", {"centers": 2, "shared": False}),
+    "drawn: negative": ("drawn", {"drawn": -1}),
+    "drawn: overflows": ("drawn", {"drawn": 2**31 - 1}),
+    "window: 0": ("window", {"window": 0}),
+    "window: overflows": ("window", {"window": 2**31 - 1}),
+    "threads: 0": ("threads", {"threads": 0}),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_value_is_refused_by_name(case):
+    named, changed = BAD[case]
+    arguments = Problem().arguments()
+    for name, value in changed.items():
+        if callable(value):
+            value = value(arguments[name])
+        elif isinstance(value, list):
+            value = np.array(value, np.int64)
+            arguments["last_block"] = max(len(value) - 1, 1) if name == "blocks" else 4
+        elif value == "tree":
+            value = kernels.HuffmanTree(np.arange(12, 0, -1))
+        arguments[name] = value
+    before = arguments["w_in"].copy()
+    with pytest.raises(ValueError, match=named):
+        kernels.train_sequences(**arguments)
+    assert_array_equal(arguments["w_in"], before)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"ids": [0, 1]},
+        {"w_in": None},
+        {"window": 2.5},
+        {"window": "5"},
+        {"seed": -1},
+        {"seed": 2**64},
+        {"noise": [1.0]},
+    ],
+    ids=str,
+)
+def test_a_value_of_another_type_is_refused(changed):
+    with pytest.raises(TypeError, match=next(iter(changed))):
+        kernels.train_sequences(**{**Problem().arguments(), **changed})
+
+
+@pytest.mark.parametrize("offsets", [[0, 10**9], [-5, -3], [5, 3], [0, 2**62, -(2**62), 80], [100, 200]])
+def test_offsets_that_make_no_sense_do_not_crash(offsets):
+    arguments = {**Problem(subsampled=True).arguments(), "offsets": np.array(offsets, np.int64)}
+    assert kernels.train_sequences(**arguments)[2] <= 80
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits memory as Linux does")
+def test_threads_that_do_not_start_are_an_error_not_an_abort():
+    script = (
+        "import resource\n"
+        "from embfast import kernels\n"
+        "from problems import Problem\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))\n"  # 4096 stacks of 8 MB do not fit
+        "arguments = {**Problem().arguments(), 'threads': 4096}\n"
+        "try:\n"
+        "    kernels.train_sequences(**arguments)\n"
+        "except (RuntimeError, MemoryError) as error:\n"
+        "    print('refused', error)\n"
+    )
+    if "asan" in os.environ.get("LD_PRELOAD", ""):
+        pytest.skip("AddressSanitizer needs more address space than that")
+    root = Path(embfast.__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(Path(__file__).parent)])}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("refused")

@@ -67,9 +67,8 @@ def command(name: str, **options: Any) -> Callable[[Callable[..., None]], Callab
             except KeyboardInterrupt as stop:
                 say(f"interrupted{stop}", "red")
                 raise typer.Exit(130) from None
-            except BrokenPipeError:  # the reader of our output, head say, has gone
-                sys.stderr.close()
-                raise typer.Exit(141) from None
+            except BrokenPipeError:  # the reader of our output, head say, has gone: typer leaves without a word
+                raise
             except KeyError as error:
                 say(str(error.args[0]), "red")
                 raise typer.Exit(2) from None
@@ -540,12 +539,14 @@ def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) ->
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title), title_justify="left")
+    table = Table()
     for i, column in enumerate(columns):
         table.add_column(column, justify="right" if i else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    Console().print(table)
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(title, style="bold", markup=False)
+    console.print(table, soft_wrap=False)
 
 
 @command("evaluate")

@@ -218,10 +218,10 @@ def main(argv: list[str] | None = None) -> None:
                 "flop_per_word": flop / args.tokens,
             }
             results.append(row)
+            extremes = f"({row['least'] / 1e6:.3f}, {row['most'] / 1e6:.3f})"
             print(
-                f"{name:18} {dim:4} {row['words_per_cpu_s'] / 1e6:14.3f} "
-                f"{'({:.3f}, {:.3f})'.format(row['least'] / 1e6, row['most'] / 1e6):>16} {row['flop_per_s'] / 1e9:8.1f} "
-                f"{100 * row['of_peak']:6.1f} % {row['flop_per_word']:10,.0f}"
+                f"{name:18} {dim:4} {row['words_per_cpu_s'] / 1e6:14.3f} {extremes:>16} "
+                f"{row['flop_per_s'] / 1e9:8.1f} {100 * row['of_peak']:6.1f} % {row['flop_per_word']:10,.0f}"
             )
     settings = {name: value for name, value in vars(args).items() if name != "json"}
     result = {"settings": settings, "isa": kernels.isa(), "limits": limits, "kernels": results}

@@ -474,7 +474,7 @@ def show(rows: list[dict[str, Any]], title: str) -> None:
     (console if console.is_terminal else Console(width=200)).print(table)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--text", type=Path, default=DATA / "wiki-en-2015" / "corpus.txt.xz", help="plain or .xz")
@@ -495,7 +495,7 @@ def main(arguments: list[str] | None = None) -> None:
     part.add_argument("--speed", action="store_true", help="only the speed")
     part.add_argument("--quality", action="store_true", help="only the quality (and the speed of those runs)")
     add("--json", type=Path, help="by default bench/results/word2vec-<date>.json; written after every round")
-    args = parser.parse_args(arguments)
+    args = parser.parse_args(argv)
 
     programs = [ours("embfast", True), ours("embfast pairs", False), *installed(args.rivals_python)]
     programs = [p for p in programs if p.name not in args.leave_out]

@@ -14,6 +14,7 @@
 #include "check.h"
 #include "huffman.h"
 #include "isa.h"
+#include "roofline.h"
 #include "sequences.h"
 #include "text.h"
 
@@ -348,6 +349,28 @@ void bind_sequences(py::module_& m) {
       "tokens_before"_a, "tokens_total"_a, "threads"_a);
 }
 
+// The machine --------------------------------------------------------------------------------------------------------
+
+void bind_roofline(py::module_& m) {
+  m.def(
+      "fma_peak",
+      [](double seconds) {
+        py::gil_scoped_release no_gil;
+        return EMBFAST_CHOOSE(fma_peak)(seconds);
+      },
+      "seconds"_a, "FLOP/s of one core that does multiply-adds in registers alone, each counted as two.");
+  m.def(
+      "read_bandwidth",
+      [](const py::array& numbers, double seconds) {
+        const float* p = check::vector<float>(numbers, "numbers");
+        const int64_t n = numbers.shape(0);
+        if (n == 0 || n % 1024) throw py::value_error("numbers: expected a positive multiple of 1024 numbers");
+        py::gil_scoped_release no_gil;
+        return EMBFAST_CHOOSE(read_bandwidth)(p, n, seconds);
+      },
+      "numbers"_a, "seconds"_a, "Bytes/s of one core that reads these float32 numbers again and again.");
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
@@ -356,4 +379,5 @@ PYBIND11_MODULE(_cpu, m) {
   bind_text(m);
   bind_tables(m);
   bind_sequences(m);
+  bind_roofline(m);
 }

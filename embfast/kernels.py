@@ -20,6 +20,8 @@ HuffmanTree = _cpu.HuffmanTree
 MAX_CENTERS = _cpu.max_centers
 isa = _cpu.isa
 train_sequences = _cpu.train_sequences
+fma_peak = _cpu.fma_peak
+read_bandwidth = _cpu.read_bandwidth
 
 
 def padded(dim: int) -> int:

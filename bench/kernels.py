@@ -1,0 +1,236 @@
+"""The training kernels alone, on one core, against what the core can do at most.
+
+python -m bench.kernels
+python -m bench.kernels --dims 100 --tokens 500000 --repeats 3
+EMBFAST_ISA=avx2 python -m bench.kernels
+
+The text is drawn from Zipf's law; window 5, 5 negatives, sample 1e-3, and the batches that Word2Vec would make. Kernels
+take turns; times are CPU seconds, medians over --repeats. Every kernel is held against the numpy reference first.
+
+Useful FLOPs: each pair of an input and an output row costs three multiply-adds per number (score, and a move of either
+row), each counted as two; CBOW adds up its window and hands the gradient back, one addition each per number and pair of
+center and context. Words that stand twice in a batch count as two rows, though the kernel merges them. The peak is of
+multiply-adds in registers alone; bandwidths are of reading, from memory of half the size of L1, L2 and L3, and of DRAM.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.machine import machine_and_commit
+from embfast import kernels, reference
+from embfast.training import initial_weights, make_blocks
+from embfast.word2vec import keep_thresholds, noise_weights, sharing
+
+WINDOW, NEGATIVES, SAMPLE, DOCUMENT = 5, 5, 1e-3, 1000
+SEED, EPOCH = 1, 0
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A mode of kernels.train_sequences."""
+
+    cbow: bool = False
+    hs: bool = False
+    negatives_shared: bool = True
+
+
+KERNELS = {
+    "skip-gram": Kernel(),
+    "skip-gram, pairs": Kernel(negatives_shared=False),
+    "CBOW": Kernel(cbow=True),
+    "skip-gram, hs": Kernel(hs=True),
+}
+
+
+class Text:
+    """Ids drawn from Zipf's law, frequent words first, in documents of DOCUMENT tokens."""
+
+    def __init__(self, n_tokens: int, n_words: int) -> None:
+        rng = np.random.default_rng(SEED)
+        share = 1.0 / np.arange(1, n_words + 1)
+        drawn = np.searchsorted(np.cumsum(share) / share.sum(), rng.random(n_tokens)).clip(max=n_words - 1)
+        counts = np.bincount(drawn, minlength=n_words)
+        order = np.argsort(-counts, kind="stable")
+        rank = np.empty(n_words, np.int32)
+        rank[order] = np.arange(n_words, dtype=np.int32)
+        self.ids, self.counts = rank[drawn], np.maximum(counts[order], 1)
+        self.offsets = np.minimum(np.arange(0, n_tokens + DOCUMENT, DOCUMENT), n_tokens)
+        self.blocks = make_blocks(self.offsets)
+        self.keep = keep_thresholds(self.counts, SAMPLE)
+
+
+def arguments(kernel: Kernel, text: Text, dim: int, how: Any = kernels, spread: float = 0.0) -> dict[str, Any]:
+    """Of train_sequences, with fresh weights; `spread` in all tables makes for scores that are not near zero."""
+    n, dtype = len(text.counts), np.float32 if how is kernels else np.float64
+    tables = {"w_in": n, "w_out": None if kernel.hs else n, "w_nodes": n - 1 if kernel.hs else None}
+    rng = np.random.default_rng(SEED)
+    for name, rows in tables.items():
+        if rows is not None:
+            table = kernels.weight_table(rows, dim)
+            initial_weights(table, dim, SEED) if name == "w_in" else table.fill(0.0)
+            if spread:
+                table[:, :dim] = spread * rng.standard_normal((rows, dim))
+            tables[name] = table.astype(dtype) if dtype != np.float32 else table
+    share = sharing(kernel.cbow, kernel.hs, 0 if kernel.hs else NEGATIVES, kernel.negatives_shared)
+    return {
+        **tables,
+        "ids": text.ids,
+        "offsets": text.offsets,
+        "blocks": text.blocks,
+        "first_block": 0,
+        "last_block": len(text.blocks) - 1,
+        "keep": text.keep,
+        "noise": None if kernel.hs else how.NoiseTable(noise_weights(text.counts, 0.75)),
+        "tree": how.HuffmanTree(text.counts) if kernel.hs else None,
+        "window": WINDOW,
+        "shrink": True,
+        "cbow": kernel.cbow,
+        "mean": True,
+        **share._asdict(),
+        "seed": SEED,
+        "epoch": EPOCH,
+        "lr_first": 0.025,
+        "lr_last": 0.025,
+        "tokens_before": 0,
+        "tokens_total": len(text.ids),
+        "threads": 1,
+    }
+
+
+def check(kernel: Kernel, dim: int) -> None:
+    """A fast wrong answer is not a result."""
+    text = Text(400, 60)
+    fast, slow = (arguments(kernel, text, dim, how, spread=dim**-0.25) for how in (kernels, reference))
+    np.testing.assert_allclose(kernels.train_sequences(**fast), reference.train_sequences(**slow), rtol=1e-4)
+    for name in ("w_in", "w_out", "w_nodes"):
+        if fast[name] is not None:
+            np.testing.assert_allclose(fast[name], slow[name], rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def work(kernel: Kernel, text: Text, dim: int) -> dict[str, int]:
+    """Examples of a pass and their useful FLOPs, from the same draws as the kernel's."""
+    share = sharing(kernel.cbow, kernel.hs, 0 if kernel.hs else NEGATIVES, kernel.negatives_shared)
+    keep = reference.Stream(SEED, EPOCH, reference.Purpose.SUBSAMPLE)
+    width = reference.Stream(SEED, EPOCH, reference.Purpose.WINDOW)
+    paths = np.diff(kernels.HuffmanTree(text.counts).offsets) if kernel.hs else None
+    centers = contexts = rows = nodes = 0
+    for begin, end in zip(text.blocks[:-1].tolist(), text.blocks[1:].tolist(), strict=True):
+        kept = 0
+        for sentence in reference.subsample(
+            text.ids, text.offsets[text.offsets >= begin][:64], begin, end, text.keep, keep
+        ):
+            n = len(sentence)
+            if n == 0:
+                continue
+            center = np.arange(n)
+            batch = center // share.centers
+            first = batch * share.centers
+            radius = 1 + reference.below(width(begin + kept + first), WINDOW)
+            near = np.minimum(center + radius, n - 1) - np.maximum(center - radius, 0)
+            last = np.minimum(first + share.centers, n) - 1
+            reach = np.minimum(last + radius, n - 1) - np.maximum(first - radius, 0) + 1
+            contexts += int(near.sum())
+            centers += int((near > 0).sum())
+            rows += int((reach - (share.centers == 1))[center == first].sum())
+            if paths is not None:
+                nodes += int((near * paths[sentence]).sum())
+            kept += n
+    if kernel.cbow:
+        pairs, additions = centers * (1 + share.drawn), 2 * contexts
+    elif kernel.hs:
+        pairs, additions = nodes, 0
+    elif kernel.negatives_shared:
+        pairs, additions = contexts + rows * share.drawn, 0
+    else:
+        pairs, additions = contexts * (1 + share.drawn), 0
+    return {"examples": centers if kernel.cbow else contexts, "flop": dim * (6 * pairs + additions)}
+
+
+def roofline(seconds: float) -> dict[str, float]:
+    """FLOP/s and bytes/s of one core, from `seconds` of each; sizes that are not told are those of a common machine."""
+    bytes_of = {"L1": 32 << 10, "L2": 1 << 20, "L3": 16 << 20}
+    cache = Path("/sys/devices/system/cpu/cpu0/cache")
+    for index in cache.glob("index*"):
+        if (index / "type").read_text().strip() != "Instruction":
+            size = int((index / "size").read_text().strip().removesuffix("K")) << 10
+            bytes_of[f"L{(index / 'level').read_text().strip()}"] = size
+    sizes = {name: size // 2 for name, size in bytes_of.items() if name in ("L1", "L2", "L3")}
+    sizes["DRAM"] = max(4 * bytes_of["L3"], 256 << 20)
+    numbers = kernels.weight_table(1, sizes["DRAM"] // 4).ravel()
+    numbers[:] = 1.0  # memory that nobody wrote to is one page of zeros
+    return {
+        "fma_flop_per_s": kernels.fma_peak(seconds),
+        **{
+            f"{name}_bytes_per_s": kernels.read_bandwidth(numbers[: n // 4096 * 1024], seconds)
+            for name, n in sizes.items()
+        },
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dims", type=int, nargs="+", default=[100, 300])
+    parser.add_argument("--tokens", type=int, default=2_000_000)
+    parser.add_argument("--words", type=int, default=70_000)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.0, help="for each limit of the machine")
+    parser.add_argument("--json", type=Path, help="also write the results here")
+    args = parser.parse_args(argv)
+
+    limits = roofline(args.seconds)
+    peak = limits["fma_flop_per_s"]
+    bandwidths = ", ".join(f"{k.split('_')[0]} {v / 1e9:.0f}" for k, v in limits.items() if k.endswith("bytes_per_s"))
+    print(f"{kernels.isa()}, one core: {peak / 1e9:.1f} GFLOP/s of multiply-adds; reads GB/s: {bandwidths}\n")
+    print(
+        f"{'':18} {'D':>4} {'M words/CPU s':>14} {'(least, most)':>16} {'GFLOP/s':>8} {'of peak':>8} {'FLOP/word':>10}"
+    )
+    text, results = Text(args.tokens, args.words), []
+    for dim in args.dims:
+        problems = {}
+        for name, kernel in KERNELS.items():
+            check(kernel, dim)
+            problems[name] = (arguments(kernel, text, dim), work(kernel, text, dim))
+        seconds: dict[str, list[float]] = {name: [] for name in problems}
+        for _ in range(args.repeats):
+            for name, (problem, amount) in problems.items():
+                begin = time.process_time()
+                _, examples, _ = kernels.train_sequences(**problem)
+                seconds[name].append(time.process_time() - begin)
+                assert examples == amount["examples"], (name, examples, amount)
+        for name, (_, amount) in problems.items():
+            times, flop = seconds[name], amount["flop"]
+            middle = statistics.median(times)
+            row = {
+                "kernel": name,
+                "dim": dim,
+                "words_per_cpu_s": args.tokens / middle,
+                "least": args.tokens / max(times),
+                "most": args.tokens / min(times),
+                "flop_per_s": flop / middle,
+                "of_peak": flop / middle / peak,
+                "flop_per_word": flop / args.tokens,
+            }
+            results.append(row)
+            extremes = f"({row['least'] / 1e6:.3f}, {row['most'] / 1e6:.3f})"
+            print(
+                f"{name:18} {dim:4} {row['words_per_cpu_s'] / 1e6:14.3f} {extremes:>16} "
+                f"{row['flop_per_s'] / 1e9:8.1f} {100 * row['of_peak']:6.1f} % {row['flop_per_word']:10,.0f}"
+            )
+    settings = {name: value for name, value in vars(args).items() if name != "json"}
+    result = {"settings": settings, "isa": kernels.isa(), "limits": limits, "kernels": results}
+    result["machine"] = machine_and_commit()
+    print("\n" + json.dumps(result))
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

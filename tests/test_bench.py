@@ -1,0 +1,142 @@
+"""The benchmarks on tiny inputs: that they run, and that their figures hang together."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from bench import kernels as bench_kernels
+from bench import word2vec as bench_word2vec
+from embfast import kernels
+
+REPORT = "Vocab size: {}\nWords in train file: 100000\n\rAlpha: 0.001  Progress: {}%  Words/thread/sec: 50.00k  "
+
+
+@pytest.fixture
+def text(tmp_path):
+    """60 lines of 500 words, w0 to w99."""
+    ids = np.random.default_rng(0).integers(0, 100, (60, 500))
+    path = tmp_path / "text.txt"
+    path.write_text("".join(" ".join(f"w{i}" for i in line) + "\n" for line in ids.tolist()))
+    return path
+
+
+@pytest.fixture
+def sets(tmp_path, monkeypatch):
+    """Evaluation sets on the words of text."""
+    folder = tmp_path / "data" / "eval"
+    folder.mkdir(parents=True)
+    (folder / "questions-words.txt").write_text(": some\nw0 w1 w2 w3\nw4 w5 w6 w7\n")
+    for name in bench_word2vec.SETS.values():
+        (folder / name).write_text("w1\tw2\t3.5\nw3\tw4\t1\nw5\tw6\t2\n")
+    monkeypatch.setattr(bench_word2vec, "DATA", tmp_path / "data")
+
+
+def fake_original(words, progress):
+    """A program that only prints what word2vec.c prints."""
+    printed = REPORT.format(words + 1, progress)
+    command = [sys.executable, "-c", f"print({printed!r})"]
+    return bench_word2vec.Program(
+        bench_word2vec.ORIGINAL, lambda text, output, task: command, bench_word2vec.read_original
+    )
+
+
+def run_word2vec(tmp_path, text, *options):
+    path = tmp_path / "results" / "out.json"
+    common = ["--text", text, "--words", "20000", "--dims", "16", "--repeats", "1", "--json", path]
+    bench_word2vec.main([str(word) for word in (*common, *options)])
+    return json.loads(path.read_text())
+
+
+def test_word2vec_measures_speed_and_quality(tmp_path, text, sets, monkeypatch, capsys):
+    monkeypatch.setattr(bench_word2vec, "installed", lambda pythons: [])
+    result = run_word2vec(tmp_path, text, "--epochs", "2", "--seeds", "2")
+    assert {"cpu", "commit", "date"} <= set(result["machine"])
+    assert len(result["rows"]) == 5  # skip-gram and CBOW shared and not; hs
+    assert len(result["runs"]["speed"]) == 2 * 5
+    assert len(result["runs"]["quality"]) == 2 * 5
+    for row in result["rows"]:
+        speed = row["words_per_cpu_s"]
+        assert 0 < speed["least"] <= speed["median"] <= speed["most"]
+        assert set(row["words_per_s"]) == {"1", "2"}
+        assert set(row["quality"]) == {"analogy", "WS353", "SimLex", "MEN"}
+        assert all(-100 <= score["mean"] <= 100 for score in row["quality"].values())
+        assert 10 < row["rss_mb"] < 1000
+        assert row["loss"] > 0
+        assert row["times_word2vec_c"] is None
+    for run in result["runs"]["speed"]:
+        assert (run["words"], run["tokens"]) == (100, 20_000)
+        assert 0 < run["training_cpu_s"] <= run["cpu_s"]
+        assert run["training_wall_s"] <= run["wall_s"]
+    table = capsys.readouterr().out
+    assert "embfast pairs" in table
+    assert "MEN" in table
+
+
+def test_word2vec_takes_the_ratio_to_the_original(tmp_path, text, monkeypatch):
+    monkeypatch.setattr(bench_word2vec, "installed", lambda pythons: [fake_original(100, "99.00")])
+    result = run_word2vec(tmp_path, text, "--speed", "--modes", "skipgram", "--repeats", "2")
+    rows = {row["program"]: row for row in result["rows"]}
+    # 100,000 words, with those of other lines, at 50,000 a second; 20,000 of them are the vocabulary's
+    assert rows["word2vec.c"]["words_per_cpu_s"]["median"] == pytest.approx(10_000)
+    assert rows["word2vec.c"]["times_word2vec_c"]["median"] == 1
+    ours = rows["embfast"]
+    assert ours["times_word2vec_c"]["least"] == pytest.approx(ours["words_per_cpu_s"]["least"] / 10_000)
+
+
+def test_word2vec_leaves_out_a_rival_that_stopped_early(tmp_path, text, monkeypatch, capsys):
+    monkeypatch.setattr(bench_word2vec, "installed", lambda pythons: [fake_original(100, "50.00")])
+    result = run_word2vec(tmp_path, text, "--speed", "--modes", "cbow", "--threads", "1")
+    assert {row["program"] for row in result["rows"]} == {"embfast", "embfast pairs"}
+    assert "no end of training" in capsys.readouterr().err
+
+
+def test_word2vec_refuses_another_vocabulary(tmp_path, text, monkeypatch):
+    monkeypatch.setattr(bench_word2vec, "installed", lambda pythons: [fake_original(99, "99.00")])
+    with pytest.raises(RuntimeError, match="vocabularies of different sizes"):
+        run_word2vec(tmp_path, text, "--speed", "--modes", "hs", "--threads", "1")
+
+
+def test_texts_are_shuffled_by_line_and_broken(tmp_path):
+    lines = [" ".join(f"l{i}w{j}" for j in range(2500)) + "\n" for i in range(5)]
+    plain = bench_word2vec.write_text(tmp_path / "plain", lines, None).read_text()
+    assert plain.split() == "".join(lines).split()
+    assert [len(line.split()) for line in plain.splitlines()] == 5 * [1000, 1000, 500]
+    shuffled = [bench_word2vec.write_text(tmp_path / f"{s}", lines, s).read_text() for s in (1, 1, 2)]
+    assert shuffled[0] == shuffled[1] != shuffled[2]
+    assert all(sorted(s.splitlines()) == sorted(plain.splitlines()) for s in shuffled)
+
+
+def test_kernels_stay_below_the_roofline(tmp_path, capsys):
+    path = tmp_path / "kernels.json"
+    small = ["--dims", "32", "--tokens", "30000", "--words", "500", "--repeats", "3", "--seconds", "0.05"]
+    bench_kernels.main([*small, "--json", str(path)])
+    result = json.loads(path.read_text())
+    limits = result["limits"]
+    assert limits["L1_bytes_per_s"] > limits["DRAM_bytes_per_s"] > 1e8
+    assert {row["kernel"] for row in result["kernels"]} == set(bench_kernels.KERNELS)
+    for row in result["kernels"]:
+        assert 0 < row["of_peak"] < 1
+        assert 0 < row["least"] <= row["words_per_cpu_s"] <= row["most"]
+        assert row["flop_per_s"] == pytest.approx(row["flop_per_word"] * row["words_per_cpu_s"])
+    assert "GFLOP/s" in capsys.readouterr().out
+
+
+def test_kernels_are_checked_before_they_are_timed(monkeypatch):
+    def wrong(**arguments):
+        tally = kernels_train(**arguments)
+        arguments["w_in"][0] *= 1.01
+        return tally
+
+    kernels_train = kernels.train_sequences
+    bench_kernels.check(bench_kernels.KERNELS["skip-gram"], 16)
+    monkeypatch.setattr(kernels, "train_sequences", wrong)
+    with pytest.raises(AssertionError, match="w_in"):
+        bench_kernels.check(bench_kernels.KERNELS["skip-gram"], 16)
+
+
+@pytest.mark.parametrize("n", [0, 1000])
+def test_read_bandwidth_refuses_odd_sizes(n):
+    with pytest.raises(ValueError, match="multiple of 1024"):
+        kernels.read_bandwidth(np.zeros(n, np.float32), 0.01)

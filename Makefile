@@ -1,4 +1,5 @@
 # make demo: word vectors of the CIA World Factbook.  make test: everything the tests know.
+# make bench ARGS="--help": beside word2vec.c, gensim and fastText; the whole of it takes hours.
 # Needs python3 with venv, and a C++20 compiler; CMake comes from PyPI.  PYTHON=python3.12 make ... takes another python.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -17,7 +18,7 @@ test: .venv/test.extra
 	$(BIN)/python -m pytest
 
 bench: .venv/bench.extra
-	$(BIN)/python -m bench.word2vec
+	$(BIN)/python -m bench.word2vec $(ARGS)
 
 lint: .venv/lint.extra
 	$(BIN)/ruff check .

@@ -143,6 +143,26 @@ EMBFAST_INLINE void update_block(const Block& b) {
   }
 }
 
+// The same for one input row whose output rows are all distinct: each is loaded and stored once, with no sums between.
+template <int J>
+EMBFAST_INLINE void update_pair(const Block& b) {
+  float* const in = b.in[0];
+  float* out[J];
+  V g[J];
+  unrolled<J>(EMBFAST_UNROLLED { out[i] = b.out[i], g[i] = splat(b.step[i]); });
+#pragma GCC unroll 1
+  for (int64_t d = 0; d < b.dim; d += W) {
+    const V x = load(in + d);
+    V moved[2] = {x, zero()};
+    unrolled<J>(EMBFAST_UNROLLED {
+      const V y = load(out[i] + d);
+      moved[i % 2] += g[i] * y;
+      store(out[i] + d, y + g[i] * x);
+    });
+    store(in + d, moved[0] + moved[1]);
+  }
+}
+
 // The passes above for each number of output rows up to max_tile, chosen at run time.
 struct Scores {
   V (*of[max_tile])(const Block&);
@@ -160,10 +180,15 @@ template <bool Own, To to, int... J>
 constexpr Updates each_update(std::integer_sequence<int, J...>) {
   return {{[](const Block& b) { update_block<J + 1, Own, to>(b); }...}};
 }
+template <int... J>
+constexpr Updates each_pair_update(std::integer_sequence<int, J...>) {
+  return {{[](const Block& b) { update_pair<J + 1>(b); }...}};
+}
 using Each = std::make_integer_sequence<int, max_tile>;
 constexpr Scores score = each_score<false>(Each{});
 constexpr Scores score_with_own = each_score<true>(Each{});
 constexpr Updates move_rows = each_update<false, To::row>(Each{});
+constexpr Updates move_pair = each_pair_update(Each{});
 constexpr Updates set_delta = each_update<false, To::delta>(Each{});
 constexpr Updates set_delta_with_own = each_update<true, To::delta>(Each{});
 constexpr Updates add_delta = each_update<false, To::delta_add>(Each{});

@@ -75,6 +75,14 @@ struct Trainer {
     return any(same);
   }
 
+  EMBFAST_INLINE bool distinct_draws(const int32_t* drawn) const {
+    bool twice = false;
+    for (int k = 1; k < job.drawn; ++k) {
+      for (int j = 0; j < k; ++j) twice |= drawn[j] == drawn[k];
+    }
+    return !twice;
+  }
+
   EMBFAST_INLINE void skip_gram(const Batch& b) {
     const int first = left(b, b.center), last = right(b, b.center + b.n_centers - 1);
     const int32_t* center = s.token + b.center;
@@ -111,13 +119,15 @@ struct Trainer {
     s.in[0] = job.w_in[s.token[b.context]];
     ++examples;
     Block pair = block(1, n_out);
-    if (n_path == 0 && n_out <= max_tile && !collide(center, 1, b.drawn)) {
+    if (n_path == 0 && n_out <= max_tile && !collide(center, 1, b.drawn) && distinct_draws(b.drawn)) {
       pair.weight = s.plain_weight[0], pair.label = s.plain_label;
+      loss += score(pair);
+      move_pair(pair);
     } else {
       single_weights(*center, n_path, b.drawn);
       pad(n_out);
+      train(pair, To::row);
     }
-    train(pair, To::row);
   }
 
   // Weights and labels of one input row.

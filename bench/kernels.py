@@ -78,7 +78,7 @@ def arguments(kernel: Kernel, text: Text, dim: int, how: Any = kernels, spread: 
             if spread:
                 table[:, :dim] = spread * rng.standard_normal((rows, dim))
             tables[name] = table.astype(dtype) if dtype != np.float32 else table
-    share = sharing(kernel.cbow, kernel.hs, 0 if kernel.hs else NEGATIVES, kernel.negatives_shared)
+    share = sharing(kernel.cbow, kernel.hs, 0 if kernel.hs else NEGATIVES, kernel.negatives_shared, WINDOW)
     return {
         **tables,
         "ids": text.ids,
@@ -116,7 +116,7 @@ def check(kernel: Kernel, dim: int) -> None:
 
 def work(kernel: Kernel, text: Text, dim: int) -> dict[str, int]:
     """Examples of a pass and their useful FLOPs, from the same draws as the kernel's."""
-    share = sharing(kernel.cbow, kernel.hs, 0 if kernel.hs else NEGATIVES, kernel.negatives_shared)
+    share = sharing(kernel.cbow, kernel.hs, 0 if kernel.hs else NEGATIVES, kernel.negatives_shared, WINDOW)
     keep = reference.Stream(SEED, EPOCH, reference.Purpose.SUBSAMPLE)
     width = reference.Stream(SEED, EPOCH, reference.Purpose.WINDOW)
     paths = np.diff(kernels.HuffmanTree(text.counts).offsets) if kernel.hs else None

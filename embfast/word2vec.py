@@ -359,7 +359,7 @@ def sharing(cbow: bool, hs: bool, negatives: int, negatives_shared: bool, window
     """How many neighbouring centers share how many drawn words; the one place that decides it.
 
     Sharing among centers saves arithmetic as long as at least about two words are drawn per center: below that the
-    analogies get worse. A drawn word weighs negatives / drawn, so the objective stays that of `negatives` words.
+    analogies get worse (CBOW with 4 centers wants 2.5). A drawn word weighs negatives / drawn, so the objective stays that of `negatives` words.
     Hierarchical softmax has a path of its own for each center and takes them one by one.
 
     A batch of skip-gram moves its output rows once, by the sum over all its pairs. In wide windows that step grows too
@@ -372,9 +372,9 @@ def sharing(cbow: bool, hs: bool, negatives: int, negatives_shared: bool, window
     centers, drawn = 1, negatives
     if shared and not hs:
         if cbow and negatives >= 5:
-            centers, drawn = 4, math.ceil(1.6 * negatives)
-        elif not cbow and negatives >= 4 and window <= 15:
-            centers = 2
+            centers, drawn = 4, 2 * negatives
+        elif not cbow and negatives >= 5 and window <= 15:
+            centers, drawn = 2, math.ceil(0.8 * negatives)
     return Sharing(shared, centers, drawn, negatives / drawn)
 
 

@@ -3,6 +3,8 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 
 namespace embfast::isa {
 
@@ -24,10 +26,11 @@ Level best() {
 
 Level asked(Level most) {
   const char* wish = std::getenv("EMBFAST_ISA");
-  for (int level = baseline; wish && level < most; ++level) {
-    if (std::strcmp(wish, names[level]) == 0) return static_cast<Level>(level);
+  if (!wish || !*wish) return most;
+  for (const Level level : {baseline, avx2, avx512}) {
+    if (std::strcmp(wish, names[level]) == 0) return level < most ? level : most;
   }
-  return most;
+  throw std::runtime_error(std::string("EMBFAST_ISA: expected baseline, avx2 or avx512, got ") + wish);
 }
 
 }  // namespace

@@ -6,6 +6,7 @@ namespace embfast::isa {
 enum Level { baseline = 0, avx2 = 1, avx512 = 2 };
 
 // The best level of this machine, or the one that EMBFAST_ISA=baseline|avx2|avx512 asks for when the machine has it.
+// Throws where EMBFAST_ISA is none of the three.
 Level level();
 
 // "baseline", "avx2" or "avx512".

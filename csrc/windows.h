@@ -83,6 +83,45 @@ struct Trainer {
     return !twice;
   }
 
+  // A window of distinct words against the path of its center: all weights are 1, and all rows share their labels.
+  EMBFAST_INLINE void skip_gram_path(const Batch& b, int first, int last, int n_path) {
+    int n_in = 0;
+    for (int p = first; p < last; ++p) {
+      if (p != b.center) s.in[n_in++] = job.w_in[s.token[p]];
+    }
+    if (n_in == 0) return;
+    examples += n_in;
+    const uint8_t* codes = job.path_codes + job.path_offsets[s.token[b.center]];
+    const int tiles = (n_path + max_tile - 1) / max_tile;
+    Block tile = block(n_in, 0);
+    for (const bool moving : {false, true}) {
+      tile.step = s.tile_step;
+      for (int t = 0; t < tiles; ++t) {
+        const int begin = n_path * t / tiles, width = n_path * (t + 1) / tiles - begin;
+        tile.out = s.out + begin, tile.n_out = width;
+        if (moving) {
+          (tiles == 1 ? move_rows : t == 0 ? set_delta : add_delta)(tile);
+        } else {
+          for (int p = 0; p < n_in * width; p += W) store_unaligned(s.weight + p, splat(1.0f));
+          float label[max_tile];
+          for (int j = 0; j < width; ++j) label[j] = 1.0f - codes[begin + j];
+          for (int row = 0; row < n_in; ++row) {
+            for (int j = 0; j < width; ++j) s.label[row * width + j] = label[j];
+          }
+          pad(n_in * width);
+          loss += score(tile);
+        }
+        tile.step += n_in * width + 2 * W;
+      }
+    }
+    if (tiles > 1) {
+      for (int i = 0; i < n_in; ++i) {
+        float* delta = s.delta + i * job.w_in.dim;
+        add_rows(s.in[i], &delta, 1, job.w_in.dim);
+      }
+    }
+  }
+
   EMBFAST_INLINE void skip_gram(const Batch& b) {
     const int first = left(b, b.center), last = right(b, b.center + b.n_centers - 1);
     const int32_t* center = s.token + b.center;
@@ -101,6 +140,7 @@ struct Trainer {
       examples += 2 * b.radius * b.n_centers;
       return;
     }
+    if (n_path > 0 && !job.w_out.data && distinct(first, last)) return skip_gram_path(b, first, last, n_path);
     const uint8_t* codes = n_path ? job.path_codes + job.path_offsets[*center] : nullptr;
     const int n_in = skip_gram_weights(s.token, first, last, b.center, b.n_centers, b.radius, n_path, codes,
                                        job.w_out.data != nullptr, b.drawn, job.drawn, job.scale, s.word, s.weight,

@@ -86,6 +86,8 @@ def parse_lines(text: bytes, dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
     count = ends - firsts
     trailing = (count == dim + 1) & (positions[np.maximum(ends - 1, 0)] == line_ends - 1)
     plain = ((count == dim) | trailing) & (key_ends > starts)
+    odd = np.flatnonzero(~np.isin(mark_codes[separators], (9, 10, 13, 32)))  # a NUL, say: part of a key, not a space
+    plain[np.searchsorted(ends, odd)] = False
 
     values = np.full((len(ends), dim), np.nan, dtype=np.float32)
     bounds = firsts[plain, None] + np.arange(dim + 1)

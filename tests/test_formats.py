@@ -10,7 +10,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
@@ -159,6 +159,7 @@ def test_what_is_no_number_is_never_read_as_one(before, bad, after):
 
 
 @given(st.binary(max_size=60), st.integers(1, 4))
+@example(b"!\x000", 1)  # a NUL is no space
 @settings(max_examples=300, deadline=None)
 def test_no_bytes_break_the_line_reader(noise, dim):
     """A line is plain exactly when fields and float() agree that it is, or spacing alone sends it the slow way."""

@@ -35,6 +35,17 @@ def solved(request, tmp_path_factory):
         return dict(arrays)
 
 
+def test_an_unknown_instruction_set_is_an_error():
+    done = subprocess.run(
+        [sys.executable, "-c", "from embfast import kernels; kernels.isa()"],
+        env={**os.environ, "EMBFAST_ISA": "avx3", "PYTHONPATH": str(Path(embfast.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "EMBFAST_ISA: expected baseline, avx2 or avx512, got avx3" in done.stderr
+
+
 @cache
 def expected(name):
     return PROBLEMS[name].solve(reference, np.float64)

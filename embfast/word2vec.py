@@ -359,8 +359,8 @@ def sharing(cbow: bool, hs: bool, negatives: int, negatives_shared: bool, window
     """How many neighbouring centers share how many drawn words; the one place that decides it.
 
     Sharing among centers saves arithmetic as long as at least about two words are drawn per center: below that the
-    analogies get worse (CBOW with 4 centers wants 2.5). A drawn word weighs negatives / drawn, so the objective stays that of `negatives` words.
-    Hierarchical softmax has a path of its own for each center and takes them one by one.
+    analogies get worse (CBOW with 4 centers wants 2.5). A drawn word weighs negatives / drawn, so the objective stays
+    that of `negatives` words. Hierarchical softmax has a path of its own for each center and takes them one by one.
 
     A batch of skip-gram moves its output rows once, by the sum over all its pairs. In wide windows that step grows too
     long: above 15 tokens a center goes alone, and above 50 each pair has its own draws, since the loss diverges near

@@ -55,8 +55,9 @@ class Word2Vec(Estimator):
         epochs: passes over the corpus.
         lr: step on the first pair, falling linearly to min_lr; by default 0.025 for skip-gram, 0.05 for CBOW.
         min_lr: step on the last pair; lr / 10,000 by default.
-        negatives_shared: neighbouring windows share their drawn words: several times faster at equal quality (see
-            `sharing`); otherwise each pair draws its own, as in word2vec.c.
+        negatives_shared: neighbouring windows share their drawn words: about four times faster for skip-gram, better on
+            analogies and relatedness, a point lower on SimLex (README, `sharing`); otherwise each pair draws its own,
+            as in word2vec.c.
         threads: all cores by default. One gives the same bits every time; more differ in the last digits.
         seed: 0 to 2**64 - 1, of first weights and all draws.
     Learned:

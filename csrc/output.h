@@ -234,6 +234,38 @@ EMBFAST_INLINE void add_rows(float* dst, float* const* rows, int n, int64_t dim)
   if (n == 1) add_n_rows<1>(dst, rows, dim);
 }
 
+// Trains on n_out output rows in tiles of at most max_tile: all are scored before any is moved, so their rows must be
+// distinct. fill(begin, width) puts the weights and labels of columns begin.. where tile points; step is the scratch of
+// all tiles.
+template <class Fill>
+EMBFAST_INLINE V sweep_tiles(Block tile, float* const* out, int n_out, float* step, To to, Fill&& fill) {
+  const int tiles = (n_out + max_tile - 1) / max_tile;
+  V loss = zero();
+  for (const bool moving : {false, true}) {
+    tile.step = step;
+    for (int t = 0; t < tiles; ++t) {
+      const int begin = n_out * t / tiles, width = n_out * (t + 1) / tiles - begin;
+      tile.out = out + begin, tile.n_out = width;
+      if (!moving) {
+        fill(begin, width);
+        loss += score(tile);
+      } else if (tiles == 1) {
+        (to == To::row ? move_rows : set_delta)(tile);
+      } else {
+        (t == 0 ? set_delta : add_delta)(tile);
+      }
+      tile.step += tile.n_in * width + 2 * W;
+    }
+  }
+  if (to == To::row && tiles > 1) {
+    for (int i = 0; i < tile.n_in; ++i) {
+      float* delta = tile.delta + i * tile.dim;
+      add_rows(tile.in[i], &delta, 1, tile.dim);
+    }
+  }
+  return loss;
+}
+
 // Scratch of train_tiles: a tile's weights and labels, the steps of all tiles, the distinct output rows.
 struct Tiles {
   float *weight, *label, *step;
@@ -260,37 +292,17 @@ struct Tiles {
       *w = total;
     }
   }
-  const int tiles = (n_out + max_tile - 1) / max_tile;
-  V loss = zero();
   Block tile = b;
   tile.weight = s.weight, tile.label = s.label;
-  for (const bool moving : {false, true}) {
-    tile.step = s.step;
-    for (int t = 0; t < tiles; ++t) {
-      const int begin = n_out * t / tiles, width = n_out * (t + 1) / tiles - begin;
-      tile.out = s.out + begin, tile.n_out = width;
-      if (moving) {
-        (t == 0 ? set_delta : add_delta)(tile);
-      } else {
-        for (int i = 0; i < b.n_in; ++i) {
-          for (int j = 0; j < width; ++j) {
-            s.weight[i * width + j] = weight[i * b.n_out + s.column[begin + j]];
-            s.label[i * width + j] = label[i * b.n_out + s.column[begin + j]];
-          }
-        }
-        for (int p = 0; p < W; ++p) s.weight[b.n_in * width + p] = s.label[b.n_in * width + p] = 0.0f;
-        loss += score(tile);
-      }
-      tile.step += b.n_in * width + 2 * W;
-    }
-  }
-  if (to == To::row) {
+  return sweep_tiles(tile, s.out, n_out, s.step, to, [&](int begin, int width) {
     for (int i = 0; i < b.n_in; ++i) {
-      float* delta = b.delta + i * b.dim;
-      add_rows(b.in[i], &delta, 1, b.dim);
+      for (int j = 0; j < width; ++j) {
+        s.weight[i * width + j] = weight[i * b.n_out + s.column[begin + j]];
+        s.label[i * width + j] = label[i * b.n_out + s.column[begin + j]];
+      }
     }
-  }
-  return loss;
+    for (int p = 0; p < W; ++p) s.weight[b.n_in * width + p] = s.label[b.n_in * width + p] = 0.0f;
+  });
 }
 
 }  // namespace embfast::EMBFAST_ISA

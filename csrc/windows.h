@@ -92,34 +92,15 @@ struct Trainer {
     if (n_in == 0) return;
     examples += n_in;
     const uint8_t* codes = job.path_codes + job.path_offsets[s.token[b.center]];
-    const int tiles = (n_path + max_tile - 1) / max_tile;
-    Block tile = block(n_in, 0);
-    for (const bool moving : {false, true}) {
-      tile.step = s.tile_step;
-      for (int t = 0; t < tiles; ++t) {
-        const int begin = n_path * t / tiles, width = n_path * (t + 1) / tiles - begin;
-        tile.out = s.out + begin, tile.n_out = width;
-        if (moving) {
-          (tiles == 1 ? move_rows : t == 0 ? set_delta : add_delta)(tile);
-        } else {
-          for (int p = 0; p < n_in * width; p += W) store_unaligned(s.weight + p, splat(1.0f));
-          float label[max_tile];
-          for (int j = 0; j < width; ++j) label[j] = 1.0f - codes[begin + j];
-          for (int row = 0; row < n_in; ++row) {
-            for (int j = 0; j < width; ++j) s.label[row * width + j] = label[j];
-          }
-          pad(n_in * width);
-          loss += score(tile);
-        }
-        tile.step += n_in * width + 2 * W;
+    loss += sweep_tiles(block(n_in, 0), s.out, n_path, s.tile_step, To::row, [&](int begin, int width) {
+      for (int p = 0; p < n_in * width; p += W) store_unaligned(s.weight + p, splat(1.0f));
+      float label[max_tile];
+      for (int j = 0; j < width; ++j) label[j] = 1.0f - codes[begin + j];
+      for (int row = 0; row < n_in; ++row) {
+        for (int j = 0; j < width; ++j) s.label[row * width + j] = label[j];
       }
-    }
-    if (tiles > 1) {
-      for (int i = 0; i < n_in; ++i) {
-        float* delta = s.delta + i * job.w_in.dim;
-        add_rows(s.in[i], &delta, 1, job.w_in.dim);
-      }
-    }
+      pad(n_in * width);
+    });
   }
 
   EMBFAST_INLINE void skip_gram(const Batch& b) {

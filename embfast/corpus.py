@@ -29,6 +29,7 @@ import zstandard
 
 from embfast import kernels
 from embfast.errors import FormatError
+from embfast.formats import replacing, sync
 
 __all__ = ["Corpus", "read_vocab"]
 
@@ -312,7 +313,8 @@ class Corpus:
             if not word or any(c in word for c in " \t\n\r"):
                 raise ValueError(f"{word!r} cannot be written to a vocabulary file: it is empty or holds white space")
             lines.append(f"{word} {count}")
-        _write_atomically(path, ("\n".join(lines) + "\n").encode("utf-8"))
+        with replacing(path) as file:
+            file.write(("\n".join(lines) + "\n").encode("utf-8"))
 
     def with_words(self, words: Iterable[str]) -> Corpus:
         """The same documents with ids of `words`; tokens of other words are left out. Counts may be 0.
@@ -810,27 +812,6 @@ def _read_only(array: np.ndarray) -> np.ndarray:
     return view
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync(path.parent)
-
-
 class _CorpusDirectory:
     """A corpus on its way to disk: data-*/ is filled first, then corpus.json is replaced and names it."""
 
@@ -864,8 +845,8 @@ class _CorpusDirectory:
         np.save(self.data / "counts.npy", corpus.counts)
         (self.data / "words").write_bytes("\0".join(corpus.words).encode("utf-8"))
         for file in self.data.iterdir():
-            _sync(file)
-        _sync(self.data)
+            sync(file)
+        sync(self.data)
         meta = {
             "format": 1,
             "data": self.data.name,
@@ -880,7 +861,8 @@ class _CorpusDirectory:
             before = json.loads((self.path / "corpus.json").read_text(encoding="utf-8"))["data"]
         except (OSError, ValueError, KeyError, TypeError):
             before = None
-        _write_atomically(self.path / "corpus.json", json.dumps(meta, indent=1).encode("utf-8"))
+        with replacing(self.path / "corpus.json") as file:
+            file.write(json.dumps(meta, indent=1).encode("utf-8"))
         self.committed = True
         for old in self.path.glob("data-*"):
             # A day old and not named: left by a process that was killed. Younger: perhaps being written at this moment.

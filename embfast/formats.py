@@ -92,11 +92,12 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     except BaseException:  # Ctrl-C too
         Path(temporary).unlink(missing_ok=True)
         raise
-    _sync_directory(directory)
+    sync(directory)
 
 
-def _sync_directory(directory: str) -> None:
-    handle = os.open(directory, os.O_RDONLY)
+def sync(path: str | os.PathLike) -> None:
+    """Waits until a file, or a directory's list of names, has reached the disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -43,7 +44,7 @@ Path = str | os.PathLike[str]
 # ---- settings -----------------------------------------------------------------------------------------------------
 
 
-class Estimator:
+class Estimator(ABC):
     """A model that scikit-learn can clone, set and put into a Pipeline; scikit-learn itself is not needed.
 
     The constructor of a model stores its settings and does nothing else; fit looks at them. A model has, once trained,
@@ -106,13 +107,13 @@ class Estimator:
         if not hasattr(self, "vectors_"):
             raise ValueError(f"this {type(self).__name__} is not trained yet: call fit first")
 
+    @abstractmethod
     def _tensors(self) -> dict[str, np.ndarray]:
         """What a file holds beside words and counts: float32 tables without padding, int64 vectors."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _restore(self, file: "TensorFile") -> None:
         """Takes what _tensors gave from a file; words_, counts_ and settings are in place."""
-        raise NotImplementedError
 
     def save(self, path: Path) -> None:
         """Writes settings, vocabulary, all weights and progress to one safetensors file, for load and partial_fit.

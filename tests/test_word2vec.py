@@ -370,6 +370,7 @@ def test_numpy_numbers_are_numbers(corpus):
     model = Word2Vec(dim=np.int64(8), sample=np.float32(0), cbow=np.bool_(True), epochs=1, seed=np.uint64(3), threads=1)
     plain = Word2Vec(dim=8, sample=0, cbow=True, epochs=1, seed=3, threads=1)
     same_weights(model.fit(corpus), plain.fit(corpus))
+    assert model.loss_ == plain.loss_
 
 
 def test_what_cannot_be_trained_on():

@@ -29,7 +29,7 @@ from embfast.training import initial_weights, make_blocks
 from embfast.word2vec import keep_thresholds, noise_weights, sharing
 
 WINDOW, NEGATIVES, SAMPLE, DOCUMENT = 5, 5, 1e-3, 1000
-SEED, EPOCH = 1, 0
+SEED, EPOCH, NOISE = 1, 0, 1 << 18
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def arguments(kernel: Kernel, text: Text, dim: int, how: Any = kernels, spread: 
         "first_block": 0,
         "last_block": len(text.blocks) - 1,
         "keep": text.keep,
-        "noise": None if kernel.hs else how.NoiseTable(noise_weights(text.counts, 0.75)),
+        "noise": None if kernel.hs else how.NoiseTable(noise_weights(text.counts, 0.75)).sample(NOISE, SEED, EPOCH),
         "tree": how.HuffmanTree(text.counts) if kernel.hs else None,
         "window": WINDOW,
         "shrink": True,

@@ -212,6 +212,8 @@ py::array_t<T> copied(const std::vector<U>& v) {
   return a;
 }
 
+constexpr int64_t max_noise = int64_t{1} << 31;
+
 struct NoiseTable {
   std::vector<AliasCell> cells;
 };
@@ -231,6 +233,20 @@ void bind_tables(py::module_& m) {
            }),
            "weights"_a)
       .def("__len__", [](const NoiseTable& t) { return t.cells.size(); })
+      .def(
+          "sample",
+          [](const NoiseTable& t, int64_t n, uint64_t seed, uint64_t epoch, uint64_t first) {
+            if (n < 0 || n > max_noise) throw py::value_error("n: expected 0..2^31, got " + std::to_string(n));
+            py::array_t<int32_t> words(n);
+            int32_t* word = words.mutable_data();
+            py::gil_scoped_release no_gil;
+            const Stream draw(seed, epoch, Purpose::negative);
+            const auto cells = static_cast<uint32_t>(t.cells.size());
+            for (int64_t i = 0; i < n; ++i) word[i] = alias_draw(t.cells.data(), cells, draw(first + i));
+            return words;
+          },
+          "n"_a, "seed"_a, "epoch"_a, "first"_a = 0,
+          "int32 (n,): draws first, first + 1, ... of this seed and epoch, as train_sequences wants them.")
       .def_property_readonly("thresholds",
                              [](const NoiseTable& t) {
                                std::vector<uint32_t> v;
@@ -265,14 +281,22 @@ void bind_tables(py::module_& m) {
       .def_property_readonly("codes", [](const HuffmanPaths& t) { return copied<uint8_t>(t.codes); });
 }
 
+void check_ids(const int32_t* ids, int64_t n, const char* name, int64_t n_words) {
+  uint32_t largest = 0;
+  for (int64_t i = 0; i < n; ++i) largest = std::max(largest, static_cast<uint32_t>(ids[i]));
+  if (n > 0 && largest >= n_words) {
+    throw py::value_error(std::string(name) + ": expected 0 <= id < " + std::to_string(n_words));
+  }
+}
+
 void bind_sequences(py::module_& m) {
   m.attr("max_centers") = max_centers;
   m.def(
       "train_sequences",
       [](py::array w_in, std::optional<py::array> w_out, std::optional<py::array> w_nodes, const py::array& ids,
          const py::array& offsets, const py::array& blocks, int64_t first_block, int64_t last_block,
-         const std::optional<py::array>& keep, const NoiseTable* noise, const HuffmanPaths* tree, int window,
-         bool shrink, bool cbow, bool mean, bool shared, int centers, int drawn, float scale, uint64_t seed,
+         const std::optional<py::array>& keep, const std::optional<py::array>& noise, const HuffmanPaths* tree,
+         int window, bool shrink, bool cbow, bool mean, bool shared, int centers, int drawn, float scale, uint64_t seed,
          uint64_t epoch, float lr_first, float lr_last, int64_t tokens_before, int64_t tokens_total, int threads) {
         Job job{};
         job.w_in = check::rows(w_in, "w_in");
@@ -298,11 +322,8 @@ void bind_sequences(py::module_& m) {
           job.longest_block = std::max(job.longest_block, job.blocks[b + 1] - job.blocks[b]);
         }
         if (first_block < last_block) {
-          uint32_t largest = 0;
-          for (int64_t p = job.blocks[first_block]; p < job.blocks[last_block]; ++p) {
-            largest = std::max(largest, static_cast<uint32_t>(job.ids[p]));
-          }
-          if (largest >= n_words) throw py::value_error("ids: expected 0 <= id < " + std::to_string(n_words));
+          const int64_t begin = job.blocks[first_block];
+          check_ids(job.ids + begin, job.blocks[last_block] - begin, "ids", n_words);
         }
         if (keep) job.keep = check::vector<uint32_t>(*keep, "keep", n_words);
 
@@ -311,13 +332,15 @@ void bind_sequences(py::module_& m) {
           throw py::value_error("expected drawn in 0..2^20, window in 1..2^20 and centers in 1.." +
                                 std::to_string(max_centers));
         }
-        if (drawn > 0 && (!noise || !w_out)) throw py::value_error("drawn > 0 needs a noise table and w_out");
+        if (drawn > 0 && (!noise || !w_out)) throw py::value_error("drawn > 0 needs noise and w_out");
         if (w_out && job.w_out.n != n_words) check::fail("w_out", "as many rows as w_in", *w_out);
-        if (noise) {
-          if (static_cast<int64_t>(noise->cells.size()) > n_words) {
-            throw py::value_error("noise: more entries than w_out has rows");
+        if (noise && drawn > 0) {
+          job.noise = check::vector<int32_t>(*noise, "noise"), job.n_noise = noise->shape(0);
+          const int64_t at_once = int64_t{drawn} * (shared || cbow ? 1 : 2 * window);
+          if (job.n_noise < at_once || job.n_noise > max_noise) {
+            check::fail("noise", std::to_string(at_once) + "..2^31 entries", *noise);
           }
-          job.noise = noise->cells.data(), job.n_noise = static_cast<uint32_t>(noise->cells.size());
+          check_ids(job.noise, job.n_noise, "noise", n_words);
         }
         if (w_nodes) {
           if (!tree || static_cast<int64_t>(tree->offsets.size()) != n_words + 1 || job.w_nodes.n < n_words - 1) {

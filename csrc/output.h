@@ -22,11 +22,9 @@ struct Block {
   int n_out;
   const float* weight;  // both padded with W zeros
   const float* label;
-  float* const* own;  // CBOW: one more output row for each input row, with label 1 and weight 1; or null
-  float* delta;       // n_in rows of dim floats for To::delta
-  float* step;        // scratch, n_in * n_out + 2 W floats
-  float* own_step;    // scratch, n_in + W floats
-  int64_t dim;        // a multiple of 16
+  float* delta;  // n_in rows of dim floats for To::delta
+  float* step;   // scratch, n_in * n_out + 2 W floats
+  int64_t dim;   // a multiple of 16
   float lr;
 };
 
@@ -49,51 +47,16 @@ EMBFAST_INLINE void dots(float* const* in, float* const* out, int64_t dim, float
   unrolled<n / W>(EMBFAST_UNROLLED { store_unaligned(score + i * W, transposed_sums(acc + i * W)); });
 }
 
-// The score of each input row with its own output row.
-EMBFAST_INLINE void own_dots(const Block& b) {
-  for (int i = 0; i < b.n_in; i += 4) {
-    V acc[W];
-    unrolled<W>(EMBFAST_UNROLLED { acc[i] = zero(); });
-    const float *x[4], *y[4];
-    for (int r = 0; r < 4; ++r) {
-      const int row = i + r < b.n_in ? i + r : i;
-      x[r] = b.in[row], y[r] = b.own[row];
-    }
-#pragma GCC unroll 1
-    for (int64_t d = 0; d < b.dim; d += W) {
-      unrolled<4>(EMBFAST_UNROLLED { acc[i] += load(x[i] + d) * load(y[i] + d); });
-    }
-    store_unaligned(b.own_step + i, transposed_sums(acc));
-  }
+// Scores to steps: lr * weight * (label - sigmoid(score)). Adds the weighted losses.
+EMBFAST_INLINE V logistic(V score, V weight, V label, float lr, V& loss) {
+  const V denominator = exp_minus(score) + 1.0f;
+  // log of the denominator is below -score only where exp_minus is held at its end
+  loss += weight * (larger(log_positive(denominator), -score) + (score - label * score));
+  return (label - reciprocal(denominator)) * (weight * lr);
 }
 
-// Scores to steps, in place: lr * weight * (label - sigmoid(score)). Returns the weighted losses.
-EMBFAST_INLINE V logistic(float* score, const float* weight, const float* label, int n, float lr) {
-  V loss = zero();
-  for (int p = 0; p < n; p += W) {
-    const V f = load_unaligned(score + p), w = load_unaligned(weight + p), y = load_unaligned(label + p);
-    const V denominator = exp_minus(f) + 1.0f;
-    store_unaligned(score + p, (y - reciprocal(denominator)) * (w * lr));
-    // log of the denominator is below -f only where exp_minus is held at its end
-    loss += w * (larger(log_positive(denominator), -f) + (f - y * f));
-  }
-  return loss;
-}
-
-// The same for the own rows: label 1, weight 1 in the first n entries.
-EMBFAST_INLINE V own_logistic(float* score, int n, float lr) {
-  V loss = zero();
-  for (int p = 0; p < n; p += W) {
-    const V f = load_unaligned(score + p), denominator = exp_minus(f) + 1.0f;
-    const Ints counts = (iota() + p < n) & reinterpret_cast<Ints>(splat(1.0f));
-    store_unaligned(score + p, (1.0f - reciprocal(denominator)) * lr);
-    loss += reinterpret_cast<V>(counts) * larger(log_positive(denominator), -f);
-  }
-  return loss;
-}
-
-// Scores and losses of a block of J output rows: fills b.step (and b.own_step when Own).
-template <int J, bool Own>
+// Scores and losses of a block of J output rows: fills b.step.
+template <int J>
 EMBFAST_INLINE V score_block(const Block& b) {
   constexpr int I = J >= W ? 1 : W / J > 4 ? 4 : W / J;
   int i = 0;
@@ -101,16 +64,16 @@ EMBFAST_INLINE V score_block(const Block& b) {
   if constexpr (I > 1) {
     for (; i < b.n_in; ++i) dots<1, J>(b.in + i, b.out, b.dim, b.step + i * J);
   }
-  V loss = logistic(b.step, b.weight, b.label, b.n_in * J, b.lr);
-  if constexpr (Own) {
-    own_dots(b);
-    loss += own_logistic(b.own_step, b.n_in, b.lr);
+  V loss = zero();
+  for (int p = 0; p < b.n_in * J; p += W) {
+    const V weight = load_unaligned(b.weight + p), label = load_unaligned(b.label + p);
+    store_unaligned(b.step + p, logistic(load_unaligned(b.step + p), weight, label, b.lr, loss));
   }
   return loss;
 }
 
 // Moves rows by the steps in b.step: one sweep over the registers of a row, each row loaded and stored once.
-template <int J, bool Own, To to>
+template <int J, To to>
 EMBFAST_INLINE void update_block(const Block& b) {
 #pragma GCC unroll 1
   for (int64_t d = 0; d < b.dim; d += W) {
@@ -130,12 +93,6 @@ EMBFAST_INLINE void update_block(const Block& b) {
         moved[i % 2] += g * (W == 16 ? y[i] : load(b.out[i] + d));
         dy[i] += g * x;
       });
-      if constexpr (Own) {
-        const V g = splat(b.own_step[row]);
-        const V mine = load(b.own[row] + d);
-        moved[1] += g * mine;
-        store(b.own[row] + d, mine + g * x);
-      }
       store(to == To::row ? b.in[row] + d : delta, moved[0] + moved[1]);
     }
     // Loaded again: the same word may stand twice among the outputs, and both steps count.
@@ -143,13 +100,29 @@ EMBFAST_INLINE void update_block(const Block& b) {
   }
 }
 
-// The same for one input row whose output rows are all distinct: each is loaded and stored once, with no sums between.
+// Both passes for one input row whose output rows are all distinct: the steps stay in registers, and each row is loaded
+// and stored once, with no sums between.
 template <int J>
-EMBFAST_INLINE void update_pair(const Block& b) {
+EMBFAST_INLINE V train_pair(const Block& b) {
+  constexpr int n = (J + W - 1) / W * W;
   float* const in = b.in[0];
   float* out[J];
+  V acc[n];
+  unrolled<J>(EMBFAST_UNROLLED { out[i] = b.out[i]; });
+  unrolled<n>(EMBFAST_UNROLLED { acc[i] = zero(); });
+#pragma GCC unroll 1
+  for (int64_t d = 0; d < b.dim; d += W) {
+    const V x = in_register(load(in + d));
+    unrolled<J>(EMBFAST_UNROLLED { acc[i] += x * load(out[i] + d); });
+  }
+  alignas(V) float step[n];
+  V loss = zero();
+  unrolled<n / W>(EMBFAST_UNROLLED {
+    const V weight = load_unaligned(b.weight + i * W), label = load_unaligned(b.label + i * W);
+    store(step + i * W, logistic(transposed_sums(acc + i * W), weight, label, b.lr, loss));
+  });
   V g[J];
-  unrolled<J>(EMBFAST_UNROLLED { out[i] = b.out[i], g[i] = splat(b.step[i]); });
+  unrolled<J>(EMBFAST_UNROLLED { g[i] = splat(step[i]); });
 #pragma GCC unroll 1
   for (int64_t d = 0; d < b.dim; d += W) {
     const V x = load(in + d);
@@ -161,37 +134,119 @@ EMBFAST_INLINE void update_pair(const Block& b) {
     });
     store(in + d, moved[0] + moved[1]);
   }
+  return loss;
+}
+
+// CBOW, in one go: the windows of `together` neighbouring centers, all of them whole. b.in are the n_in = together + 2
+// * radius rows around them, own their centers' output rows, b.out the drawn ones; b.weight and b.label count the
+// hidden rows against each drawn word in turn, then against their own. Hidden rows are hidden_scale * (sum of the
+// window), and each row of a window moves by delta_scale * (gradient of the hidden row).
+constexpr int together = 4;
+
+struct Cbow : Block {
+  float* const* own;
+  int radius;
+  float hidden_scale, delta_scale;
+};
+
+template <int J>
+EMBFAST_INLINE V train_cbow(const Cbow& b) {
+  constexpr int pairs = together * (J + 1), n = (pairs + W - 1) / W * W;
+  const int width = 2 * b.radius;
+  float *hidden[together], *out[J], *own[together];
+  unrolled<together>(EMBFAST_UNROLLED { hidden[i] = b.delta + i * b.dim, own[i] = b.own[i]; });
+  unrolled<J>(EMBFAST_UNROLLED { out[i] = b.out[i]; });
+#pragma GCC unroll 1
+  for (int64_t d = 0; d < b.dim; d += W) {
+    V sum = load(b.in[0] + d);  // of a window and its center; it slides on
+    for (int p = 1; p <= width; ++p) sum += load(b.in[p] + d);
+    unrolled<together>(EMBFAST_UNROLLED {
+      if constexpr (i > 0) sum += load(b.in[width + i] + d) - load(b.in[i - 1] + d);
+      store(hidden[i] + d, (sum - load(b.in[b.radius + i] + d)) * b.hidden_scale);
+    });
+  }
+  alignas(V) float step[n];
+  V loss = zero();
+  unrolled<n / W>(EMBFAST_UNROLLED {
+    constexpr int first = i * W;
+    V acc[W];
+    unrolled<W>(EMBFAST_UNROLLED { acc[i] = zero(); });
+#pragma GCC unroll 1
+    for (int64_t d = 0; d < b.dim; d += W) {
+      unrolled<W>(EMBFAST_UNROLLED {
+        constexpr int p = first + i, row = p % together;
+        if constexpr (p < together * J) acc[i] += load(hidden[row] + d) * load(out[p / together] + d);
+        if constexpr (p >= together * J && p < pairs) acc[i] += load(hidden[row] + d) * load(own[row] + d);
+      });
+    }
+    const V weight = load_unaligned(b.weight + first), label = load_unaligned(b.label + first);
+    store(step + first, logistic(transposed_sums(acc), weight, label, b.lr, loss));
+  });
+#pragma GCC unroll 1
+  for (int64_t d = 0; d < b.dim; d += W) {
+    V y[J], dy[J], delta[together], before[together + 1];  // before: the sum of the deltas before each
+    unrolled<J>(EMBFAST_UNROLLED {
+      if constexpr (W == 16) y[i] = load(out[i] + d);
+      dy[i] = zero();
+    });
+    before[0] = zero();
+    unrolled<together>(EMBFAST_UNROLLED {
+      constexpr int row = i;
+      const V x = load(hidden[row] + d);
+      V moved[2] = {splat(step[together * J + row]) * load(own[row] + d), zero()};
+      unrolled<J>(EMBFAST_UNROLLED {
+        const V g = splat(step[i * together + row]);
+        moved[i % 2] += g * (W == 16 ? y[i] : load(out[i] + d));
+        dy[i] += g * x;
+      });
+      delta[row] = (moved[0] + moved[1]) * b.delta_scale;
+      before[row + 1] = before[row] + delta[row];
+    });
+    // Loaded again: the same word may stand twice, and both steps count.
+    unrolled<J>(EMBFAST_UNROLLED { store(out[i] + d, load(out[i] + d) + dy[i]); });
+    unrolled<together>(EMBFAST_UNROLLED {
+      store(own[i] + d, load(own[i] + d) + splat(step[together * J + i]) * load(hidden[i] + d));
+    });
+    // The row at p stands in the windows of centers p - width .. p, save its own.
+    const auto move = [&](int p, V by) __attribute__((always_inline)) { store(b.in[p] + d, load(b.in[p] + d) + by); };
+    const V all = before[together];
+    unrolled<together - 1>(EMBFAST_UNROLLED { move(i, before[i + 1]); });
+    for (int p = together - 1; p <= width; ++p) move(p, all);
+    unrolled<together - 1>(EMBFAST_UNROLLED { move(width + 1 + i, all - before[i + 1]); });
+    unrolled<together>(EMBFAST_UNROLLED { move(b.radius + i, -delta[i]); });
+  }
+  return loss;
 }
 
 // The passes above for each number of output rows up to max_tile, chosen at run time.
-struct Scores {
-  V (*of[max_tile])(const Block&);
-  EMBFAST_INLINE V operator()(const Block& b) const { return of[b.n_out - 1](b); }
+template <class Result, class Argument>
+struct Passes {
+  Result (*of[max_tile])(const Argument&);
+  EMBFAST_INLINE Result operator()(const Argument& b) const { return of[b.n_out - 1](b); }
 };
-struct Updates {
-  void (*of[max_tile])(const Block&);
-  EMBFAST_INLINE void operator()(const Block& b) const { of[b.n_out - 1](b); }
-};
-template <bool Own, int... J>
-constexpr Scores each_score(std::integer_sequence<int, J...>) {
-  return {{[](const Block& b) { return score_block<J + 1, Own>(b); }...}};
+template <int... J>
+constexpr Passes<V, Block> each_score(std::integer_sequence<int, J...>) {
+  return {{[](const Block& b) { return score_block<J + 1>(b); }...}};
 }
-template <bool Own, To to, int... J>
-constexpr Updates each_update(std::integer_sequence<int, J...>) {
-  return {{[](const Block& b) { update_block<J + 1, Own, to>(b); }...}};
+template <To to, int... J>
+constexpr Passes<void, Block> each_update(std::integer_sequence<int, J...>) {
+  return {{[](const Block& b) { update_block<J + 1, to>(b); }...}};
 }
 template <int... J>
-constexpr Updates each_pair_update(std::integer_sequence<int, J...>) {
-  return {{[](const Block& b) { update_pair<J + 1>(b); }...}};
+constexpr Passes<V, Block> each_pair(std::integer_sequence<int, J...>) {
+  return {{[](const Block& b) { return train_pair<J + 1>(b); }...}};
+}
+template <int... J>
+constexpr Passes<V, Cbow> each_cbow(std::integer_sequence<int, J...>) {
+  return {{[](const Cbow& b) { return train_cbow<J + 1>(b); }...}};
 }
 using Each = std::make_integer_sequence<int, max_tile>;
-constexpr Scores score = each_score<false>(Each{});
-constexpr Scores score_with_own = each_score<true>(Each{});
-constexpr Updates move_rows = each_update<false, To::row>(Each{});
-constexpr Updates move_pair = each_pair_update(Each{});
-constexpr Updates set_delta = each_update<false, To::delta>(Each{});
-constexpr Updates set_delta_with_own = each_update<true, To::delta>(Each{});
-constexpr Updates add_delta = each_update<false, To::delta_add>(Each{});
+constexpr auto score = each_score(Each{});
+constexpr auto move_rows = each_update<To::row>(Each{});
+constexpr auto set_delta = each_update<To::delta>(Each{});
+constexpr auto add_delta = each_update<To::delta_add>(Each{});
+constexpr auto pair = each_pair(Each{});
+constexpr auto cbow_windows = each_cbow(Each{});
 
 // N registers of scale * (sum of n rows), so that each row pointer is read once for them.
 template <int N>

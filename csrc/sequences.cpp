@@ -59,7 +59,6 @@ struct Thread {
     arena.claim(&s.repeat, tokens);
     arena.claim(&s.flight, batches_in_flight);
     arena.claim(&s.sentence_end, job.longest_block);
-    arena.claim(&s.drawn, batches_in_flight * int64_t{job.drawn} + pad);
     arena.claim(&s.word, n_in);
     arena.claim(&s.column, n_out);
     arena.claim(&s.in, n_in);
@@ -67,7 +66,6 @@ struct Thread {
     arena.claim(&s.rows, std::max(n_in, n_out));
     for (float** p : {&s.weight, &s.label, &s.tile_weight, &s.tile_label}) arena.claim(p, pairs);
     for (float** p : {&s.step, &s.tile_step}) arena.claim(p, steps);
-    arena.claim(&s.own_step, max_centers + pad);
     arena.claim(&s.hidden, job.centers * job.w_in.dim);
     arena.claim(&s.delta, n_in * job.w_in.dim);
     arena.allocate();
@@ -76,7 +74,7 @@ struct Thread {
 };
 
 // Weights and labels of batches far from any edge whose words are all distinct: of each width for windows that share
-// their draws, one set for CBOW and for single pairs.
+// their draws, one set for CBOW (all hidden rows against each drawn word, then against their centers) and for pairs.
 struct Plain {
   std::vector<float> label;
   std::vector<std::vector<float>> weight;
@@ -84,11 +82,13 @@ struct Plain {
 
   explicit Plain(const Job& job) {
     const int widest = job.centers + 2 * job.window, n_out = job.centers + job.drawn;
-    label.assign(widest * n_out + pad, 0.0f);
+    label.assign(std::max(widest, job.centers) * n_out + pad, 0.0f);
     weight.assign(job.window + 1, std::vector<float>());
     if (job.cbow) {
       weight[0].assign(job.centers * job.drawn, job.scale);
-      weight[0].resize(job.centers * job.drawn + pad, 0.0f);
+      weight[0].resize(job.centers * (job.drawn + 1), 1.0f);
+      weight[0].resize(job.centers * (job.drawn + 1) + pad, 0.0f);
+      std::fill_n(label.begin() + job.centers * job.drawn, job.centers, 1.0f);
     } else if (!job.shared) {
       weight[0].assign(n_out, job.scale);
       weight[0].resize(n_out + pad, 0.0f);

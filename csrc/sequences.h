@@ -25,8 +25,8 @@ struct Job {
   int64_t longest_block;
 
   const uint32_t* keep;  // a token is kept when its 32-bit draw is at most keep[id]; null keeps all
-  const AliasCell* noise;
-  uint32_t n_noise;
+  const int32_t* noise;  // words drawn ahead: each block reads on from a place of its own, and around the end
+  int64_t n_noise;
   const int64_t* path_offsets;  // word i has path_nodes[path_offsets[i]] onwards, with its codes
   const int32_t* path_nodes;
   const uint8_t* path_codes;
@@ -38,7 +38,7 @@ struct Job {
   bool mean;    // CBOW: the mean of the window, each word moved by the whole error; else the sum, moved by its share
   bool shared;  // one set of draws for a batch of centers; else for each pair, as in word2vec.c
   int centers;  // centers in a batch
-  int drawn;    // negatives drawn for a batch
+  int drawn;    // negatives drawn for a batch, or for a pair when not shared
   float scale;  // weight of a drawn negative: negatives / drawn
 
   uint64_t seed, epoch;
@@ -61,22 +61,20 @@ struct Scratch {
   int32_t* repeat;        // tokens back to the same word, where that is within the widest window
   int32_t* sentence_end;  // one past the last kept token of each sentence
   struct Batch* flight;   // batches planned and not yet trained, a ring
-  int32_t* drawn;         // their draws
-  int32_t* word;          // distinct words of a window
+  int32_t* word;          // distinct words of a window, or for each token the row that it shares with a twin
   int32_t* column;
   float **in, **out, **rows;
-  float *weight, *label, *step, *own_step;
+  float *weight, *label, *step;
   float *tile_weight, *tile_label, *tile_step;
   float *hidden, *delta;  // rows of dim floats: one for each center, one for each input row
 };
 
-// What is trained in one step: up to job.centers neighbouring centers of one sentence, with one width and one set of
-// draws; or, per pair, one center with the one context word at position context.
+// Up to job.centers neighbouring centers of one sentence, with one width and one set of draws; or, per pair, one center
+// with a set for each word of its window.
 struct Batch {
   int first, last;  // the sentence, in kept tokens
-  int center, n_centers, radius, context;
-  uint64_t draw;  // the first of its draws
-  int32_t* drawn;
+  int center, n_centers, radius;
+  const int32_t* drawn;
 };
 constexpr int batches_in_flight = 64;
 

@@ -7,10 +7,6 @@ namespace {
 
 constexpr int ahead = 2;  // batches between the prefetch of a row and its use
 
-EMBFAST_INLINE void prefetch(const float* row, int64_t dim) {
-  for (int64_t d = 0; d < dim; d += 16) __builtin_prefetch(row + d, 0, 3);
-}
-
 // Keeps each token of the block with its word's probability; returns how many, and how many sentences hold them.
 EMBFAST_INLINE int subsample(const Job& job, int64_t begin, int64_t end, const Scratch& s, int* n_sentences) {
   const Stream draw(job.seed, job.epoch, Purpose::subsample);
@@ -53,15 +49,15 @@ EMBFAST_INLINE void find_repeats(const Job& job, int n, const Scratch& s) {
   }
 }
 
-// Cuts the sentences of a block into batches and draws for each, in order.
+// Cuts the sentences of a block into batches, in order, and hands each its draws.
 struct Planner {
   const Job& job;
   const Scratch& s;
   int64_t begin;
   int n_sentences;
-  Stream width, noise;
+  Stream width;
+  int64_t next_draw;
   int sentence = 0, first = 0, center = 0;
-  int context = -1, slot = 0;  // per pair: where in the window of center
 
   EMBFAST_INLINE Planner(const Job& job, const Scratch& s, int64_t begin, int n_sentences)
       : job(job),
@@ -69,65 +65,32 @@ struct Planner {
         begin(begin),
         n_sentences(n_sentences),
         width(job.seed, job.epoch, Purpose::window),
-        noise(job.seed, job.epoch, Purpose::negative) {}
+        next_draw(below(Stream(job.seed, job.epoch, Purpose::place)(begin), static_cast<uint32_t>(job.n_noise))) {}
 
-  // Draws come in bursts: first the cells of many batches are fetched, then they are read.
-  EMBFAST_INLINE void fetch_draws(Batch& b, int index, uint64_t from) const {
-    b.draw = from, b.drawn = s.drawn + index * job.drawn;
-    for (int k = 0; k < job.drawn; ++k) __builtin_prefetch(job.noise + below(noise(from + k), job.n_noise), 0, 3);
-  }
-  EMBFAST_INLINE void draw(const Batch& b) const {
-    for (int k = 0; k < job.drawn; ++k) b.drawn[k] = alias_draw(job.noise, job.n_noise, noise(b.draw + k));
-  }
+  EMBFAST_INLINE bool pairs() const { return !job.shared && !job.cbow; }
 
-  // The next batch, into slot index of the ring; false at the end of the block.
-  EMBFAST_INLINE bool plan(int index) { return job.shared || job.cbow ? plan_window(index) : plan_pair(index); }
-
-  EMBFAST_INLINE void start(Batch& b, int centers) {
-    b.first = first, b.last = s.sentence_end[sentence], b.center = center, b.context = -1;
-    b.n_centers = b.last - center < centers ? b.last - center : centers;
+  // The next batch, into b; false at the end of the block.
+  EMBFAST_INLINE bool plan(Batch& b) {
+    if (sentence == n_sentences) return false;
+    b.first = first, b.last = s.sentence_end[sentence], b.center = center;
+    b.n_centers = b.last - center < job.centers ? b.last - center : job.centers;
     // Kept tokens never outrun raw ones, so the place is unique in the corpus.
     b.radius = job.shrink ? 1 + static_cast<int>(below(width(begin + center), job.window)) : job.window;
-  }
-
-  EMBFAST_INLINE void advance(const Batch& b) {
+    const int64_t draws = int64_t{job.drawn} * (pairs() ? right(b, center) - left(b, center) - 1 : 1);
+    if (next_draw + draws > job.n_noise) next_draw = 0;
+    b.drawn = job.noise + next_draw;
+    next_draw += draws;
     center += b.n_centers;
     if (center == b.last) {
       first = center;
       ++sentence;
     }
-  }
-
-  EMBFAST_INLINE bool plan_window(int index) {
-    if (sentence == n_sentences) return false;
-    Batch& b = s.flight[index];
-    start(b, job.centers);
-    fetch_draws(b, index, static_cast<uint64_t>(begin + center) * job.drawn);
-    advance(b);
     return true;
-  }
-
-  EMBFAST_INLINE bool plan_pair(int index) {
-    Batch& b = s.flight[index];
-    while (sentence < n_sentences) {
-      start(b, 1);
-      if (context < 0) context = left(b, center), slot = 0;
-      if (context == center) ++context;
-      if (context < right(b, center)) {
-        b.context = context++;
-        fetch_draws(b, index, (static_cast<uint64_t>(begin + center) * 2 * job.window + slot++) * job.drawn);
-        return true;
-      }
-      context = -1;
-      advance(b);
-    }
-    return false;
   }
 
   // The rows that a batch is the first to need. Each kept token enters the windows once, on the right.
   EMBFAST_INLINE void prefetch_rows(const Batch& b) const {
-    for (int k = 0; k < job.drawn; ++k) prefetch(job.w_out[b.drawn[k]], job.w_out.dim);
-    if (b.context > left(b, b.center)) return;  // a later pair of the same window
+    for (int k = 0; !pairs() && k < job.drawn; ++k) prefetch(job.w_out[b.drawn[k]], job.w_out.dim);
     for (int t = 0; t < b.n_centers; ++t) {
       const int32_t word = s.token[b.center + t];
       if (job.w_out.data) prefetch(job.w_out[word], job.w_out.dim);
@@ -156,9 +119,9 @@ void train_block(const Job& job, int64_t block, const Scratch& s, Tally& tally) 
   bool more = true;
   while (true) {
     if (more && planned - trained <= ahead) {
-      const int64_t drawn = planned;
-      while (planned - trained < batches_in_flight && (more = planner.plan(planned % batches_in_flight))) ++planned;
-      for (int64_t i = drawn; i < planned; ++i) planner.draw(s.flight[i % batches_in_flight]);
+      while (planned - trained < batches_in_flight && (more = planner.plan(s.flight[planned % batches_in_flight]))) {
+        ++planned;
+      }
     }
     for (; fetched < planned && fetched <= trained + ahead; ++fetched) {
       planner.prefetch_rows(s.flight[fetched % batches_in_flight]);
@@ -170,7 +133,7 @@ void train_block(const Job& job, int64_t block, const Scratch& s, Tally& tally) 
     } else if (job.shared) {
       trainer.skip_gram(b);
     } else {
-      trainer.skip_gram_pair(b);
+      trainer.skip_gram_pairs(b);
     }
   }
   tally.loss += sum(trainer.loss);

@@ -15,6 +15,12 @@ EMBFAST_INLINE int right(const Batch& b, int center) {
   return center + b.radius + 1 < b.last ? center + b.radius + 1 : b.last;
 }
 
+constexpr int pairs_ahead = 3;  // pairs between the prefetch of a drawn row and its use
+
+EMBFAST_INLINE void prefetch(const float* row, int64_t dim) {
+  for (int64_t d = 0; d < dim; d += 16) __builtin_prefetch(row + d, 0, 3);
+}
+
 struct Trainer {
   const Job& job;
   const Scratch& s;
@@ -23,7 +29,7 @@ struct Trainer {
   int64_t examples;
 
   EMBFAST_INLINE Block block(int n_in, int n_out) const {
-    return {s.in, n_in, s.out, n_out, s.weight, s.label, nullptr, s.delta, s.step, s.own_step, job.w_in.dim, lr};
+    return {s.in, n_in, s.out, n_out, s.weight, s.label, s.delta, s.step, job.w_in.dim, lr};
   }
 
   EMBFAST_INLINE void train(const Block& b, To to) {
@@ -83,21 +89,47 @@ struct Trainer {
     return !twice;
   }
 
-  // A window of distinct words against the path of its center: all weights are 1, and all rows share their labels.
-  EMBFAST_INLINE void skip_gram_path(const Batch& b, int first, int last, int n_path) {
-    int n_in = 0;
+  // Input rows of the kept tokens first..last, without the one at position skipped: a word that stands twice has one
+  // row. put(row, i) is called for token i of them when its row is new, add(row, i) when it is not. Returns their
+  // number.
+  template <class Put, class Add>
+  EMBFAST_INLINE int gather_inputs(int first, int last, int skipped, Put&& put, Add&& add) const {
+    int n = 0, i = 0;
     for (int p = first; p < last; ++p) {
-      if (p != b.center) s.in[n_in++] = job.w_in[s.token[p]];
+      const int twin = p - s.repeat[p];
+      int row = twin >= first ? s.word[twin - first] : -1;
+      if (p != skipped) {
+        if (row < 0) {
+          s.in[row = n++] = job.w_in[s.token[p]];
+          put(row, i);
+        } else {
+          add(row, i);
+        }
+        ++i;
+      }
+      s.word[p - first] = row;
     }
+    return n;
+  }
+
+  // The window of one center against its path: every row counts as often as its word stands there.
+  EMBFAST_INLINE void skip_gram_path(const Batch& b, int first, int last, int n_path) {
+    float* const often = s.tile_weight;
+    const auto put = [&](int row, int) __attribute__((always_inline)) { often[row] = 1.0f; };
+    const auto add = [&](int row, int) __attribute__((always_inline)) { often[row] += 1.0f; };
+    const int n_in = gather_inputs(first, last, b.center, put, add);
     if (n_in == 0) return;
-    examples += n_in;
+    examples += last - first - 1;
     const uint8_t* codes = job.path_codes + job.path_offsets[s.token[b.center]];
     loss += sweep_tiles(block(n_in, 0), s.out, n_path, s.tile_step, To::row, [&](int begin, int width) {
-      for (int p = 0; p < n_in * width; p += W) store_unaligned(s.weight + p, splat(1.0f));
-      float label[max_tile];
+      float label[max_tile + W];
       for (int j = 0; j < width; ++j) label[j] = 1.0f - codes[begin + j];
-      for (int row = 0; row < n_in; ++row) {
-        for (int j = 0; j < width; ++j) s.label[row * width + j] = label[j];
+      for (int row = 0; row < n_in;
+           ++row) {  // whole registers: what passes the end of a row is the next one's to write
+        for (int j = 0; j < width; j += W) {
+          store_unaligned(s.weight + row * width + j, splat(often[row]));
+          store_unaligned(s.label + row * width + j, load_unaligned(label + j));
+        }
       }
       pad(n_in * width);
     });
@@ -109,19 +141,34 @@ struct Trainer {
     const int n_path = path_length(*center);
     const int n_out = gather_outputs(center, b.n_centers, n_path, b.drawn);
     const bool whole = last - first == b.n_centers + 2 * b.radius && b.n_centers == job.centers;
-    if (whole && n_path == 0 && n_out <= max_tile && !collide(center, b.n_centers, b.drawn) && distinct(first, last)) {
-      int n_in = 0;
-      for (int p = first; p < last; ++p) {
-        if (b.n_centers > 1 || p != b.center) s.in[n_in++] = job.w_in[s.token[p]];
+    const int skipped = b.n_centers > 1 ? -1 : b.center;  // of several centers each is in the windows of the others
+    if (whole && n_path == 0 && n_out <= max_tile && !collide(center, b.n_centers, b.drawn)) {
+      Block plain = block(0, n_out);
+      plain.label = s.plain_label;
+      const float* weight = s.plain_weight[b.radius];
+      if (distinct(first, last)) {
+        for (int p = first; p < last; ++p) {
+          if (p != skipped) s.in[plain.n_in++] = job.w_in[s.token[p]];
+        }
+        plain.weight = weight;
+      } else {
+        const auto put = [&](int row, int i) __attribute__((always_inline)) {
+          for (int j = 0; j < n_out; j += W) {
+            store_unaligned(s.weight + row * n_out + j, load_unaligned(weight + i * n_out + j));
+          }
+        };
+        const auto add = [&](int row, int i) __attribute__((always_inline)) {
+          for (int j = 0; j < n_out; ++j) s.weight[row * n_out + j] += weight[i * n_out + j];
+        };
+        plain.n_in = gather_inputs(first, last, skipped, put, add);
+        pad(plain.n_in * n_out);
       }
-      Block plain = block(n_in, n_out);
-      plain.weight = s.plain_weight[b.radius], plain.label = s.plain_label;
       loss += score(plain);
       move_rows(plain);
       examples += 2 * b.radius * b.n_centers;
       return;
     }
-    if (n_path > 0 && !job.w_out.data && distinct(first, last)) return skip_gram_path(b, first, last, n_path);
+    if (n_path > 0 && !job.w_out.data) return skip_gram_path(b, first, last, n_path);
     const uint8_t* codes = n_path ? job.path_codes + job.path_offsets[*center] : nullptr;
     const int n_in = skip_gram_weights(s.token, first, last, b.center, b.n_centers, b.radius, n_path, codes,
                                        job.w_out.data != nullptr, b.drawn, job.drawn, job.scale, s.word, s.weight,
@@ -133,22 +180,31 @@ struct Trainer {
   }
 
   // word2vec.c's own order: each (center, context) pair has its own draws and moves the rows before the next looks.
-  EMBFAST_INLINE void skip_gram_pair(const Batch& b) {
+  EMBFAST_INLINE void skip_gram_pairs(const Batch& b) {
+    const int first = left(b, b.center), last = right(b, b.center);
     const int32_t* center = s.token + b.center;
     const int n_path = path_length(*center);
-    const int n_out = gather_outputs(center, 1, n_path, b.drawn);
-    s.in[0] = job.w_in[s.token[b.context]];
-    ++examples;
-    Block pair = block(1, n_out);
-    if (n_path == 0 && n_out <= max_tile && !collide(center, 1, b.drawn) && distinct_draws(b.drawn)) {
-      pair.weight = s.plain_weight[0], pair.label = s.plain_label;
-      loss += score(pair);
-      move_pair(pair);
-    } else {
-      single_weights(*center, n_path, b.drawn);
-      pad(n_out);
-      train(pair, To::row);
+    const int32_t *drawn = b.drawn;
+    for (int p = first; p < last; ++p) {
+      if (p == b.center) continue;
+      // Draws lie one behind the other, so that those of the next batch follow, save where the noise begins again.
+      const int32_t* later = drawn + pairs_ahead * job.drawn;
+      if (later + job.drawn <= job.noise + job.n_noise) {
+        for (int k = 0; k < job.drawn; ++k) prefetch(job.w_out[later[k]], job.w_out.dim);
+      }
+      s.in[0] = job.w_in[s.token[p]];
+      Block one = block(1, gather_outputs(center, 1, n_path, drawn));
+      if (n_path == 0 && one.n_out <= max_tile && distinct_draws(drawn) && !collide(center, 1, drawn)) {
+        one.weight = s.plain_weight[0], one.label = s.plain_label;
+        loss += pair(one);
+      } else {
+        single_weights(*center, n_path, drawn);
+        pad(one.n_out);
+        train(one, To::row);
+      }
+      drawn += job.drawn;
     }
+    examples += last - first - 1;
   }
 
   // Weights and labels of one input row.
@@ -166,6 +222,25 @@ struct Trainer {
   }
 
   EMBFAST_INLINE void cbow(const Batch& b) {
+    const int first = left(b, b.center), last = right(b, b.center + b.n_centers - 1);
+    const int32_t* word = s.token + b.center;
+    if (b.n_centers == together && last - first == together + 2 * b.radius && !job.w_nodes.data && job.drawn > 0 &&
+        job.drawn <= max_tile && job.centers == together && !collide(word, together, b.drawn)) {
+      const float share = 0.5f / static_cast<float>(b.radius);
+      Cbow whole{block(last - first, job.drawn), s.rows, b.radius, job.mean ? share : 1.0f, job.mean ? 1.0f : share};
+      whole.weight = s.plain_weight[0], whole.label = s.plain_label;
+      for (int p = first; p < last; ++p) s.in[p - first] = job.w_in[s.token[p]];
+      for (int k = 0; k < job.drawn; ++k) s.out[k] = job.w_out[b.drawn[k]];
+      for (int t = 0; t < together; ++t) s.rows[t] = job.w_out[word[t]];
+      loss += cbow_windows(whole);
+      examples += together;
+    } else {
+      cbow_piecewise(b);
+    }
+  }
+
+  // Any windows. Each hidden row has one center of its own; the other centers are columns of weight 0.
+  EMBFAST_INLINE void cbow_piecewise(const Batch& b) {
     const int64_t dim = job.w_in.dim;
     int center[max_centers], n = 0;
     float share[max_centers];
@@ -184,36 +259,17 @@ struct Trainer {
     examples += n;
     const int32_t* word = s.token + b.center;
     const int n_path = path_length(*word);
-    const bool sampling = job.w_out.data != nullptr;
-    if (n_path == 0 && job.drawn > 0 && job.drawn <= max_tile && !collide(word, b.n_centers, b.drawn) &&
-        distinct(b.center, b.center + b.n_centers)) {
-      for (int k = 0; k < job.drawn; ++k) s.out[k] = job.w_out[b.drawn[k]];
-      for (int r = 0; r < n; ++r) s.rows[r] = job.w_out[s.token[center[r]]];
-      Block own = block(n, job.drawn);
-      own.own = s.rows;
-      own.label = s.plain_label;
-      if (n == job.centers) {
-        own.weight = s.plain_weight[0];
-      } else {
-        for (int p = 0; p < n * job.drawn; ++p) s.weight[p] = job.scale;
-        for (int p = 0; p < W; ++p) s.weight[n * job.drawn + p] = 0.0f;
-      }
-      loss += score_with_own(own);
-      set_delta_with_own(own);
-    } else {
-      // Each hidden row has one center of its own; the other centers are columns of weight 0.
-      const int n_out = gather_outputs(word, b.n_centers, n_path, b.drawn);
-      for (int r = 0; r < n; ++r) {
-        float *w = s.weight + r * n_out, *l = s.label + r * n_out;
-        const uint8_t* codes = n_path ? job.path_codes + job.path_offsets[*word] : nullptr;
-        for (int j = 0; j < n_path; ++j) *w++ = 1.0f, *l++ = 1.0f - codes[j];
-        if (!sampling) continue;
-        for (int t = 0; t < b.n_centers; ++t) *w++ = b.center + t == center[r] ? 1.0f : 0.0f, *l++ = 1.0f;
-        for (int k = 0; k < job.drawn; ++k) *w++ = b.drawn[k] == s.token[center[r]] ? 0.0f : job.scale, *l++ = 0.0f;
-      }
-      pad(n * n_out);
-      train(block(n, n_out), To::delta);
+    const uint8_t* codes = n_path ? job.path_codes + job.path_offsets[*word] : nullptr;
+    const int n_out = gather_outputs(word, b.n_centers, n_path, b.drawn);
+    for (int r = 0; r < n; ++r) {
+      float *w = s.weight + r * n_out, *l = s.label + r * n_out;
+      for (int j = 0; j < n_path; ++j) *w++ = 1.0f, *l++ = 1.0f - codes[j];
+      if (!job.w_out.data) continue;
+      for (int t = 0; t < b.n_centers; ++t) *w++ = b.center + t == center[r] ? 1.0f : 0.0f, *l++ = 1.0f;
+      for (int k = 0; k < job.drawn; ++k) *w++ = b.drawn[k] == s.token[center[r]] ? 0.0f : job.scale, *l++ = 0.0f;
     }
+    pad(n * n_out);
+    train(block(n, n_out), To::delta);
     if (!job.mean) {
       for (int r = 0; r < n; ++r) {
         float* delta = s.delta + r * dim;

@@ -20,6 +20,7 @@ class Purpose(IntEnum):
     WINDOW = 2
     NEGATIVE = 3
     WEIGHTS = 4
+    PLACE = 5
 
 
 @np.errstate(over="ignore")
@@ -81,6 +82,10 @@ class NoiseTable:
 
     def __len__(self):
         return len(self.thresholds)
+
+    def sample(self, n, seed, epoch, first=0):
+        """Draws first, first + 1, ... of this seed and epoch, (n,), as train_sequences wants them."""
+        return alias_draw(self, Stream(seed, epoch, Purpose.NEGATIVE)(np.arange(first, first + n)))
 
 
 def alias_draw(table, draw):
@@ -290,16 +295,18 @@ def train_sequences(
         crosses an edge of either, and the learning rate is that of the block's first token.
     window: words on each side; with shrink each batch draws its own width from 1..window.
     centers: neighbours that share a batch. drawn: negatives of a batch, or of a pair when not shared, each weighing
-        scale. Draws are indexed by the block's first token plus the kept tokens before the batch.
+        scale. Widths are indexed by the block's first token plus the kept tokens before the batch.
+    noise: words drawn ahead. Each block reads on from a place that it draws; what would pass the end of noise begins at
+        its start.
     """
     total, examples, kept = 0.0, 0, 0
     per_pair = not (shared or cbow)
-    per_batch = drawn * 2 * window if per_pair else drawn
-    widths, negatives = Stream(seed, epoch, Purpose.WINDOW), Stream(seed, epoch, Purpose.NEGATIVE)
+    widths, places = Stream(seed, epoch, Purpose.WINDOW), Stream(seed, epoch, Purpose.PLACE)
     for begin, end in zip(blocks[first_block:last_block], blocks[first_block + 1 : last_block + 1], strict=True):
         lr = linear_decay(lr_first, lr_last, (tokens_before + begin) / max(tokens_total, 1))
         model = Model(w_in, w_out, w_nodes, tree, scale, lr)
         at = int(begin)
+        place = int(below(places(at), len(noise))) if drawn > 0 else 0
         for sentence in subsample(ids, offsets, begin, end, keep, Stream(seed, epoch, Purpose.SUBSAMPLE)):
             for first in range(0, len(sentence), centers):
                 last = min(first + centers, len(sentence))
@@ -307,8 +314,10 @@ def train_sequences(
                 batch = Batch(sentence, first, last, radius, np.empty(0, int))
                 sets = int(batch.near.sum()) if per_pair else 1
                 if drawn > 0:
-                    index = (at + first) * per_batch + np.arange(sets * drawn)
-                    batch.drawn = alias_draw(noise, negatives(index))
+                    if place + sets * drawn > len(noise):
+                        place = 0
+                    batch.drawn = noise[place : place + sets * drawn]
+                    place += sets * drawn
                 if per_pair:
                     batch.drawn = batch.drawn.reshape(sets, drawn)
                     loss, n = skip_gram_pairs(model, batch)

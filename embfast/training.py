@@ -31,6 +31,7 @@ from embfast.formats import replacing
 
 BLOCK = 4096  # tokens that one thread takes at a time
 SNAP = 1024  # a block ends with a document when one ends this near
+CHAPTER = 4096  # blocks, about 16.8 M tokens, that take their negatives from one pool of draws
 FORMAT, VERSION = "embfast model", 1
 
 _SLICE_WORK = 150_000  # blocks x padded dim x window of one kernel call and thread: about a quarter of a second
@@ -254,6 +255,29 @@ def blocks_per_slice(dim: int, window: int, threads: int) -> int:
     return max(1, threads * _SLICE_WORK // (kernels.padded(dim) * window))
 
 
+class NoisePool:
+    """Words drawn ahead as negatives, int32: one pool for each chapter of each epoch, whatever the number of threads.
+
+    Reading words in order costs the kernels a tenth of drawing them one by one from an alias table, which lies all over
+    the cache. A pool holds 2^16 to 2^21 draws (at most 8 MB), about as many as the chapter asks for; a chapter that
+    asks for more reads some of them again, beside other words: each block begins at a place of its own. at_once is what
+    a batch takes in one piece, needed what a chapter takes.
+    """
+
+    def __init__(self, weights: np.ndarray, at_once: int, needed: int, seed: int) -> None:
+        self._table = kernels.NoiseTable(weights)
+        self._size = 1 << max(min(max(needed.bit_length(), 16), 21), at_once.bit_length())
+        self._seed, self._key = seed, (-1, -1)
+        self._words = np.empty(0, np.int32)
+
+    def __call__(self, epoch: int, block: int) -> np.ndarray:
+        key = (epoch, block // CHAPTER)
+        if key != self._key:
+            self._words = self._table.sample(self._size, self._seed, epoch, key[1] * self._size)
+            self._key = key
+        return self._words
+
+
 def forget_read(ids: np.ndarray, begin: int, end: int) -> None:
     """Gives back the memory of ids[begin:end] where they are mapped from a file; the kernel can read them again."""
     if not isinstance(ids, np.memmap) or ids.mode == "c" or not hasattr(mmap, "MADV_DONTNEED"):
@@ -368,7 +392,8 @@ def train(
     with _first_interrupt() as interrupted, _reporter(progress) as report:
         while state.epoch < epochs:
             while state.block < n_blocks:
-                first, last = state.block, min(state.block + per_slice, n_blocks)
+                first = state.block
+                last = min(first + per_slice, (first // CHAPTER + 1) * CHAPTER, n_blocks)
                 loss, examples, _ = step(state.epoch, first, last)
                 begin, end = int(blocks[first]), int(blocks[last])
                 done = (state.epoch * n_tokens + end) / (epochs * n_tokens)

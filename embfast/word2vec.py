@@ -9,7 +9,10 @@ import numpy as np
 from embfast import kernels
 from embfast.corpus import Corpus
 from embfast.training import (
+    BLOCK,
+    CHAPTER,
     Estimator,
+    NoisePool,
     Path,
     Progress,
     ProgressOption,
@@ -276,7 +279,11 @@ class Word2Vec(Estimator):
         share = sharing(self.cbow, self.hs, self.negatives, self.negatives_shared, self.window)
         blocks = make_blocks(corpus.offsets)
         keep = keep_thresholds(self.counts_, self.sample)
-        noise = kernels.NoiseTable(noise_weights(self.counts_, self.ns_exponent)) if self.negatives else None
+        noise = None
+        if self.negatives:
+            at_once = share.drawn * (1 if share.shared or self.cbow else 2 * self.window)
+            needed = min(n_tokens, CHAPTER * BLOCK) * at_once // share.centers
+            noise = NoisePool(noise_weights(self.counts_, self.ns_exponent), at_once, needed, self.seed)
         tree = kernels.HuffmanTree(np.maximum(self._tree_counts, 1)) if self.hs else None
         w_in, w_out, w_nodes = (self._tables.get(name) for name in ("w_in", "w_out", "w_nodes"))
 
@@ -291,7 +298,7 @@ class Word2Vec(Estimator):
                 first,
                 last,
                 keep,
-                noise,
+                noise and noise(state.before + epoch, first),
                 tree,
                 window=self.window,
                 shrink=bool(self.shrink_windows),

@@ -26,6 +26,7 @@ class Problem:
     shared: bool = True
     centers: int = 1
     drawn: int = 5
+    noise: int = 997  # draws in the pool: less than a run takes, so that it begins again
     scale: float = 1.0
     sampling: bool = True
     hs: bool = False
@@ -62,7 +63,7 @@ class Problem:
             "first_block": 0,
             "last_block": len(self.blocks()) - 1,
             "keep": keep if self.subsampled else None,
-            "noise": made_by.NoiseTable(counts**0.75) if self.sampling else None,
+            "noise": made_by.NoiseTable(counts**0.75).sample(self.noise, self.seed, 3) if self.sampling else None,
             "tree": made_by.HuffmanTree(counts) if self.hs else None,
             "window": self.window,
             "shrink": self.shrink,

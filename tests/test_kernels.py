@@ -258,7 +258,7 @@ WRONG_WEIGHTS = {
 
 
 @pytest.mark.parametrize("wrong", [*WRONG, *WRONG_WEIGHTS])
-@pytest.mark.parametrize("name", ["w_in", "w_out", "w_nodes", "ids", "offsets", "blocks", "keep"])
+@pytest.mark.parametrize("name", ["w_in", "w_out", "w_nodes", "ids", "offsets", "blocks", "keep", "noise"])
 def test_an_array_that_does_not_fit_is_refused_by_name(name, wrong):
     arguments = Problem(hs=True, subsampled=True).arguments()
     if wrong in WRONG_WEIGHTS and not name.startswith("w_"):
@@ -297,7 +297,10 @@ BAD = {
     "w_out: missing": ("w_out", {"w_out": lambda a: None}),
     "w_out and w_nodes: missing": ("w_out and w_nodes", {"w_out": lambda a: None, "drawn": 0}),
     "noise: missing": ("noise", {"noise": lambda a: None}),
-    "noise: too many words": ("noise", {"noise": lambda a: kernels.NoiseTable(np.ones(13))}),
+    "noise: too large": ("noise", {"noise": lambda a: np.where(np.arange(997) == 996, 12, a).astype(np.int32)}),
+    "noise: negative": ("noise", {"noise": lambda a: np.where(np.arange(997) == 0, -1, a).astype(np.int32)}),
+    "noise: less than a batch takes": ("noise: expected 5", {"noise": lambda a: a[:4].copy()}),
+    "noise: less than a window takes": ("noise: expected 20", {"noise": lambda a: a[:19].copy(), "shared": False}),
     "centers: 0": ("centers", {"centers": 0}),
     "centers: too many": ("centers", {"centers": kernels.MAX_CENTERS + 1}),
     "centers: of pairs": ("centers", {"centers": 2, "shared": False}),
@@ -337,7 +340,6 @@ def test_a_bad_value_is_refused_by_name(case):
         {"window": "5"},
         {"seed": -1},
         {"seed": 2**64},
-        {"noise": [1.0]},
     ],
     ids=str,
 )

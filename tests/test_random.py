@@ -10,7 +10,8 @@ from problems import Problem
 from scipy import stats
 
 from embfast import kernels, reference
-from embfast.reference import Purpose, Stream, alias_draw, below
+from embfast.reference import Purpose, Stream, below
+from embfast.training import CHAPTER, NoisePool
 
 COUNTS = np.array([100_000, 40_000, 9_000, 9_000, 800, 75, 6, 5, 5, 1])
 
@@ -74,15 +75,33 @@ def test_noise_table_matches_reference_and_its_weights(weights):
     assert_allclose(held / len(own), weights / weights.sum(), rtol=0, atol=2.0**-31)
 
 
-def test_reference_draws_negatives_by_count_to_the_power_of_three_quarters():
-    drawn = alias_draw(reference.NoiseTable(COUNTS**0.75), Stream(7, 2, Purpose.NEGATIVE)(np.arange(1_000_000)))
+def test_negatives_are_sampled_by_count_to_the_power_of_three_quarters():
+    drawn = kernels.NoiseTable(COUNTS**0.75).sample(1_000_000, 7, 2)
     assert is_plausible(np.bincount(drawn, minlength=10), COUNTS**0.75)
+    assert_array_equal(drawn, reference.NoiseTable(COUNTS**0.75).sample(1_000_000, 7, 2))
+    later = kernels.NoiseTable(COUNTS**0.75).sample(1_000, 7, 2, 500)
+    assert_array_equal(later, drawn[500:1_500])
+
+
+def test_a_pool_of_noise_is_drawn_anew_for_each_chapter_and_epoch():
+    pool = NoisePool(COUNTS**0.75, at_once=5, needed=100_000, seed=3)
+    first = pool(0, 0).copy()
+    assert len(first) == 2**17
+    assert_array_equal(pool(0, CHAPTER - 1), first)
+    second = pool(0, CHAPTER).copy()
+    for other in (second, pool(1, 0), pool(1, CHAPTER)):
+        assert len(other) == len(first)
+        assert (other != first).any()
+    assert_array_equal(kernels.NoiseTable(COUNTS**0.75).sample(2**18, 3, 0), np.concatenate([first, second]))
+    assert_array_equal(pool(0, 0), first)
+    assert len(NoisePool(COUNTS**0.75, at_once=2**22, needed=1, seed=3)(0, 0)) >= 2**22
 
 
 @pytest.mark.parametrize("mode", ["shared", "pairs", "cbow"])
 def test_kernel_draws_negatives_by_count_to_the_power_of_three_quarters(mode):
     """From zero rows, at a tiny rate, each draw moves its row by lr / 2 * the input: the moves count the draws."""
     n, lr, value, drawn, tokens = len(COUNTS), 2.0**-30, 2.0**-10, 5, 40_000
+    noise = kernels.NoiseTable(COUNTS**0.75).sample(drawn * tokens + 37, 1, 0)
     arguments = Problem(words=n + 2).arguments()
     weights = kernels.weight_table(n + 2, 1)
     weights[:, 0] = value
@@ -93,7 +112,7 @@ def test_kernel_draws_negatives_by_count_to_the_power_of_three_quarters(mode):
         "offsets": np.arange(0, tokens + 1, 2),
         "blocks": np.array([0, tokens]),
         "last_block": 1,
-        "noise": kernels.NoiseTable(COUNTS**0.75),
+        "noise": noise,
         "window": 1,
         "cbow": mode == "cbow",
         "shared": mode == "shared",
@@ -106,10 +125,10 @@ def test_kernel_draws_negatives_by_count_to_the_power_of_three_quarters(mode):
     assert examples == tokens
     assert counted.sum() == drawn * tokens
     assert is_plausible(counted, COUNTS**0.75)
-    per_batch = 2 * drawn if mode == "pairs" else drawn  # a window of 1 has room for two pairs
-    index = np.arange(tokens)[:, None] * per_batch + np.arange(drawn)
-    draws = Stream(arguments["seed"], arguments["epoch"], Purpose.NEGATIVE)(index)
-    assert_array_equal(counted, np.bincount(alias_draw(arguments["noise"], draws).ravel(), minlength=n))
+    place = below(Stream(arguments["seed"], arguments["epoch"], Purpose.PLACE)(0), len(noise))
+    sets = (len(noise) - place) // drawn  # before what is left is too short for a set
+    used = np.concatenate([noise[place : place + drawn * sets], noise[: drawn * (tokens - sets)]])
+    assert_array_equal(counted, np.bincount(used, minlength=n))
 
 
 @pytest.mark.parametrize("sample", [1e-2, 1e-3, 1e-5])

@@ -184,7 +184,7 @@ struct Trainer {
     const int first = left(b, b.center), last = right(b, b.center);
     const int32_t* center = s.token + b.center;
     const int n_path = path_length(*center);
-    const int32_t *drawn = b.drawn;
+    const int32_t* drawn = b.drawn;
     for (int p = first; p < last; ++p) {
       if (p == b.center) continue;
       // Draws lie one behind the other, so that those of the next batch follow, save where the noise begins again.

@@ -17,8 +17,9 @@ EMBFAST_INLINE int right(const Batch& b, int center) {
 
 constexpr int pairs_ahead = 3;  // pairs between the prefetch of a drawn row and its use
 
+// For writing: a line that another core holds is asked for once, not again when it is stored to.
 EMBFAST_INLINE void prefetch(const float* row, int64_t dim) {
-  for (int64_t d = 0; d < dim; d += 16) __builtin_prefetch(row + d, 0, 3);
+  for (int64_t d = 0; d < dim; d += 16) __builtin_prefetch(row + d, 1, 3);
 }
 
 struct Trainer {

@@ -141,7 +141,7 @@ EMBFAST_INLINE V train_pair(const Block& b) {
 // * radius rows around them, own their centers' output rows, b.out the drawn ones; b.weight and b.label count the
 // hidden rows against each drawn word in turn, then against their own. Hidden rows are hidden_scale * (sum of the
 // window), and each row of a window moves by delta_scale * (gradient of the hidden row).
-constexpr int together = 4;
+constexpr int together = 2;
 
 struct Cbow : Block {
   float* const* own;

@@ -366,9 +366,9 @@ class Sharing(NamedTuple):
 def sharing(cbow: bool, hs: bool, negatives: int, negatives_shared: bool, window: int) -> Sharing:
     """How many neighbouring centers share how many drawn words; the one place that decides it.
 
-    Sharing among centers saves arithmetic as long as at least about two words are drawn per center: below that the
-    analogies get worse (CBOW with 4 centers wants 2.5). A drawn word weighs negatives / drawn, so the objective stays
-    that of `negatives` words. Hierarchical softmax has a path of its own for each center and takes them one by one.
+    Sharing among centers saves arithmetic as long as enough words are drawn for each: skip-gram wants 2.5 (with 2,
+    SimLex falls by a point), CBOW 3 (with 2.5, the analogies do). A drawn word weighs negatives / drawn, so the objective
+    stays that of `negatives` words. Hierarchical softmax has a path of its own for each center and takes them one by one.
 
     A batch of skip-gram moves its output rows once, by the sum over all its pairs. In wide windows that step grows too
     long: above 15 tokens a center goes alone, and above 50 each pair has its own draws, since the loss diverges near
@@ -380,9 +380,9 @@ def sharing(cbow: bool, hs: bool, negatives: int, negatives_shared: bool, window
     centers, drawn = 1, negatives
     if shared and not hs:
         if cbow and negatives >= 5:
-            centers, drawn = 4, 2 * negatives
+            centers, drawn = 2, -(-6 * negatives // 5)
         elif not cbow and negatives >= 5 and window <= 15:
-            centers, drawn = 2, math.ceil(0.8 * negatives)
+            centers = 2
     return Sharing(shared, centers, drawn, negatives / drawn)
 
 

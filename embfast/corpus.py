@@ -425,10 +425,8 @@ def _options(
         vocab = list(vocab)
         if len(set(vocab)) != len(vocab):
             raise ValueError(f"vocab holds {len(vocab) - len(set(vocab))} words twice")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return _Options(
-        min_count, max_vocab or 0, sorted(keep or ()), vocab, max_sentence, threads or cores, errors, max_distinct
-    )
+    threads = threads or kernels.cores()
+    return _Options(min_count, max_vocab or 0, sorted(keep or ()), vocab, max_sentence, threads, errors, max_distinct)
 
 
 def _files(path: Paths | Iterable[Paths]) -> list[Path]:

@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from embfast import decimals
+from embfast import kernels
 from embfast.errors import FormatError
 
 FORMATS = ("bin", "text", "glove", "npz", "safetensors")
@@ -111,8 +111,8 @@ def write(path: str | os.PathLike, keys: list[str], matrix: np.ndarray, format: 
     """Writes keys and their rows, float32 (n, dim), in blocks: no copy of the matrix is made.
 
     Formats: "bin" (word2vec binary), "text" (word2vec text, the same as fastText's .vec), "glove" (text without the
-    first line), "npz" and "safetensors" (members matrix, keys_utf8, keys_offsets). Text holds the fewest digits that
-    read back to the same float32. A path that ends in .gz is compressed (bin, text and glove).
+    first line), "npz" and "safetensors" (members matrix, keys_utf8, keys_offsets). Text holds the fewest
+    characters that read back to the same float32. A path that ends in .gz is compressed (bin, text and glove).
 
     Raises:
         ValueError: no such format, or a key that the format cannot hold.
@@ -162,15 +162,22 @@ def _encoded_word(key: str, format: str) -> bytes:
 def _write_rows(stream: BinaryIO, keys: list[bytes], matrix: np.ndarray, name: str) -> None:
     if name != "glove":
         stream.write(b"%d %d\n" % matrix.shape)
+    if name != "bin":
+        _write_lines(stream, keys, matrix, " ")
+        return
     for lo, rows in _blocks(matrix, numbers=1 << 15):
-        if name == "bin":
-            lines = memoryview(np.ascontiguousarray(rows, dtype=_FLOAT)).cast("B")
-            width = len(lines) // len(rows)
-            cells = [lines[i * width : (i + 1) * width] for i in range(len(rows))]
-        else:
-            cells = decimals.format_rows(rows)
-        space = b" " if name == "bin" else b""
-        stream.write(b"".join(p for i, cell in enumerate(cells) for p in (keys[lo + i], space, cell, b"\n")))
+        lines = memoryview(np.ascontiguousarray(rows, dtype=_FLOAT)).cast("B")
+        width = len(lines) // len(rows)
+        cells = (lines[i * width : (i + 1) * width] for i in range(len(rows)))
+        stream.write(b"".join(p for i, cell in enumerate(cells) for p in (keys[lo + i], b" ", cell, b"\n")))
+
+
+def _write_lines(stream: BinaryIO, keys: list[bytes] | None, matrix: np.ndarray, separator: str) -> None:
+    """Each key, if there are any, and its numbers in the fewest characters; 1 MB of float32 per core at a time."""
+    threads = kernels.cores()
+    for lo, rows in _blocks(matrix, numbers=threads << 18):
+        block = np.ascontiguousarray(rows, dtype=np.float32)
+        stream.write(kernels.format_lines(keys and keys[lo : lo + len(rows)], block, separator, threads))
 
 
 def _blocks(matrix: np.ndarray, numbers: int) -> Iterator[tuple[int, np.ndarray]]:
@@ -468,7 +475,8 @@ def _read_text(stream, room: int, name: str, limit: int | None, encoding: str, f
         else:
             wanted = capacity
     rows = _Rows(faults, encoding, dim, capacity)
-    chunk = max(1 << 18, 32 * dim)  # about a core's cache: larger chunks are slower
+    threads = kernels.cores()
+    chunk = max(threads << 20, 32 * dim)
     longest = (1 << 20) + 64 * dim
 
     read = 0
@@ -486,7 +494,7 @@ def _read_text(stream, room: int, name: str, limit: int | None, encoding: str, f
                     f"{faults.path}:{number}: expected {dim} numbers, got {len(data)} bytes and no newline"
                 )
             continue
-        got, lines, end = _take_lines(data[:cut], dim, number, says, rows, None if wanted is None else wanted - read)
+        got, lines, end = _take_lines(data[:cut], dim, number, says, rows, threads, wanted and wanted - read)
         read, number, data = read + got, number + lines, data[end:]
     if n_rows is not None and limit is None:
         if read < n_rows:
@@ -497,48 +505,53 @@ def _read_text(stream, room: int, name: str, limit: int | None, encoding: str, f
     return rows.result()
 
 
-def _take_lines(text: bytes, dim: int, number: int, says: str, rows: _Rows, room: int | None) -> tuple[int, int, int]:
+def _take_lines(
+    text: bytes, dim: int, number: int, says: str, rows: _Rows, threads: int, room: int | None
+) -> tuple[int, int, int]:
     """Reads whole lines, the first of them line `number`, into rows, `room` at most.
 
     Returns how many rows it met, good or bad, how many lines, and how many bytes.
     """
-    starts, key_ends, values, plain = decimals.parse_lines(text, dim)
-    met, taken, end = 0, [], len(text)
-    starts = starts.tolist()
-    for i, (start, key_end, is_plain) in enumerate(zip(starts, key_ends.tolist(), plain.tolist(), strict=True)):
+    bounds, row, plain, values = kernels.parse_lines(text, dim, threads)
+    met, taken, n_lines, end = 0, [], len(row), len(text)
+    lines = zip(*bounds.T.tolist(), row.tolist(), plain.tolist(), strict=True)
+    for i, (begin, stop, at, is_plain) in enumerate(lines):
         if met == room:
-            values, end = values[:i], start
+            n_lines, end = i, begin
             break
-        if is_plain:
-            key = text[start:key_end]
-        else:
-            line = text[start : text.index(b"\n", start)]
-            if not line.strip():
+        key = text[begin:stop]
+        if not is_plain:
+            if not key.strip():
                 continue
-            key = _careful_line(line, values[i], dim, number + i, says, rows.faults)
+            key, numbers = _careful_line(key, dim, number + i, says, rows.faults)
+            if key is not None:
+                values[at] = numbers
         met += 1
         if key is not None and rows.admit(key, number + i, ""):
-            taken.append(i)
+            taken.append(at)
     rows.close_block(values[taken] if len(taken) < len(values) else values, "")
-    return met, len(values), end
+    return met, n_lines, end
 
 
-def _careful_line(line: bytes, out: np.ndarray, dim: int, number: int, says: str, faults: _Faults) -> bytes | None:
-    """Reads one line by fields into `out` and returns its key; None, after saying why, when it is faulty."""
+def _careful_line(line: bytes, dim: int, number: int, says: str, faults: _Faults) -> tuple[bytes | None, np.ndarray]:
+    """The key and the numbers of one line, split by fields; no key, after saying why, when it is faulty."""
     key, *tokens = line.split()
     shown = key.decode(errors="replace")
+    numbers = np.zeros(dim, np.float32)
     if len(tokens) != dim:
         hint = "a word written with a space in it looks like this too" if len(tokens) > dim else "the line is cut short"
         faults.add(f"{number}: expected {dim} numbers after {shown!r}, got {len(tokens)}. {says}; {hint}.")
-        return None
+        return None, numbers
     for i, token in enumerate(tokens):
-        number_read = decimals.to_float(token)
-        if number_read is None:
+        try:
+            if b"_" in token:  # Python's source may group digits so, a file of numbers may not
+                raise ValueError
+            with np.errstate(over="ignore"):  # 1e39 is inf: a fault, which close_block reports
+                numbers[i] = float(token)
+        except ValueError:
             faults.add(f"{number}: expected {dim} numbers after {shown!r}, got {token[:40]!r} as the {i + 1}th")
-            return None
-        with np.errstate(over="ignore"):
-            out[i] = number_read
-    return key
+            return None, numbers
+    return key, numbers
 
 
 # ---- npz and safetensors: three arrays with known names -----------------------------------------------------------
@@ -713,7 +726,6 @@ def write_projector(directory: str | os.PathLike, keys: list[str], matrix: np.nd
     encoded = [_encoded(key) for key in keys]
     Path(directory).mkdir(parents=True, exist_ok=True)
     with replacing(Path(directory) / "tensors.tsv") as stream:
-        for _, rows in _blocks(matrix, numbers=1 << 15):
-            stream.write(b"".join(line[1:] + b"\n" for line in decimals.format_rows(rows, b"\t")))
+        _write_lines(stream, None, matrix, "\t")
     with replacing(Path(directory) / "metadata.tsv") as stream:
         stream.write(b"".join(key + b"\n" for key in encoded))

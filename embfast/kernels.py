@@ -1,6 +1,7 @@
 """The one door to compiled code: nothing else imports embfast._cpu."""
 
 import mmap
+import os
 
 import numpy as np
 
@@ -14,6 +15,9 @@ except ImportError as error:
 
 # Text to ids (csrc/text.h): used by embfast.corpus, which turns its faults into errors with a file and a line.
 TextEncoder = _cpu.TextEncoder
+# Decimal text to float32 and back (csrc/decimals.h): used by embfast.formats.
+parse_lines = _cpu.parse_lines
+format_lines = _cpu.format_lines
 
 NoiseTable = _cpu.NoiseTable
 HuffmanTree = _cpu.HuffmanTree
@@ -22,6 +26,11 @@ isa = _cpu.isa
 train_sequences = _cpu.train_sequences
 fma_peak = _cpu.fma_peak
 read_bandwidth = _cpu.read_bandwidth
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def padded(dim: int) -> int:

@@ -33,6 +33,8 @@ BLOCK = 4096  # tokens that one thread takes at a time
 SNAP = 1024  # a block ends with a document when one ends this near
 FORMAT, VERSION = "embfast model", 1
 
+cores = kernels.cores
+
 _SLICE_WORK = 150_000  # blocks x padded dim x window of one kernel call and thread: about a quarter of a second
 _CELLS = 1 << 18  # numbers per step of the numpy loops over tables: 1 MB
 _DTYPES = {"F32": np.dtype("<f4"), "I64": np.dtype("<i8"), "U8": np.dtype("u1")}
@@ -205,11 +207,6 @@ def check_corpus(corpus: Any) -> None:
         raise ValueError(f"need at least 2 distinct words to train on, got {len(corpus.words)}")
     if corpus.n_tokens < 2:
         raise ValueError(f"need at least 2 tokens to train on, got {corpus.n_tokens}")
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # ---- weights and blocks -------------------------------------------------------------------------------------------

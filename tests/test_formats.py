@@ -10,11 +10,11 @@ import zipfile
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from embfast import decimals, formats
+from embfast import formats
 from embfast.errors import FormatError
 from embfast.vectors import Vectors
 
@@ -101,76 +101,6 @@ def test_extension_and_format_say_what_a_file_is(tmp_path):
     assert formats.format_of("a.b/vectors.TXT.gz") == "text"
     with pytest.raises(ValueError, match="not gzipped"):
         formats.write(tmp_path / "a.npz.gz", [], np.empty((0, 1), np.float32))
-
-
-# ---- numbers ------------------------------------------------------------------------------------------------------
-
-
-def test_numbers_keep_their_bits():
-    bits = np.random.default_rng(1).integers(0, 2**32, size=(400, 50), dtype=np.uint32)
-    values = bits.view(np.float32)
-    values = np.where(np.isfinite(values), values, np.float32(-0.0))
-    values[0, :8] = [0, -0.0, 1e-45, 3.4028235e38, 0.1, -10, 9.9999990, 1e-4]
-    lines = decimals.format_rows(values)
-    assert lines[0].startswith(b" 0 -0 1.4013e-45 3.4028235e+38 0.1 -10 9.999999 0.0001 ")
-    *_, got, plain = decimals.parse_lines(b"".join(b"k" + line + b"\n" for line in lines), 50)
-    assert plain.all()
-    assert_same_bits(got, values)
-    assert [[np.float32(float(x)) for x in line.split()] for line in lines[:20]] == values[:20].tolist()
-
-
-def test_common_numbers_are_written_as_briefly_as_numpy_does():
-    values = np.random.default_rng(2).normal(0, 0.3, size=(50, 40)).astype(np.float32)
-    values = values[np.abs(values).min(axis=1) > 1e-4]
-    for line, row in zip(decimals.format_rows(values), values, strict=True):
-        assert line == b"".join(b" " + np.format_float_positional(x, trim="-").encode() for x in row)
-
-
-SPELLINGS = st.one_of(
-    st.floats(allow_nan=False, allow_infinity=False).map(repr),
-    st.floats(-10, 10).map("{:f}".format),
-    st.floats(width=32, allow_nan=False, allow_infinity=False).map("{:.9g}".format),
-    st.integers(-(10**20), 10**20).map(str),
-    st.sampled_from(
-        ["1.", ".5", "-.5", "+1.5", "00012.5", "-0", "1e5", "1E-3", "0.1234567890123456789", "inf", "-inf"]
-    ),
-)
-NO_NUMBERS = st.sampled_from(["1_0", "0x10", "1.2.3", "--1", "1-2", ".", "-", "", "x", "1e", "1,5", "٣", "1.5x", "."])
-
-
-@given(st.lists(SPELLINGS, min_size=1, max_size=6))
-@settings(max_examples=300, deadline=None)
-def test_every_spelling_reads_as_float_does(tokens):
-    with np.errstate(over="ignore"):
-        expected = np.array([float(token) for token in tokens]).astype(np.float32)
-    text = f"key {' '.join(tokens)}\nkey {' '.join(tokens)} \r\n".replace(" \r", "\r").encode()
-    starts, key_ends, values, plain = decimals.parse_lines(text, len(tokens))
-    assert plain.all()
-    assert [text[a:b] for a, b in zip(starts, key_ends, strict=True)] == [b"key", b"key"]
-    assert_same_bits(values, np.stack([expected, expected]))
-
-
-@given(st.lists(SPELLINGS, max_size=3), NO_NUMBERS, st.lists(SPELLINGS, max_size=3))
-@settings(max_examples=100, deadline=None)
-def test_what_is_no_number_is_never_read_as_one(before, bad, after):
-    tokens = [*before, bad, *after]
-    *_, plain = decimals.parse_lines(f"key {' '.join(tokens)}\n".encode(), len(tokens))
-    assert not plain.any()
-
-
-@given(st.binary(max_size=60), st.integers(1, 4))
-@example(b"!\x000", 1)  # a NUL is no space
-@settings(max_examples=300, deadline=None)
-def test_no_bytes_break_the_line_reader(noise, dim):
-    """A line is plain exactly when fields and float() agree that it is, or spacing alone sends it the slow way."""
-    starts, key_ends, values, plain = decimals.parse_lines(noise + b"\n", dim)
-    lines = (noise + b"\n").split(b"\n")[:-1]
-    assert len(starts) == len(lines)
-    for start, end, row, is_plain, line in zip(starts, key_ends, values, plain, lines, strict=True):
-        if is_plain:
-            key, *tokens = line.replace(b"\t", b" ").strip(b"\r").strip().split()
-            assert (noise + b"\n")[start:end] == key
-            assert_same_bits(row, np.array([float(token) for token in tokens], dtype=np.float32))
 
 
 # ---- files of other tools -----------------------------------------------------------------------------------------

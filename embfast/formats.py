@@ -1,11 +1,10 @@
 """Keys and a float32 matrix to files and back: word2vec binary and text, fastText .vec, GloVe text, npz, safetensors.
 
 Word2vec's formats are those of word2vec.c (its binary ends each row with a newline, gensim's does not: both read);
-safetensors after https://github.com/huggingface/safetensors, written by hand so that no copy of the matrix is made.
+in npz and safetensors the matrix is aligned, so that it can be mapped.
 """
 
 import gzip
-import json
 import os
 import secrets
 import stat
@@ -22,6 +21,7 @@ import numpy as np
 
 from embfast import kernels
 from embfast.errors import FormatError
+from embfast.tensors import ALIGNMENT, DTYPES, joined, read_header, row_blocks, write_array, write_tensors
 
 FORMATS = ("bin", "text", "glove", "npz", "safetensors")
 ERRORS = ("strict", "replace", "skip")
@@ -32,7 +32,6 @@ _MEMBERS = {"matrix": (_FLOAT, 2), "keys_offsets": (np.dtype("<i8"), 1), "keys_u
 _DEFLATE_AT_BEST = 1032  # no gzip file unpacks to more than this many times its size
 _LONGEST_KEY = 1 << 16
 _LONGEST_LINE = 1 << 28
-_ALIGNMENT = 64
 
 
 def format_of(path: str | os.PathLike, format: str | None = None) -> str:
@@ -122,16 +121,10 @@ def write(path: str | os.PathLike, keys: list[str], matrix: np.ndarray, format: 
     if name in ("npz", "safetensors"):
         if zipped:
             raise ValueError(f"{os.fspath(path)}: {name} files are not gzipped")
-        encoded = [_encoded(key) for key in keys]
-        tensors = {
-            "matrix": matrix,
-            "keys_offsets": np.concatenate(([0], np.cumsum([len(key) for key in encoded], dtype=np.int64))).astype(
-                "<i8"
-            ),
-            "keys_utf8": np.frombuffer(b"".join(encoded), dtype=np.uint8),
-        }
+        offsets, utf8 = joined([_encoded(key) for key in keys])
+        tensors = {"matrix": np.asarray(matrix, dtype=_FLOAT), "keys_offsets": offsets, "keys_utf8": utf8}
         with replacing(path) as stream:
-            (_write_npz if name == "npz" else _write_safetensors)(stream, tensors)
+            (_write_npz if name == "npz" else write_tensors)(stream, tensors)
         return
     encoded = [_encoded_word(key, name) for key in keys]
     with replacing(path) as stream:
@@ -165,7 +158,7 @@ def _write_rows(stream: BinaryIO, keys: list[bytes], matrix: np.ndarray, name: s
     if name != "bin":
         _write_lines(stream, keys, matrix, " ")
         return
-    for lo, rows in _blocks(matrix, numbers=1 << 15):
+    for lo, rows in row_blocks(matrix, numbers=1 << 15):
         lines = memoryview(np.ascontiguousarray(rows, dtype=_FLOAT)).cast("B")
         width = len(lines) // len(rows)
         cells = (lines[i * width : (i + 1) * width] for i in range(len(rows)))
@@ -175,52 +168,24 @@ def _write_rows(stream: BinaryIO, keys: list[bytes], matrix: np.ndarray, name: s
 def _write_lines(stream: BinaryIO, keys: list[bytes] | None, matrix: np.ndarray, separator: str) -> None:
     """Each key, if there are any, and its numbers in the fewest characters; 1 MB of float32 per core at a time."""
     threads = kernels.cores()
-    for lo, rows in _blocks(matrix, numbers=threads << 18):
+    for lo, rows in row_blocks(matrix, numbers=threads << 18):
         block = np.ascontiguousarray(rows, dtype=np.float32)
         stream.write(kernels.format_lines(keys and keys[lo : lo + len(rows)], block, separator, threads))
-
-
-def _blocks(matrix: np.ndarray, numbers: int) -> Iterator[tuple[int, np.ndarray]]:
-    step = max(1, numbers // max(1, matrix.shape[1]))
-    for lo in range(0, len(matrix), step):
-        yield lo, matrix[lo : lo + step]
-
-
-def _write_array(stream: BinaryIO, array: np.ndarray, dtype: np.dtype) -> None:
-    if array.ndim == 1:
-        array = array[:, None]
-    for _, rows in _blocks(array, numbers=1 << 20):
-        stream.write(np.ascontiguousarray(rows, dtype=dtype).view(np.uint8).data)
 
 
 def _write_npz(stream: BinaryIO, tensors: dict[str, np.ndarray]) -> None:
     """Uncompressed, each array on a multiple of 64 bytes (zipalign's padding field), so that it can be mapped."""
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
         for name, array in tensors.items():
-            dtype, _ = _MEMBERS[name]
             member = zipfile.ZipInfo(f"{name}.npy")
             zip64 = 20  # bytes that force_zip64 adds to the local header
             begin = stream.tell() + 30 + len(member.filename) + zip64 + 4
-            padding = -begin % _ALIGNMENT
+            padding = -begin % ALIGNMENT
             member.extra = b"\x35\xd9" + padding.to_bytes(2, "little") + b"\0" * padding
             with archive.open(member, "w", force_zip64=True) as out:
-                header = {"descr": dtype.str, "fortran_order": False, "shape": array.shape}
+                header = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape}
                 np.lib.format.write_array_header_1_0(out, header)
-                _write_array(out, array, dtype)
-
-
-def _write_safetensors(stream: BinaryIO, tensors: dict[str, np.ndarray]) -> None:
-    names = {"<f4": "F32", "<i8": "I64", "|u1": "U8"}
-    header, end = {}, 0
-    for name, array in tensors.items():
-        dtype, _ = _MEMBERS[name]
-        begin, end = end, end + array.size * dtype.itemsize
-        header[name] = {"dtype": names[dtype.str], "shape": list(array.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
-    stream.write(len(text).to_bytes(8, "little") + text)
-    for name, array in tensors.items():
-        _write_array(stream, array, _MEMBERS[name][0])
+                write_array(out, array)
 
 
 # ---- reading ----------------------------------------------------------------------------------------------------
@@ -558,11 +523,10 @@ def _careful_line(line: bytes, dim: int, number: int, says: str, faults: _Faults
 
 
 def _read_tensors(path: str, name: str, mmap: bool, limit: int | None, faults: _Faults):
-    size = os.path.getsize(path)
-    if size == 0:
+    if os.path.getsize(path) == 0:
         raise FormatError(f"{path}: expected {name} data, got an empty file")
     with open(path, "rb") as stream:
-        places = (_npz_places if name == "npz" else _safetensors_places)(stream, size, path)
+        places = (_npz_places if name == "npz" else _safetensors_places)(stream, path)
         for member, (dtype, ndim) in _MEMBERS.items():
             if member not in places:
                 raise FormatError(f"{path}: expected arrays {', '.join(_MEMBERS)}, got {', '.join(places) or 'none'}")
@@ -604,7 +568,7 @@ def _read_tensors(path: str, name: str, mmap: bool, limit: int | None, faults: _
             raise FormatError(f"{path}: has faulty rows, the first: {faults.first}; it cannot be mapped, only read")
         return keys, matrix
     finite_rows = np.ones(wanted, dtype=bool)
-    for lo, rows in _blocks(matrix, numbers=1 << 20):
+    for lo, rows in row_blocks(matrix, numbers=1 << 20):
         finite = np.isfinite(rows)
         for i in np.flatnonzero(~finite.all(axis=1)):
             faults.add(f" row {lo + i}: expected finite numbers, got {rows[i][~finite[i]][0]}", replaceable=True)
@@ -644,8 +608,9 @@ class _Place:
         return np.memmap(path, dtype=self.dtype, mode="r", offset=self.begin, shape=shape)
 
 
-def _npz_places(stream: BinaryIO, size: int, path: str) -> dict[str, _Place]:
+def _npz_places(stream: BinaryIO, path: str) -> dict[str, _Place]:
     places = {}
+    size = os.fstat(stream.fileno()).st_size
     try:
         with zipfile.ZipFile(stream) as archive:
             for member in archive.infolist():
@@ -683,32 +648,10 @@ def _npz_places(stream: BinaryIO, size: int, path: str) -> dict[str, _Place]:
     return places
 
 
-def _safetensors_places(stream: BinaryIO, size: int, path: str) -> dict[str, _Place]:
-    dtypes = {"F32": "<f4", "I64": "<i8", "U8": "|u1"}
-    length = int.from_bytes(stream.read(8), "little")
-    if size < 8 or length > size - 8:
-        raise FormatError(f"{path}: byte 0: expected the length of the header, at most {size - 8}, got {length}")
-    places = {}
-    try:
-        for name, entry in json.loads(stream.read(length)).items():
-            if name == "__metadata__":
-                continue
-            begin, end = entry["data_offsets"]
-            shape = tuple(entry["shape"])
-            dtype = np.dtype(dtypes.get(entry["dtype"], "V1"))
-            if name in _MEMBERS and dtype.kind != "V":
-                expected = int(np.prod(shape, dtype=object)) * dtype.itemsize
-                if begin < 0 or end - begin != expected or 8 + length + end > size:
-                    raise FormatError(
-                        f"{path}: expected {name} {shape} in {expected} bytes of the {size - 8 - length} after the "
-                        f"header, got bytes {begin} to {end}"
-                    )
-            places[name] = _Place(dtype, shape, 8 + length + begin)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, FormatError):
-            raise
-        raise FormatError(f"{path}: byte 8: expected a safetensors header of {length} bytes: {error!r}") from error
-    return places
+def _safetensors_places(stream: BinaryIO, path: str) -> dict[str, _Place]:
+    _, entries = read_header(stream, path)
+    other = np.dtype("V1")
+    return {name: _Place(DTYPES.get(entry.dtype, other), entry.shape, entry.begin) for name, entry in entries.items()}
 
 
 # ---- writing for others -------------------------------------------------------------------------------------------

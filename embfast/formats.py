@@ -4,15 +4,17 @@ Word2vec's formats are those of word2vec.c (its binary ends each row with a newl
 in npz and safetensors the matrix is aligned, so that it can be mapped.
 """
 
+import fcntl
 import gzip
 import os
+import re
 import secrets
 import stat
 import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
@@ -64,7 +66,8 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """Opens a file that takes the place of `path` when the block ends well, and vanishes when it does not.
 
     The bytes go to a temporary file beside `path`, reach the disk (fsync), and are then renamed. A reader sees the old
-    file or the new one, never a part. A path that is no regular file (/dev/stdout) is written straight.
+    file or the new one, never a part. What a killed process left of an earlier attempt is removed first. A path that
+    is no regular file (/dev/stdout) is written straight.
     """
     target = os.path.realpath(path)
     mode = None
@@ -79,19 +82,44 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     directory, name = os.path.split(target)
     if not os.path.isdir(directory):
         raise FileNotFoundError(f"{os.fspath(path)}: there is no directory {directory}")
-    temporary = os.path.join(directory, f".{name[:200]}.{secrets.token_hex(4)}.tmp")
+    _remove_abandoned(directory, name)
+    stream, temporary = _open_temporary(directory, name)
     try:
-        with open(temporary, "xb") as stream:
+        with stream:
             yield stream
             stream.flush()
             if mode is not None:
                 os.fchmod(stream.fileno(), stat.S_IMODE(mode))
             os.fsync(stream.fileno())
-        os.replace(temporary, target)
+            os.replace(temporary, target)  # before the stream closes: without its lock the file would look abandoned
     except BaseException:  # Ctrl-C too
         Path(temporary).unlink(missing_ok=True)
         raise
     sync(directory)
+
+
+def _open_temporary(directory: str, name: str) -> tuple[BinaryIO, str]:
+    """A new file to become `name`, locked (flock) as long as it is open, and its path."""
+    while True:
+        temporary = os.path.join(directory, f".{name[:200]}.{secrets.token_hex(4)}.tmp")
+        stream = open(temporary, "xb")  # noqa: SIM115
+        with suppress(OSError):  # a file system without locks: then nobody can take the file for abandoned either
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        if os.path.exists(temporary):  # or another process has taken it for abandoned, before it was locked
+            return stream, temporary
+        stream.close()
+
+
+def _remove_abandoned(directory: str, name: str) -> None:
+    """Removes what writers of `name` that were killed have left: temporary files that no living process has locked."""
+    ours = re.compile(rf"\.{re.escape(name[:200])}\.[0-9a-f]{{8}}\.tmp")
+    left = []
+    with suppress(OSError), os.scandir(directory) as entries:
+        left = [entry.path for entry in entries if ours.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)]
+    for path in left:
+        with suppress(OSError), open(path, "r+b") as stream:  # locked by its writer, or gone, or not ours to remove
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(path)
 
 
 def sync(path: str | os.PathLike) -> None:

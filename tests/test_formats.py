@@ -1,12 +1,16 @@
 """Files: every format there and back, files of the original tools, and everything that can be wrong with one."""
 
+import errno
+import fcntl
 import gzip
 import json
 import os
 import random
 import stat
 import subprocess
+import sys
 import zipfile
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -419,6 +423,81 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_half()
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("v", b"old")]
+
+
+WRITER = """
+import sys, time
+from embfast import formats
+with formats.replacing(sys.argv[1]) as stream:
+    stream.write(b"half")
+    stream.flush()
+    print("writing", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@contextmanager
+def writing(path):
+    """Another process, in the middle of writing a file."""
+    command = [sys.executable, "-c", WRITER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "writing\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def test_what_a_killed_writer_left_goes_at_the_next_write(tmp_path, make_vectors):
+    path = tmp_path / "v.bin"
+    others = [".v.bin.tmp", ".v.bin.0123456.tmp", ".w.bin.01234567.tmp", ".v.bin.01234567.tmp2", "v.bin.01234567.tmp"]
+    for name in others:
+        (tmp_path / name).touch()
+    for _ in range(2):
+        with writing(path) as process:
+            process.kill()
+            process.wait()
+    assert len(list(tmp_path.iterdir())) == len(others) + 2 - 1  # the second writer removed what the first had left
+    make_vectors(2, 2).save(path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*others, "v.bin"])
+
+
+def test_a_living_writer_keeps_its_file(tmp_path, make_vectors):
+    path = tmp_path / "v.bin"
+    with writing(path) as process:
+        before = list(tmp_path.iterdir())
+        make_vectors(2, 2).save(path)
+        assert sorted(tmp_path.iterdir()) == sorted([*before, path])
+        process.communicate("\n")
+        assert process.returncode == 0
+    assert [(p, p.read_bytes()) for p in tmp_path.iterdir()] == [(path, b"half")]
+
+
+def test_a_writer_whose_new_file_was_taken_for_abandoned_takes_another(tmp_path, monkeypatch):
+    lock, taken = fcntl.flock, []
+
+    def lock_too_late(stream, operation):
+        if not taken:
+            taken.append(stream.name)
+            os.unlink(stream.name)
+        lock(stream, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lock_too_late)
+    with formats.replacing(tmp_path / "v") as stream:
+        stream.write(b"new")
+    assert taken
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("v", b"new")]
+
+
+def test_without_locks_a_write_works_and_removes_nothing(tmp_path, monkeypatch):
+    def no_locks(stream, operation):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    (tmp_path / ".v.01234567.tmp").touch()
+    with formats.replacing(tmp_path / "v") as stream:
+        stream.write(b"new")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".v.01234567.tmp", "v"]
 
 
 def test_a_write_keeps_mode_and_symlink_and_spares_devices(tmp_path, make_vectors):

@@ -37,7 +37,7 @@ def plot(
     Raises:
         KeyError: a key is not there.
         ImportError: matplotlib, scikit-learn or umap-learn is missing; says what to install.
-        ValueError: fewer than 3 keys, fewer than 2 numbers per vector, no such method or format.
+        ValueError: fewer than 3 keys (4 for "umap"), fewer than 2 numbers per vector, no such method or format.
     """
     extension = Path(path).suffix.removeprefix(".").lower()
     formats = _figure().canvas.get_supported_filetypes()
@@ -58,9 +58,9 @@ def project(rows: np.ndarray, method: str = "pca", seed: int = 0) -> np.ndarray:
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    n, dim = rows.shape
-    if n < 3 or dim < 2:
-        raise ValueError(f"a plane needs at least 3 vectors of at least 2 numbers, got {n} of {dim}")
+    (n, dim), least = rows.shape, 4 if method == "umap" else 3
+    if n < least or dim < 2:
+        raise ValueError(f"a plane needs at least {least} vectors of at least 2 numbers, got {n} of {dim}")
     units = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-30))
     if method == "umap":
         try:

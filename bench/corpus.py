@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.machine import machine_and_commit
+from bench.machine import machine_and_commit, report
 from embfast.corpus import Corpus, read_vocab
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,10 +146,7 @@ def main() -> None:
             f"{middle['rss_mb']:6.0f} {middle['words']:8.0f}"
         )
     result = {"text": args.text.name, "bytes": n_bytes, "tokens": n_tokens, "runs": results, **machine_and_commit()}
-    print("\n" + json.dumps(result))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+    report(result, args.json)
 
 
 if __name__ == "__main__":

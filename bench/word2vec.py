@@ -40,7 +40,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.corpus import embfast_pass, gensim_pass, original_pass
-from bench.machine import machine_and_commit
+from bench.machine import machine_and_commit, write_json
 from embfast import evaluate
 from embfast.vectors import Vectors
 
@@ -526,15 +526,13 @@ def main(argv: list[str] | None = None) -> None:
     programs = [ours("embfast", True), ours("embfast pairs", False), *installed(args.rivals_python)]
     programs = [p for p in programs if p.name not in args.leave_out]
     path = args.json or ROOT / "bench" / "results" / f"word2vec-{time.strftime('%Y%m%d-%H%M%S')}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
     machine = machine_and_commit()
     runs: dict[str, list[dict[str, Any]]] = {"vocabulary": [], "speed": [], "quality": []}
 
     def save(name: str, rows: list[dict[str, Any]]) -> None:
         runs[name] += rows
-        result = {"settings": settings, "machine": machine, "rows": summarise(runs), "runs": runs}
-        path.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(path, {"settings": settings, "machine": machine, "rows": summarise(runs), "runs": runs})
 
     pairs = [(mode, dim) for mode in args.modes for dim in args.dims]
     with tempfile.TemporaryDirectory() as directory:

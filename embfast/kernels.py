@@ -13,7 +13,7 @@ except ImportError as error:
         "`pip install .` in a checkout, or `pip install embfast`."
     ) from error
 
-# Text to ids (csrc/text.h): used by embfast.corpus; embfast.sources turns its faults into errors with a file and a line.
+# Text to ids (csrc/text.h): used by embfast.corpus; embfast.sources turns its faults into errors with file and line.
 TextEncoder = _cpu.TextEncoder
 # Decimal text to float32 and back (csrc/decimals.h): used by embfast.formats.
 parse_lines = _cpu.parse_lines

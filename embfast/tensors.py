@@ -7,6 +7,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -33,16 +34,21 @@ def write_array(stream: BinaryIO, array: np.ndarray) -> None:
         stream.write(np.ascontiguousarray(rows).view(np.uint8).data)
 
 
-def write_tensors(stream: BinaryIO, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
-    """Writes a whole file of arrays, each of one of DTYPES."""
-    header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
+def tensor_header(metadata: dict[str, str], tensors: dict[str, np.ndarray], multiple: int = ALIGNMENT) -> bytes:
+    """The first bytes of a file, a multiple of some number; the arrays, each of one of DTYPES, follow in this order."""
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     end = 0
     for name, array in tensors.items():
         begin, end = end, end + array.size * array.dtype.itemsize
         header[name] = {"dtype": _NAMES[array.dtype], "shape": list(array.shape), "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
-    text += b" " * (-(8 + len(text)) % ALIGNMENT)
-    stream.write(len(text).to_bytes(8, "little") + text)
+    text += b" " * (-(8 + len(text)) % multiple)
+    return len(text).to_bytes(8, "little") + text
+
+
+def write_tensors(stream: BinaryIO, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+    """Writes a whole file of arrays, each of one of DTYPES."""
+    stream.write(tensor_header(metadata or {}, tensors))
     for array in tensors.values():
         write_array(stream, array)
 
@@ -52,6 +58,12 @@ def joined(texts: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
     offsets = np.zeros(len(texts) + 1, DTYPES["I64"])
     np.cumsum([len(text) for text in texts], out=offsets[1:])
     return offsets, np.frombuffer(b"".join(texts), np.uint8)
+
+
+def word_tensors(words: list[str]) -> dict[str, np.ndarray]:
+    """A vocabulary as the two tensors that TensorFile.read_words reads."""
+    offsets, utf8 = joined([word.encode() for word in words])
+    return {"words_utf8": utf8, "words_offsets": offsets}
 
 
 class Entry(NamedTuple):
@@ -132,6 +144,17 @@ class TensorFile:
         array = np.empty(self._entry(name, dtype, shape).shape, DTYPES[dtype])
         self._fill(name, array)
         return array
+
+    def read_words(self) -> list[str]:
+        """What word_tensors made of a vocabulary."""
+        ends = self.read("words_offsets", "I64")
+        text = self.read("words_utf8", "U8").tobytes()
+        if len(ends) < 1 or ends[0] != 0 or ends[-1] != len(text) or (np.diff(ends) < 0).any():
+            raise FormatError(f"{self.path}: expected words_offsets to rise from 0 to {len(text)}; they do not")
+        try:
+            return [text[lo:hi].decode() for lo, hi in pairwise(ends.tolist())]
+        except UnicodeDecodeError as error:
+            raise FormatError(f"{self.path}: expected words in UTF-8, got {error.object!r}") from None
 
     def read_table(self, name: str, n: int, dim: int) -> np.ndarray:
         """A float32 (n, dim) tensor in the padded table that kernels want."""

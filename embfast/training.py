@@ -18,7 +18,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +26,7 @@ from embfast import kernels
 from embfast.corpus import Corpus
 from embfast.errors import FormatError, TrainingError
 from embfast.formats import replacing
-from embfast.tensors import TensorFile, joined, write_tensors
+from embfast.tensors import TensorFile, word_tensors, write_tensors
 
 BLOCK = 4096  # tokens that one thread takes at a time
 SNAP = 1024  # a block ends with a document when one ends this near
@@ -152,15 +151,7 @@ class Estimator(ABC):
                 if name not in cls.settings():
                     raise FormatError(f"{path}: {cls.__name__} has no setting {name!r}; a newer embfast may know it")
             model = cls(**settings)
-            ends = file.read("words_offsets", "I64")
-            text = file.read("words_utf8", "U8").tobytes()
-            if len(ends) < 1 or ends[0] != 0 or ends[-1] != len(text) or (np.diff(ends) < 0).any():
-                raise FormatError(f"{path}: expected words_offsets to rise from 0 to {len(text)}; they do not")
-            ends = ends.tolist()
-            try:
-                model.words_ = [text[lo:hi].decode() for lo, hi in pairwise(ends)]
-            except UnicodeDecodeError as error:
-                raise FormatError(f"{path}: expected words in UTF-8, got {error.object!r}") from None
+            model.words_ = file.read_words()
             model.counts_ = file.read("counts", "I64", (len(model.words_),))
             try:
                 model._progress = Progress(**file.json("progress"))
@@ -479,8 +470,7 @@ class _Log:
 
 def write_model(path: Path, model: Estimator) -> None:
     """Writes a model, trained or in training, to a safetensors file; the old one stays until the new one is whole."""
-    offsets, utf8 = joined([word.encode() for word in model.words_])
-    tensors = {"words_utf8": utf8, "words_offsets": offsets, "counts": model.counts_, **model._tensors()}
+    tensors = {**word_tensors(model.words_), "counts": model.counts_, **model._tensors()}
     metadata = {
         "format": FORMAT,
         "version": json.dumps(VERSION),

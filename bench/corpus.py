@@ -13,11 +13,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.machine import machine_and_commit
+from bench.machine import machine_and_commit, report
 from embfast.corpus import Corpus, read_vocab
+
+ROOT = Path(__file__).resolve().parents[1]
 
 OURS = """
 import json, re, sys, time
@@ -44,12 +47,23 @@ print(json.dumps({"wall_s": wall, "cpu_s": cpu, "words": len(model.wv),
 """
 
 
-def in_python(python: str, program: str, *arguments: str) -> dict[str, Any]:
-    run = subprocess.run([python, "-c", program, *arguments], check=True, capture_output=True, text=True)
+def in_python(python: str, program: str, *arguments: str, **environment: str) -> dict[str, Any]:
+    command = [python, "-c", program, *arguments]
+    run = subprocess.run(command, env={**os.environ, **environment}, check=False, capture_output=True, text=True)
+    if run.returncode:
+        raise RuntimeError(f"{python} failed: {run.stderr.strip()[-500:]}")
     return json.loads(run.stdout)
 
 
-def word2vec(tool: str, text: Path) -> dict[str, Any]:
+def embfast_pass(text: Path, threads: int) -> dict[str, Any]:
+    return in_python(sys.executable, OURS, str(text), str(threads), PYTHONPATH=str(ROOT))
+
+
+def gensim_pass(text: Path, python: str) -> dict[str, Any]:
+    return in_python(python, GENSIM, str(text))
+
+
+def original_pass(text: Path, tool: str) -> dict[str, Any]:
     """Without -output the program ends when the vocabulary is saved."""
     with tempfile.TemporaryDirectory() as directory:
         vocab = Path(directory) / "vocab"
@@ -61,7 +75,7 @@ def word2vec(tool: str, text: Path) -> dict[str, Any]:
         wall = time.perf_counter() - start
         if process.returncode:
             raise RuntimeError(f"{tool} ended with {process.returncode}")
-        words = len(read_vocab(vocab)[0])
+        words = len(set(read_vocab(vocab)[0]) - {"</s>"})
     return {
         "wall_s": wall,
         "cpu_s": usage.ru_utime + usage.ru_stime,
@@ -90,17 +104,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the results here")
     args = parser.parse_args()
 
-    runs = {
-        f"embfast, {n} thread{'s' * (n > 1)}": (in_python, sys.executable, OURS, str(args.text), str(n)) for n in (1, 2)
-    }
+    runs = {f"embfast, {n} thread{'s' * (n > 1)}": partial(embfast_pass, threads=n) for n in (1, 2)}
     tool = shutil.which("word2vec")
     if tool:
         check(tool, args.text)
-        runs["word2vec.c, vocabulary only"] = (word2vec, tool, args.text)
+        runs["word2vec.c, vocabulary only"] = partial(original_pass, tool=tool)
     else:
         print("word2vec is not on PATH: left out (pip install word2vec)", file=sys.stderr)
     if subprocess.run([args.gensim_python, "-c", "import gensim"], capture_output=True, check=False).returncode == 0:
-        runs["gensim, vocabulary only"] = (in_python, args.gensim_python, GENSIM, str(args.text))
+        runs["gensim, vocabulary only"] = partial(gensim_pass, python=args.gensim_python)
     else:
         print(f"{args.gensim_python} has no gensim: left out (pip install gensim)", file=sys.stderr)
 
@@ -108,8 +120,8 @@ def main() -> None:
     n_tokens = Corpus.from_file(args.text, min_count=1).n_tokens  # and the text is in the page cache now
     measured: dict[str, list[dict[str, Any]]] = {name: [] for name in runs}
     for _ in range(args.runs):
-        for name, (function, *arguments) in runs.items():
-            measured[name].append(function(*arguments))
+        for name, measure in runs.items():
+            measured[name].append(measure(args.text))
 
     results = {}
     print(
@@ -134,10 +146,7 @@ def main() -> None:
             f"{middle['rss_mb']:6.0f} {middle['words']:8.0f}"
         )
     result = {"text": args.text.name, "bytes": n_bytes, "tokens": n_tokens, "runs": results, **machine_and_commit()}
-    print("\n" + json.dumps(result))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+    report(result, args.json)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ multiply-adds in registers alone; bandwidths are of reading, from memory of half
 """
 
 import argparse
-import json
 import statistics
 import time
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.machine import machine_and_commit
+from bench.machine import machine_and_commit, report
 from embfast import kernels, reference
 from embfast.training import initial_weights, make_blocks
 from embfast.word2vec import keep_thresholds, noise_weights, sharing
@@ -226,10 +225,7 @@ def main(argv: list[str] | None = None) -> None:
     settings = {name: value for name, value in vars(args).items() if name != "json"}
     result = {"settings": settings, "isa": kernels.isa(), "limits": limits, "kernels": results}
     result["machine"] = machine_and_commit()
-    print("\n" + json.dumps(result))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+    report(result, args.json)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """On what a figure was measured: printed and stored beside every result."""
 
 import datetime
+import json
 import os
 import platform
 import subprocess
@@ -30,6 +31,18 @@ def machine_and_commit() -> dict[str, Any]:
         "commit": _commit(),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def report(result: dict[str, Any], path: Path | None) -> None:
+    """Prints a result as one line of JSON, and writes it to a file when one is named."""
+    print("\n" + json.dumps(result))
+    if path:
+        write_json(path, result)
+
+
+def write_json(path: Path, result: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def _cpu() -> dict[str, str]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.machine import machine_and_commit
+from bench.machine import machine_and_commit, write_json
 from embfast import evaluate
 from embfast.vectors import Vectors
 
@@ -166,10 +166,7 @@ def main() -> None:
             line += f"{other:12.1f}{other / ours if name.endswith(' s') else ours / other:7.1f}x"
         print(line)
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(
-            json.dumps({"rows": len(vectors), "dim": vectors.dim, "machine": machine, "results": results})
-        )
+        write_json(args.json, {"rows": len(vectors), "dim": vectors.dim, "machine": machine, "results": results})
 
 
 if __name__ == "__main__":

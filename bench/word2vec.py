@@ -11,8 +11,10 @@ Speed is words in the vocabulary x epochs / CPU seconds of training. Of ours the
 and tables; of word2vec.c its own clock, which starts when its weights and tables are made, and includes reading the
 text again in each epoch; of gensim `train`, after build_vocab; of fastText the call less one of 0 epochs. Peak memory
 is of the whole process. Quality is the mean over --seeds, with the deviation; each seed shuffles the lines of the text,
-the only change that word2vec.c and fastText know, for all programs alike. The sets come from $EMBFAST_DATA/eval, by
-default ../shared/data/eval beside the checkout. A rival that fails is reported and left out of that round.
+the only change that word2vec.c and fastText know, for all programs alike. The vocabulary pass, MB of text per CPU
+second on one thread, is that of bench.corpus: ours also encodes the text, fastText has none to measure alone. The sets
+come from $EMBFAST_DATA/eval, by default ../shared/data/eval beside the checkout. A rival that fails is reported and
+left out of that round.
 """
 
 import argparse
@@ -29,6 +31,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +39,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench.machine import machine_and_commit
+from bench.corpus import embfast_pass, gensim_pass, original_pass
+from bench.machine import machine_and_commit, write_json
 from embfast import evaluate
 from embfast.vectors import Vectors
 
@@ -143,6 +147,7 @@ class Program:
     command: Callable[[str, str, Task], list[str]]
     read: Callable[[str, Task], dict[str, Any]]
     ours: bool = False
+    vocabulary: Callable[[Path], dict[str, Any]] | None = None  # a pass over a text that only finds its words
 
 
 def ours(name: str, shared: bool) -> Program:
@@ -162,7 +167,8 @@ def ours(name: str, shared: bool) -> Program:
         }
         return [sys.executable, "-c", OURS, text, output, json.dumps(settings)]
 
-    return Program(name, command, last_line, ours=True)
+    vocabulary = partial(embfast_pass, threads=1) if shared else None  # the same for both
+    return Program(name, command, last_line, ours=True, vocabulary=vocabulary)
 
 
 def original(tool: str) -> Program:
@@ -185,7 +191,7 @@ def original(tool: str) -> Program:
         }
         return [tool, *(str(word) for option in options.items() for word in option)]
 
-    return Program(ORIGINAL, command, read_original)
+    return Program(ORIGINAL, command, read_original, vocabulary=partial(original_pass, tool=tool))
 
 
 def read_original(output: str, task: Task) -> dict[str, Any]:
@@ -216,7 +222,7 @@ def gensim(python: str) -> Program:
         }
         return [python, "-c", GENSIM, text, output, json.dumps(settings)]
 
-    return Program("gensim", command, last_line)
+    return Program("gensim", command, last_line, vocabulary=partial(gensim_pass, python=python))
 
 
 def fasttext(python: str) -> Program:
@@ -291,8 +297,12 @@ def run(program: Program, text: Path, task: Task, output: str = "") -> dict[str,
 
 def attempt(program: Program, text: Path, task: Task, output: str = "") -> list[dict[str, Any]]:
     """One run, or none when a rival fails: hours of other runs must not be lost for it."""
+    return unless_it_fails(program, lambda: run(program, text, task, output))
+
+
+def unless_it_fails(program: Program, measure: Callable[[], dict[str, Any]]) -> list[dict[str, Any]]:
     try:
-        return [run(program, text, task, output)]
+        return [measure()]
     except RuntimeError as error:
         if program.ours:
             raise
@@ -335,6 +345,18 @@ def check_vocabularies(runs: list[dict[str, Any]]) -> None:
     sizes = {row["program"]: row["words"] for row in runs}
     if len(set(sizes.values())) > 1:
         raise RuntimeError(f"the programs found vocabularies of different sizes: {sizes}")
+
+
+def measure_vocabulary(programs: list[Program], text: Path, repeats: int, save: Callable[..., None]) -> None:
+    for repeat in range(repeats):
+        round_runs = []
+        for program in programs:
+            if program.vocabulary:
+                found = unless_it_fails(program, partial(program.vocabulary, text))
+                facts = {"program": program.name, "repeat": repeat, "bytes": text.stat().st_size}
+                round_runs += [{**facts, **row} for row in found]
+        check_vocabularies(round_runs)
+        save("vocabulary", round_runs)
 
 
 def measure_speed(
@@ -417,6 +439,7 @@ def summarise(runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
                     "least": min(scores),
                     "most": max(scores),
                 }
+        passes = [r["bytes"] / 1e6 / r["cpu_s"] for r in runs["vocabulary"] if r["program"] == program]
         losses = [r["loss"][-1] for r in judged or single if "loss" in r]
         rows.append(
             {
@@ -426,6 +449,7 @@ def summarise(runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
                 "words_per_cpu_s": spread(rates),
                 "times_word2vec_c": spread(ratios) if ratios else None,
                 "words_per_s": {str(n): spread(values) for n, values in wall.items()},
+                "vocabulary_mb_per_cpu_s": spread(passes) if passes else None,
                 "rss_mb": max(r["rss_mb"] for r in single),
                 "loss": statistics.mean(losses) if losses else None,
                 "quality": quality,
@@ -445,7 +469,7 @@ def show(rows: list[dict[str, Any]], title: str) -> None:
     for name in ("mode", "D", "program"):
         table.add_column(name, no_wrap=True)
     columns = ["k words/CPU s", "(least-most)", f"x {ORIGINAL}", *(f"k words/s, {n} thr." for n in threads)]
-    for name in (*columns, "MB", "loss", *scores):
+    for name in (*columns, "vocab. MB/CPU s", "MB", "loss", *scores):
         table.add_column(name, justify="right")
     last = None
     for row in rows:
@@ -454,6 +478,7 @@ def show(rows: list[dict[str, Any]], title: str) -> None:
         last = (row["mode"], row["dim"])
         speed, ratio = row["words_per_cpu_s"], row["times_word2vec_c"]
         wall = [row["words_per_s"].get(str(n)) for n in threads]
+        vocabulary = row["vocabulary_mb_per_cpu_s"]
         quality = [row["quality"].get(name) for name in scores]
         table.add_row(
             row["mode"],
@@ -463,6 +488,7 @@ def show(rows: list[dict[str, Any]], title: str) -> None:
             f"({speed['least'] / 1e3:,.0f}-{speed['most'] / 1e3:,.0f})",
             f"{ratio['median']:.1f}" if ratio else "",
             *(f"{w['median'] / 1e3:,.0f}" if w else "" for w in wall),
+            f"{vocabulary['median']:,.0f}" if vocabulary else "",
             f"{row['rss_mb']:,.0f}",
             f"{row['loss']:.4f}" if row["loss"] is not None else "",
             *(
@@ -500,15 +526,13 @@ def main(argv: list[str] | None = None) -> None:
     programs = [ours("embfast", True), ours("embfast pairs", False), *installed(args.rivals_python)]
     programs = [p for p in programs if p.name not in args.leave_out]
     path = args.json or ROOT / "bench" / "results" / f"word2vec-{time.strftime('%Y%m%d-%H%M%S')}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
     machine = machine_and_commit()
-    runs: dict[str, list[dict[str, Any]]] = {"speed": [], "quality": []}
+    runs: dict[str, list[dict[str, Any]]] = {"vocabulary": [], "speed": [], "quality": []}
 
     def save(name: str, rows: list[dict[str, Any]]) -> None:
         runs[name] += rows
-        result = {"settings": settings, "machine": machine, "rows": summarise(runs), "runs": runs}
-        path.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(path, {"settings": settings, "machine": machine, "rows": summarise(runs), "runs": runs})
 
     pairs = [(mode, dim) for mode in args.modes for dim in args.dims]
     with tempfile.TemporaryDirectory() as directory:
@@ -516,6 +540,7 @@ def main(argv: list[str] | None = None) -> None:
             lines = read_lines(args.text, args.speed_words or args.words)
             text = write_text(Path(directory) / "text.txt", lines, None)
             tasks = [Task(mode, dim, args.speed_epochs, 0) for mode, dim in pairs]
+            measure_vocabulary(programs, text, args.repeats, save)
             measure_speed(programs, text, tasks, sorted({1, *args.threads}), args.repeats, save)
         if not args.speed:
             lines = read_lines(args.text, args.words)

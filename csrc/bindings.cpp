@@ -12,6 +12,7 @@
 
 #include "alias.h"
 #include "check.h"
+#include "decimals.h"
 #include "huffman.h"
 #include "isa.h"
 #include "roofline.h"
@@ -200,6 +201,74 @@ void bind_text(py::module_& m) {
             return encoder.write(to_ids, to_offsets);
           },
           "ids"_a, "offsets"_a, "n_tokens"_a);
+}
+
+// Decimals -----------------------------------------------------------------------------------------------------------
+
+void bind_decimals(py::module_& m) {
+  constexpr int most_threads = 4096;
+  m.def(
+      "parse_lines",
+      // (bounds int64 (n, 2), row int64 (n,), plain bool (n,), values float32 (rows, dim)): see csrc/decimals.h.
+      [](const py::bytes& bytes, int64_t dim, int threads) {
+        const std::string_view text(bytes);
+        if (dim < 1 || threads < 1 || threads > most_threads) {
+          throw py::value_error("parse_lines: expected dim of 1 or more and threads in 1..4096");
+        }
+        if (!text.empty() && text.back() != '\n') throw py::value_error("parse_lines: expected a newline at the end");
+        std::vector<Line> lines;
+        int64_t n_rows = 0;
+        {
+          py::gil_scoped_release no_gil;
+          lines = find_lines(text, dim);
+          for (const Line& line : lines) n_rows = std::max(n_rows, line.row + 1);
+        }
+        const auto n = static_cast<py::ssize_t>(lines.size());
+        py::array_t<float> values({static_cast<py::ssize_t>(n_rows), static_cast<py::ssize_t>(dim)});
+        py::array_t<int64_t> bounds({n, py::ssize_t{2}}), row(n);
+        py::array_t<bool> plain(n);
+        float* to_values = values.mutable_data();
+        int64_t *to_bounds = bounds.mutable_data(), *to_row = row.mutable_data();
+        bool* to_plain = plain.mutable_data();
+        {
+          py::gil_scoped_release no_gil;
+          parse_lines(text, dim, lines, to_values, threads);
+          for (size_t i = 0; i < lines.size(); ++i) {
+            to_bounds[2 * i] = lines[i].begin, to_bounds[2 * i + 1] = lines[i].end;
+            to_row[i] = lines[i].row, to_plain[i] = lines[i].plain;
+          }
+        }
+        return py::make_tuple(bounds, row, plain, values);
+      },
+      "text"_a, "dim"_a, "threads"_a);
+  m.def(
+      "format_lines",
+      [](const std::optional<py::list>& keys, const py::array& rows, char separator, int threads) {
+        const float* numbers = check::array<float>(rows, "rows", 2, "a C-contiguous float32 matrix");
+        const int64_t n = rows.shape(0), dim = rows.shape(1);
+        if (threads < 1 || threads > most_threads) throw py::value_error("format_lines: expected threads in 1..4096");
+        std::vector<std::string_view> names;
+        if (keys) {
+          if (static_cast<int64_t>(keys->size()) != n) throw py::value_error("keys: expected one for each row");
+          for (const py::handle key : *keys) {
+            if (!PyBytes_Check(key.ptr())) throw py::type_error("keys: expected a list of bytes");
+            names.emplace_back(PyBytes_AS_STRING(key.ptr()), static_cast<size_t>(PyBytes_GET_SIZE(key.ptr())));
+          }
+        }
+        std::vector<Text> texts;
+        py::ssize_t size = 0;
+        {
+          py::gil_scoped_release no_gil;
+          texts = format_lines(names, numbers, n, dim, separator, threads);
+          for (const Text& text : texts) size += text.size;
+        }
+        auto joined = py::reinterpret_steal<py::bytes>(PyBytes_FromStringAndSize(nullptr, size));
+        if (!joined) throw py::error_already_set();
+        char* at = PyBytes_AS_STRING(joined.ptr());
+        for (const Text& text : texts) at = std::copy_n(text.bytes.get(), text.size, at);
+        return joined;
+      },
+      "keys"_a, "rows"_a, "separator"_a, "threads"_a);
 }
 
 // Tables and training -------------------------------------------------------------------------------------------------
@@ -400,6 +469,7 @@ PYBIND11_MODULE(_cpu, m) {
   m.doc() = "embfast's CPU kernels; use them through embfast.kernels.";
   m.def("isa", &isa::name, "The instruction set in use: baseline, avx2 or avx512.");
   bind_text(m);
+  bind_decimals(m);
   bind_tables(m);
   bind_sequences(m);
   bind_roofline(m);

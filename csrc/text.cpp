@@ -21,6 +21,8 @@
 #include <emmintrin.h>
 #endif
 
+#include "threads.h"
+
 namespace embfast {
 namespace {
 
@@ -451,26 +453,6 @@ TextEncoder::TextEncoder(const Options& options) : options_(options) {
 
 TextEncoder::~TextEncoder() {
   for (Worker* worker : workers_) delete worker;
-}
-
-// task(0), ..., task(n - 1), each in its thread; an exception of one is thrown here.
-template <class Task>
-void TextEncoder::in_threads(int n, const Task& task) {
-  std::exception_ptr thrown;
-  std::mutex mutex;
-  const auto guarded = [&](int i) {
-    try {
-      task(i);
-    } catch (...) {
-      const std::lock_guard lock(mutex);
-      if (!thrown) thrown = std::current_exception();
-    }
-  };
-  std::vector<std::thread> threads;
-  for (int i = 1; i < n; ++i) threads.emplace_back(guarded, i);
-  guarded(0);
-  for (std::thread& thread : threads) thread.join();
-  if (thrown) std::rethrow_exception(thrown);
 }
 
 void TextEncoder::set_words(const std::vector<std::string_view>& words) {

@@ -115,8 +115,6 @@ class TextEncoder {
   template <class Read>
   bool add_blocks(const Read& read, int64_t first_block, int64_t n_blocks, int64_t size, int64_t origin);
   void merge();
-  template <class Task>
-  void in_threads(int n, const Task& task);
 
   Options options_;
   std::vector<Worker*> workers_;

@@ -1,4 +1,4 @@
-"""The command line: embfast word2vec, neighbors, analogy, evaluate, convert, phrases, vocab."""
+"""The command line: embfast word2vec, neighbors, analogy, plot, evaluate, convert, phrases, vocab."""
 
 import functools
 import inspect
@@ -547,6 +547,36 @@ def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) ->
     console = Console(soft_wrap=True, highlight=False)
     console.print(title, style="bold", markup=False)
     console.print(table, soft_wrap=False)
+
+
+@command("plot")
+def plot(
+    vectors: VectorsFile,
+    words: Annotated[list[str] | None, typer.Argument(help="Words to draw; without any, the most frequent.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The picture: .png, .svg, .pdf.")] = Path("words.png"),
+    top: Annotated[int, typer.Option(help="How many of the most frequent words.")] = 200,
+    method: Annotated[str, typer.Option(help="pca, tsne, or umap (if umap-learn is installed).")] = "pca",
+    seed: Annotated[int, typer.Option(help="Of tsne and umap.")] = 0,
+    format: FileFormat = None,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw words on a plane, similar ones near each other; needs embfast[plot]."""
+    import warnings
+
+    from embfast.plot import plot as draw
+
+    check_writable(output)
+    loaded = read_vectors(vectors, format)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        places = draw(loaded, output, words or None, n=top, method=method, seed=seed)
+    for warning in caught:
+        say(str(warning.message), "yellow")
+    if json_output:
+        print(json.dumps({"output": str(output), "places": places}))
+    elif not quiet:
+        say(f"drew {len(places):,} words; wrote {output}")
 
 
 @command("evaluate")

@@ -5,47 +5,26 @@ Source of the reading rules and of the order of words: word2vec.c (Mikolov et al
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import hashlib
-import json
-import lzma
 import os
-import re
-import secrets
-import shutil
 import stat
 import tempfile
-import time
-import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zstandard
 
-from embfast import kernels
+from embfast import kernels, sources, storage
 from embfast.errors import FormatError
-from embfast.formats import replacing, sync
+from embfast.formats import replacing
+from embfast.sources import Paths, Progress
+from embfast.storage import scratch_array
 
 __all__ = ["Corpus", "read_vocab"]
 
-Progress = Callable[[int, int], None]
-Paths = str | os.PathLike[str]
-
-_BLOCK_BYTES = 1 << 20  # what one thread takes at a time: fits in L2 with the table's busy part
-_SLICE_BYTES = 64 << 20  # between two reports of progress, and the longest that Ctrl-C waits for
-_MEMORY_BYTES = 256 << 20  # arrays up to this size stay in memory; larger ones go to a temporary file
 _CHUNK = 1 << 20  # tokens or documents per step of the numpy loops
-_MAGIC = {  # longer than file(1) needs, since a text may well start with "BZh"
-    "gz": re.compile(rb"\x1f\x8b\x08"),
-    "bz2": re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", re.DOTALL),
-    "xz": re.compile(rb"\xfd7zXZ\x00"),
-    "zst": re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", re.DOTALL),  # or a skippable frame, as pzstd starts
-}
 
 
 class Corpus:
@@ -138,16 +117,16 @@ class Corpus:
             FormatError: a damaged compressed file, or bytes that are not text: file, line and offset are named.
         """
         options = _options(min_count, max_vocab, keep, vocab, max_sentence, threads, errors, max_distinct)
-        paths = _files(path)
+        paths = sources.find_files(path)
         if cache is None:
-            return _encode(_Files(paths, progress), options)
+            return _encode(sources.Files(paths, progress), options)
         fingerprint = _fingerprint(paths, options)
         try:
-            return cls._load(Path(cache), fingerprint)
+            return storage.load_corpus(Path(cache), fingerprint, cls)
         except (FormatError, FileNotFoundError):  # damaged, or of another text: made anew
             pass
-        with _CorpusDirectory(Path(cache)) as directory:
-            corpus = _encode(_Files(paths, progress), options, directory)
+        with storage.CorpusDirectory(Path(cache)) as directory:
+            corpus = _encode(sources.Files(paths, progress), options, directory)
             directory.commit(corpus, fingerprint)
         return cls.load(cache)
 
@@ -182,7 +161,7 @@ class Corpus:
                 f"expected lists of tokens, got one {type(sentences).__name__}; see Corpus.from_file for text"
             )
         options = _options(min_count, max_vocab, keep, vocab, max_sentence, threads, errors, max_distinct)
-        return _encode(_Sentences(sentences), options)
+        return _encode(sources.Sentences(sentences), options)
 
     @classmethod
     def from_parquet(
@@ -211,7 +190,7 @@ class Corpus:
             TypeError: the column holds neither strings nor lists of strings.
         """
         options = _options(min_count, max_vocab, keep, vocab, max_sentence, threads, errors, max_distinct)
-        return _encode(_Parquet(_files(path), column, progress), options)
+        return _encode(sources.Parquet(sources.find_files(path), column, progress), options)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -240,7 +219,7 @@ class Corpus:
 
         The directory is complete at any moment: either the old corpus or the new one, also after a crash.
         """
-        with _CorpusDirectory(Path(directory)) as target:
+        with storage.CorpusDirectory(Path(directory)) as target:
             for name in ("ids", "offsets"):
                 source = getattr(self, name)
                 array = target.array(name, len(source), source.dtype)
@@ -256,50 +235,7 @@ class Corpus:
             FileNotFoundError: no corpus was saved there.
             FormatError: a file of it is damaged.
         """
-        return cls._load(Path(directory), None)
-
-    @classmethod
-    def _load(cls, directory: Path, fingerprint: dict[str, Any] | None) -> Corpus:
-        index = directory / "corpus.json"
-        try:
-            meta = json.loads(index.read_text(encoding="utf-8"))
-            data, sizes = directory / meta["data"], meta["bytes"]
-            n = {"ids": meta["n_tokens"], "offsets": meta["n_documents"] + 1, "counts": meta["n_words"]}
-            if meta["format"] != 1:
-                raise FormatError(f"{index}: expected format 1, got {meta['format']!r}")
-        except FileNotFoundError:
-            raise FileNotFoundError(f"{index}: not there; is {directory} a directory written by Corpus.save?") from None
-        except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise FormatError(f"{index}: expected the index of a corpus, got {error!r}") from None
-        if fingerprint is not None and meta.get("source") != fingerprint:
-            raise FormatError(f"{index}: made from another text or with other options")
-        for name, size in sizes.items():
-            if not (data / name).is_file():
-                raise FormatError(f"{data / name}: expected a file of {size:,} bytes, got none")
-            if (got := (data / name).stat().st_size) != size:
-                raise FormatError(f"{data / name}: expected {size:,} bytes, got {got:,}; was it cut short?")
-        arrays = {}
-        for name, dtype in (("ids", np.int32), ("offsets", np.int64), ("counts", np.int64)):
-            try:
-                array = np.load(data / f"{name}.npy", mmap_mode=None if name == "counts" else "r")
-            except (ValueError, EOFError, OSError) as error:
-                raise FormatError(f"{data / name}.npy: expected a numpy file, got {error}") from None
-            if array.dtype != dtype or array.shape != (n[name],):
-                raise FormatError(
-                    f"{data / name}.npy: expected {np.dtype(dtype)} ({n[name]},), got {array.dtype} {array.shape}"
-                )
-            arrays[name] = array
-        try:
-            text = (data / "words").read_bytes().decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise FormatError(f"{data / 'words'}: expected UTF-8, got {error}") from None
-        words = text.split("\0") if text or n["counts"] else []
-        if len(words) != n["counts"]:
-            raise FormatError(f"{data / 'words'}: expected {n['counts']} words, got {len(words)}")
-        try:
-            return cls(words, arrays["counts"], arrays["ids"], arrays["offsets"], meta["n_newlines"])
-        except ValueError as error:
-            raise FormatError(f"{data / 'offsets'}.npy: {error}") from None
+        return storage.load_corpus(Path(directory), None, cls)
 
     def save_vocab(self, path: Paths) -> None:
         """Writes words and counts as word2vec.c's -save-vocab does: `</s>` and the newlines first, then a word a line.
@@ -379,7 +315,7 @@ def read_vocab(path: Paths) -> tuple[list[str], np.ndarray]:
     return words, np.array(counts, np.int64)
 
 
-# Options and sources ------------------------------------------------------------------------------------------------
+# Options --------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -425,32 +361,8 @@ def _options(
         vocab = list(vocab)
         if len(set(vocab)) != len(vocab):
             raise ValueError(f"vocab holds {len(vocab) - len(set(vocab))} words twice")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return _Options(
-        min_count, max_vocab or 0, sorted(keep or ()), vocab, max_sentence, threads or cores, errors, max_distinct
-    )
-
-
-def _files(path: Paths | Iterable[Paths]) -> list[Path]:
-    paths = [Path(path)] if isinstance(path, str | os.PathLike) else [Path(p) for p in path]
-    files: list[Path] = []
-    for start in paths:
-        if not start.exists():
-            raise FileNotFoundError(f"{start}: no such file or directory")
-        if not start.is_dir():
-            files.append(start)
-            continue
-        inside = [
-            p
-            for p in start.rglob("*")
-            if p.is_file() and not any(part.startswith(".") for part in p.relative_to(start).parts)
-        ]
-        if not inside:
-            raise ValueError(f"{start}: a directory without files (hidden ones are skipped)")
-        files += sorted(inside, key=lambda p: p.relative_to(start).parts)
-    if not files:
-        raise ValueError("expected at least one file, got none")
-    return files
+    threads = threads or kernels.cores()
+    return _Options(min_count, max_vocab or 0, sorted(keep or ()), vocab, max_sentence, threads, errors, max_distinct)
 
 
 def _fingerprint(paths: list[Path], options: _Options) -> dict[str, Any]:
@@ -468,262 +380,17 @@ def _fingerprint(paths: list[Path], options: _Options) -> dict[str, Any]:
     return {"files": [[str(path.resolve()), s.st_size, s.st_mtime_ns] for path, s in status], "options": names}
 
 
-class _TooManyWords(Exception):
-    """More distinct words than max_distinct: count again, pruning."""
+# Encoding -------------------------------------------------------------------------------------------------------------
 
 
-def _check(fault: tuple[str, int, int, int, bytes] | None, name: str, place: Callable[[int], str]) -> None:
-    """Turns a fault of the encoder into an exception; `place` names a document by its number in all sources."""
-    if fault is None:
-        return
-    kind, offset, document, error, token = fault
-    if kind == "too_many_words":
-        raise _TooManyWords
-    if kind == "bad_bytes":
-        what = "a NUL" if b"\0" in token else "bytes that are not UTF-8"
-        raise FormatError(
-            f"{place(document)}: {what} in the token {token!r}, at byte {offset:,} of the text. "
-            f'Is this text, in UTF-8? errors="replace" or errors="skip" reads on.'
-        )
-    if kind == "long_token":
-        raise FormatError(
-            f"{name}: a token of more than 2**30 bytes around byte {offset:,}, near {token!r}. Is this text?"
-        )
-    if kind == "shrank":
-        raise OSError(f"{name}: the file became shorter while it was read; it ends at byte {offset:,} now")
-    if kind == "spill_failed":
-        raise OSError(error, f"{os.strerror(error)}: cannot write ids to a temporary file (TMPDIR chooses where)")
-    raise OSError(error, os.strerror(error), name)
-
-
-@dataclass
-class _Files:
-    paths: list[Path]
-    progress: Progress | None
-    tokens = False
-    again = True
-
-    def __str__(self) -> str:
-        return str(self.paths[0]) if len(self.paths) == 1 else f"{self.paths[0]} and {len(self.paths) - 1} more files"
-
-    def feed(self, encoder: Any, threads: int) -> None:
-        total = sum(path.stat().st_size for path in self.paths)
-        done = 0
-        for path in self.paths:
-            first = encoder.n_documents
-
-            def place(document: int, path: Path = path, first: int = first) -> str:
-                return f"{path}:{document - first + 1}"
-
-            with open(path, "rb", buffering=0) as file:
-                regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-                size = os.fstat(file.fileno()).st_size
-                start = b""
-                while len(start) < 10 and (more := file.read(10 - len(start))):  # a pipe gives what it has
-                    start += more
-                if regular and _kind(start) is None:
-                    step = max(_SLICE_BYTES // _BLOCK_BYTES, 1) * _BLOCK_BYTES
-                    for begin in range(0, size, step):
-                        end = min(begin + step, size)
-                        _check(encoder.add_file(file.fileno(), begin, end, size), str(path), place)
-                        if self.progress:
-                            self.progress(done + end, total)
-                else:
-                    batch = bytearray()
-                    for chunk in _plain_bytes(path, file, start):
-                        batch += chunk
-                        if len(batch) < threads * _BLOCK_BYTES:
-                            continue
-                        _check(encoder.add_bytes(batch), str(path), place)
-                        batch.clear()
-                        if self.progress:
-                            self.progress(done + (file.tell() if regular else 0), total)
-                    _check(encoder.add_bytes(batch), str(path), place)
-                    _check(encoder.end_source(), str(path), place)
-                    if self.progress:
-                        self.progress(done + size, total)
-                done += size
-
-
-@dataclass
-class _Sentences:
-    sentences: Iterable[Iterable[str]]
-    tokens = True
-
-    def __str__(self) -> str:
-        return "the sentences"
-
-    @property
-    def again(self) -> bool:
-        return iter(self.sentences) is not self.sentences
-
-    def feed(self, encoder: Any, threads: int) -> None:
-        iterator = iter(self.sentences)
-        exhausted = False
-        while not exhausted:
-            n = encoder.n_documents
-            exhausted, fault = encoder.add_sentences(iterator, n, threads * _BLOCK_BYTES)
-            _check(fault, "the sentences", lambda document: f"sentence {document}")
-
-
-@dataclass
-class _Parquet:
-    paths: list[Path]
-    column: str
-    progress: Progress | None
-    again = True
-
-    def __post_init__(self) -> None:
-        try:
-            import pyarrow
-            import pyarrow.compute
-            import pyarrow.parquet
-        except ImportError:
-            raise ImportError("reading Parquet needs pyarrow: pip install embfast[parquet]") from None
-        self.arrow = pyarrow
-        self.files = []
-        kinds = set()
-        for path in self.paths:
-            try:
-                file = pyarrow.parquet.ParquetFile(path)
-            except (pyarrow.ArrowInvalid, pyarrow.ArrowIOError) as error:
-                raise FormatError(f"{path}: expected a Parquet file, got: {error}") from None
-            schema = file.schema_arrow
-            if self.column not in schema.names:
-                raise KeyError(f"{path}: no column {self.column!r}; there are {', '.join(map(repr, schema.names))}")
-            kind = schema.field(self.column).type
-            is_list = pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind)
-            kinds.add(is_list)
-            inner = kind.value_type if is_list else kind
-            if pyarrow.types.is_dictionary(inner):
-                inner = inner.value_type
-            if not (pyarrow.types.is_string(inner) or pyarrow.types.is_large_string(inner)):
-                raise TypeError(f"{path}: column {self.column!r} holds {kind}; expected strings or lists of strings")
-            self.files.append(file)
-        if len(kinds) != 1:
-            raise TypeError(f"column {self.column!r} holds strings in some files and lists in others")
-        self.tokens = kinds.pop()
-
-    def __str__(self) -> str:
-        return f"column {self.column!r} of {_Files(self.paths, None)}"
-
-    def feed(self, encoder: Any, threads: int) -> None:
-        total = sum(file.metadata.num_rows for file in self.files)
-        for path, file in zip(self.paths, self.files, strict=True):
-            first = encoder.n_documents
-
-            def place(document: int, path: Path = path, first: int = first) -> str:
-                return f"{path}, row {document - first}"
-
-            for batch in file.iter_batches(batch_size=8192, columns=[self.column]):
-                text = self._joined(batch.column(0))
-                _check(encoder.add_bytes(text), str(path), place)
-                if self.progress:
-                    self.progress(encoder.n_documents, total)
-
-    def _joined(self, rows: Any) -> Any:
-        """The rows as one buffer, ended by the bytes that the encoder takes for ends."""
-        pa, compute = self.arrow, self.arrow.compute
-        if self.tokens:
-            rows = rows.cast(pa.large_list(pa.large_string())).fill_null([])
-            tokens = rows.flatten().fill_null("").cast(pa.large_binary())
-            lengths = compute.list_value_length(rows).to_numpy(zero_copy_only=False)
-            lists = pa.LargeListArray.from_arrays(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), tokens)
-            texts, end = compute.binary_join(lists, pa.scalar(b"\xfe", pa.large_binary())), b"\xff"
-        else:
-            texts = rows.cast(pa.large_string()).fill_null("").cast(pa.large_binary())
-            texts, end = compute.replace_substring(texts, b"\n", b" "), b"\n"
-        whole = pa.LargeListArray.from_arrays(np.array([0, len(texts)], np.int64), texts)
-        joined = compute.binary_join(whole, pa.scalar(end, pa.large_binary()))[0].as_buffer()
-        return bytes(joined) + end
-
-
-# Compressed files ---------------------------------------------------------------------------------------------------
-
-
-def _kind(start: bytes) -> str | None:
-    return next((kind for kind, magic in _MAGIC.items() if magic.match(start)), None)
-
-
-_OPENERS = {"gz": lambda file: gzip.GzipFile(fileobj=file, mode="rb"), "bz2": bz2.BZ2File, "xz": lzma.LZMAFile}
-
-
-def _plain_bytes(path: Path, file: Any, start: bytes) -> Iterator[bytes]:
-    """The decompressed text in bounded chunks. `start` was read from the file already (and a pipe cannot go back)."""
-    kind = _kind(start)
-    source = _Unread(file, start)
-    try:
-        if kind == "zst":
-            yield from _zstd_bytes(path, source)
-        elif kind is None:
-            while chunk := source.read(1 << 20):
-                yield chunk
-        else:
-            with closing(_OPENERS[kind](source)) as opened:
-                while chunk := opened.read(1 << 20):
-                    yield chunk
-    except EOFError:
-        raise FormatError(f"{path}: the {kind} data end in the middle; was the file cut short?") from None
-    except (gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
-        raise FormatError(f"{path}: expected {kind} data, got: {error}") from None
-    except OSError as error:
-        if error.errno is None:  # bz2 says "Invalid data stream" so
-            raise FormatError(f"{path}: expected {kind} data, got: {error}") from None
-        raise
-
-
-def _zstd_bytes(path: Path, source: _Unread) -> Iterator[bytes]:
-    """Frame after frame: zstandard's stream_reader takes a file cut short for one that ends."""
-    unpacker, untouched = zstandard.ZstdDecompressor().decompressobj(), True
-    batch: list[bytes] = []
-    size = 0
-    rest = b""
-    while data := rest or source.read(4096):  # small, since 4 bytes of zstd may hold 128 KB of text
-        text = unpacker.decompress(data)
-        rest, untouched = b"", False
-        batch.append(text)
-        size += len(text)
-        if size >= 1 << 20:
-            yield b"".join(batch)
-            batch, size = [], 0
-        if unpacker.eof:
-            rest = unpacker.unused_data
-            unpacker, untouched = zstandard.ZstdDecompressor().decompressobj(), True
-    yield b"".join(batch)
-    if not untouched:
-        raise EOFError
-
-
-class _Unread:
-    """A file whose first bytes were read already, for the decompressors."""
-
-    def __init__(self, file: Any, start: bytes) -> None:
-        self.file, self.start = file, start
-
-    def read(self, n: int = -1) -> bytes:
-        if self.start:
-            head, self.start = (self.start, b"") if n < 0 else (self.start[:n], self.start[n:])
-            return head if n >= 0 else head + self.file.read()
-        return self.file.read(n)
-
-    def seekable(self) -> bool:
-        return False
-
-    def readable(self) -> bool:
-        return True
-
-
-# Encoding and storage -----------------------------------------------------------------------------------------------
-
-
-def _encode(source: Any, options: _Options, directory: _CorpusDirectory | None = None) -> Corpus:
+def _encode(source: Any, options: _Options, directory: storage.CorpusDirectory | None = None) -> Corpus:
     with tempfile.TemporaryFile(dir=directory and directory.data) as spill:
 
         def encoder(words: list[str] | None, pruning: bool = False) -> Any:
             made = kernels.TextEncoder(
                 n_threads=options.threads,
-                block_bytes=_BLOCK_BYTES,
-                memory_bytes=_MEMORY_BYTES,
+                block_bytes=sources.BLOCK_BYTES,
+                memory_bytes=storage.MEMORY_BYTES,
                 spill_fd=spill.fileno(),
                 errors=options.errors,
                 max_distinct=options.max_distinct,
@@ -737,7 +404,7 @@ def _encode(source: Any, options: _Options, directory: _CorpusDirectory | None =
 
         try:
             encoded = encoder(options.vocab)
-        except _TooManyWords:
+        except sources.TooManyWords:
             if not source.again:
                 raise ValueError(
                     f"more than max_distinct={options.max_distinct:,} distinct words, and an iterator cannot be read "
@@ -789,82 +456,7 @@ def _cut(offsets: np.ndarray, longest: int, allocate: Callable[..., np.ndarray])
     return result
 
 
-def scratch_array(n: int, dtype: type, name: str = "") -> np.ndarray:
-    """Uninitialised memory, or a temporary file without a name when it is large: it goes when the array goes."""
-    if n * np.dtype(dtype).itemsize <= _MEMORY_BYTES or n == 0:
-        return np.empty(n, dtype)
-    with tempfile.TemporaryFile() as file:
-        _reserve(file, n * np.dtype(dtype).itemsize)
-        return np.memmap(file, dtype, mode="r+", shape=(n,))
-
-
-def _reserve(file: Any, size: int) -> None:
-    """Takes the space now, so that a full disk is an error here and not a SIGBUS in the mapping."""
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file.fileno(), 0, size)
-    else:
-        os.ftruncate(file.fileno(), size)
-
-
 def _read_only(array: np.ndarray) -> np.ndarray:
     view = array.view()
     view.flags.writeable = False
     return view
-
-
-class _CorpusDirectory:
-    """A corpus on its way to disk: data-*/ is filled first, then corpus.json is replaced and names it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.data = path / f"data-{secrets.token_hex(4)}"
-        self.committed = False
-
-    def __enter__(self) -> _CorpusDirectory:
-        self.data.mkdir(parents=True)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if not self.committed:
-            shutil.rmtree(self.data, ignore_errors=True)
-
-    def array_of(self, n: int, dtype: type, name: str) -> np.ndarray:
-        return self.array(name, n, dtype)
-
-    def array(self, name: str, n: int, dtype: Any) -> np.ndarray:
-        path = self.data / f"{name}.npy"
-        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=(n,))
-        with open(path, "r+b") as file:
-            _reserve(file, path.stat().st_size)
-        return array
-
-    def commit(self, corpus: Corpus, source: dict[str, Any] | None) -> None:
-        for word in corpus.words:
-            if "\0" in word:
-                raise ValueError(f"{word!r} holds a NUL, which ends a word in a saved corpus")
-        np.save(self.data / "counts.npy", corpus.counts)
-        (self.data / "words").write_bytes("\0".join(corpus.words).encode("utf-8"))
-        for file in self.data.iterdir():
-            sync(file)
-        sync(self.data)
-        meta = {
-            "format": 1,
-            "data": self.data.name,
-            "bytes": {file.name: file.stat().st_size for file in sorted(self.data.iterdir())},
-            "n_words": len(corpus.words),
-            "n_tokens": corpus.n_tokens,
-            "n_documents": len(corpus),
-            "n_newlines": corpus._n_newlines,
-            "source": source,
-        }
-        try:
-            before = json.loads((self.path / "corpus.json").read_text(encoding="utf-8"))["data"]
-        except (OSError, ValueError, KeyError, TypeError):
-            before = None
-        with replacing(self.path / "corpus.json") as file:
-            file.write(json.dumps(meta, indent=1).encode("utf-8"))
-        self.committed = True
-        for old in self.path.glob("data-*"):
-            # A day old and not named: left by a process that was killed. Younger: perhaps being written at this moment.
-            if old != self.data and (old.name == before or old.stat().st_mtime < time.time() - 86_400):
-                shutil.rmtree(old, ignore_errors=True)

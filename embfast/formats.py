@@ -1,27 +1,29 @@
 """Keys and a float32 matrix to files and back: word2vec binary and text, fastText .vec, GloVe text, npz, safetensors.
 
 Word2vec's formats are those of word2vec.c (its binary ends each row with a newline, gensim's does not: both read);
-safetensors after https://github.com/huggingface/safetensors, written by hand so that no copy of the matrix is made.
+in npz and safetensors the matrix is aligned, so that it can be mapped.
 """
 
+import fcntl
 import gzip
-import json
 import os
+import re
 import secrets
 import stat
 import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from embfast import decimals
+from embfast import kernels
 from embfast.errors import FormatError
+from embfast.tensors import ALIGNMENT, DTYPES, joined, read_header, row_blocks, write_array, write_tensors
 
 FORMATS = ("bin", "text", "glove", "npz", "safetensors")
 ERRORS = ("strict", "replace", "skip")
@@ -32,7 +34,6 @@ _MEMBERS = {"matrix": (_FLOAT, 2), "keys_offsets": (np.dtype("<i8"), 1), "keys_u
 _DEFLATE_AT_BEST = 1032  # no gzip file unpacks to more than this many times its size
 _LONGEST_KEY = 1 << 16
 _LONGEST_LINE = 1 << 28
-_ALIGNMENT = 64
 
 
 def format_of(path: str | os.PathLike, format: str | None = None) -> str:
@@ -65,7 +66,8 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """Opens a file that takes the place of `path` when the block ends well, and vanishes when it does not.
 
     The bytes go to a temporary file beside `path`, reach the disk (fsync), and are then renamed. A reader sees the old
-    file or the new one, never a part. A path that is no regular file (/dev/stdout) is written straight.
+    file or the new one, never a part. What a killed process left of an earlier attempt is removed first. A path that
+    is no regular file (/dev/stdout) is written straight.
     """
     target = os.path.realpath(path)
     mode = None
@@ -80,19 +82,44 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     directory, name = os.path.split(target)
     if not os.path.isdir(directory):
         raise FileNotFoundError(f"{os.fspath(path)}: there is no directory {directory}")
-    temporary = os.path.join(directory, f".{name[:200]}.{secrets.token_hex(4)}.tmp")
+    _remove_abandoned(directory, name)
+    stream, temporary = _open_temporary(directory, name)
     try:
-        with open(temporary, "xb") as stream:
+        with stream:
             yield stream
             stream.flush()
             if mode is not None:
                 os.fchmod(stream.fileno(), stat.S_IMODE(mode))
             os.fsync(stream.fileno())
-        os.replace(temporary, target)
+            os.replace(temporary, target)  # before the stream closes: without its lock the file would look abandoned
     except BaseException:  # Ctrl-C too
         Path(temporary).unlink(missing_ok=True)
         raise
     sync(directory)
+
+
+def _open_temporary(directory: str, name: str) -> tuple[BinaryIO, str]:
+    """A new file to become `name`, locked (flock) as long as it is open, and its path."""
+    while True:
+        temporary = os.path.join(directory, f".{name[:200]}.{secrets.token_hex(4)}.tmp")
+        stream = open(temporary, "xb")  # noqa: SIM115
+        with suppress(OSError):  # a file system without locks: then nobody can take the file for abandoned either
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        if os.path.exists(temporary):  # or another process has taken it for abandoned, before it was locked
+            return stream, temporary
+        stream.close()
+
+
+def _remove_abandoned(directory: str, name: str) -> None:
+    """Removes what writers of `name` that were killed have left: temporary files that no living process has locked."""
+    ours = re.compile(rf"\.{re.escape(name[:200])}\.[0-9a-f]{{8}}\.tmp")
+    left = []
+    with suppress(OSError), os.scandir(directory) as entries:
+        left = [entry.path for entry in entries if ours.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)]
+    for path in left:
+        with suppress(OSError), open(path, "r+b") as stream:  # locked by its writer, or gone, or not ours to remove
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(path)
 
 
 def sync(path: str | os.PathLike) -> None:
@@ -111,8 +138,8 @@ def write(path: str | os.PathLike, keys: list[str], matrix: np.ndarray, format: 
     """Writes keys and their rows, float32 (n, dim), in blocks: no copy of the matrix is made.
 
     Formats: "bin" (word2vec binary), "text" (word2vec text, the same as fastText's .vec), "glove" (text without the
-    first line), "npz" and "safetensors" (members matrix, keys_utf8, keys_offsets). Text holds the fewest digits that
-    read back to the same float32. A path that ends in .gz is compressed (bin, text and glove).
+    first line), "npz" and "safetensors" (members matrix, keys_utf8, keys_offsets). Text holds the fewest
+    characters that read back to the same float32. A path that ends in .gz is compressed (bin, text and glove).
 
     Raises:
         ValueError: no such format, or a key that the format cannot hold.
@@ -122,16 +149,10 @@ def write(path: str | os.PathLike, keys: list[str], matrix: np.ndarray, format: 
     if name in ("npz", "safetensors"):
         if zipped:
             raise ValueError(f"{os.fspath(path)}: {name} files are not gzipped")
-        encoded = [_encoded(key) for key in keys]
-        tensors = {
-            "matrix": matrix,
-            "keys_offsets": np.concatenate(([0], np.cumsum([len(key) for key in encoded], dtype=np.int64))).astype(
-                "<i8"
-            ),
-            "keys_utf8": np.frombuffer(b"".join(encoded), dtype=np.uint8),
-        }
+        offsets, utf8 = joined([_encoded(key) for key in keys])
+        tensors = {"matrix": np.asarray(matrix, dtype=_FLOAT), "keys_offsets": offsets, "keys_utf8": utf8}
         with replacing(path) as stream:
-            (_write_npz if name == "npz" else _write_safetensors)(stream, tensors)
+            (_write_npz if name == "npz" else write_tensors)(stream, tensors)
         return
     encoded = [_encoded_word(key, name) for key in keys]
     with replacing(path) as stream:
@@ -162,58 +183,37 @@ def _encoded_word(key: str, format: str) -> bytes:
 def _write_rows(stream: BinaryIO, keys: list[bytes], matrix: np.ndarray, name: str) -> None:
     if name != "glove":
         stream.write(b"%d %d\n" % matrix.shape)
-    for lo, rows in _blocks(matrix, numbers=1 << 15):
-        if name == "bin":
-            lines = memoryview(np.ascontiguousarray(rows, dtype=_FLOAT)).cast("B")
-            width = len(lines) // len(rows)
-            cells = [lines[i * width : (i + 1) * width] for i in range(len(rows))]
-        else:
-            cells = decimals.format_rows(rows)
-        space = b" " if name == "bin" else b""
-        stream.write(b"".join(p for i, cell in enumerate(cells) for p in (keys[lo + i], space, cell, b"\n")))
+    if name != "bin":
+        _write_lines(stream, keys, matrix, " ")
+        return
+    for lo, rows in row_blocks(matrix, numbers=1 << 15):
+        lines = memoryview(np.ascontiguousarray(rows, dtype=_FLOAT)).cast("B")
+        width = len(lines) // len(rows)
+        cells = (lines[i * width : (i + 1) * width] for i in range(len(rows)))
+        stream.write(b"".join(p for i, cell in enumerate(cells) for p in (keys[lo + i], b" ", cell, b"\n")))
 
 
-def _blocks(matrix: np.ndarray, numbers: int) -> Iterator[tuple[int, np.ndarray]]:
-    step = max(1, numbers // max(1, matrix.shape[1]))
-    for lo in range(0, len(matrix), step):
-        yield lo, matrix[lo : lo + step]
-
-
-def _write_array(stream: BinaryIO, array: np.ndarray, dtype: np.dtype) -> None:
-    if array.ndim == 1:
-        array = array[:, None]
-    for _, rows in _blocks(array, numbers=1 << 20):
-        stream.write(np.ascontiguousarray(rows, dtype=dtype).view(np.uint8).data)
+def _write_lines(stream: BinaryIO, keys: list[bytes] | None, matrix: np.ndarray, separator: str) -> None:
+    """Each key, if there are any, and its numbers in the fewest characters; 1 MB of float32 per core at a time."""
+    threads = kernels.cores()
+    for lo, rows in row_blocks(matrix, numbers=threads << 18):
+        block = np.ascontiguousarray(rows, dtype=np.float32)
+        stream.write(kernels.format_lines(keys and keys[lo : lo + len(rows)], block, separator, threads))
 
 
 def _write_npz(stream: BinaryIO, tensors: dict[str, np.ndarray]) -> None:
     """Uncompressed, each array on a multiple of 64 bytes (zipalign's padding field), so that it can be mapped."""
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
         for name, array in tensors.items():
-            dtype, _ = _MEMBERS[name]
             member = zipfile.ZipInfo(f"{name}.npy")
             zip64 = 20  # bytes that force_zip64 adds to the local header
             begin = stream.tell() + 30 + len(member.filename) + zip64 + 4
-            padding = -begin % _ALIGNMENT
+            padding = -begin % ALIGNMENT
             member.extra = b"\x35\xd9" + padding.to_bytes(2, "little") + b"\0" * padding
             with archive.open(member, "w", force_zip64=True) as out:
-                header = {"descr": dtype.str, "fortran_order": False, "shape": array.shape}
+                header = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape}
                 np.lib.format.write_array_header_1_0(out, header)
-                _write_array(out, array, dtype)
-
-
-def _write_safetensors(stream: BinaryIO, tensors: dict[str, np.ndarray]) -> None:
-    names = {"<f4": "F32", "<i8": "I64", "|u1": "U8"}
-    header, end = {}, 0
-    for name, array in tensors.items():
-        dtype, _ = _MEMBERS[name]
-        begin, end = end, end + array.size * dtype.itemsize
-        header[name] = {"dtype": names[dtype.str], "shape": list(array.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
-    stream.write(len(text).to_bytes(8, "little") + text)
-    for name, array in tensors.items():
-        _write_array(stream, array, _MEMBERS[name][0])
+                write_array(out, array)
 
 
 # ---- reading ----------------------------------------------------------------------------------------------------
@@ -468,7 +468,8 @@ def _read_text(stream, room: int, name: str, limit: int | None, encoding: str, f
         else:
             wanted = capacity
     rows = _Rows(faults, encoding, dim, capacity)
-    chunk = max(1 << 18, 32 * dim)  # about a core's cache: larger chunks are slower
+    threads = kernels.cores()
+    chunk = max(threads << 20, 32 * dim)
     longest = (1 << 20) + 64 * dim
 
     read = 0
@@ -486,7 +487,7 @@ def _read_text(stream, room: int, name: str, limit: int | None, encoding: str, f
                     f"{faults.path}:{number}: expected {dim} numbers, got {len(data)} bytes and no newline"
                 )
             continue
-        got, lines, end = _take_lines(data[:cut], dim, number, says, rows, None if wanted is None else wanted - read)
+        got, lines, end = _take_lines(data[:cut], dim, number, says, rows, threads, wanted and wanted - read)
         read, number, data = read + got, number + lines, data[end:]
     if n_rows is not None and limit is None:
         if read < n_rows:
@@ -497,59 +498,63 @@ def _read_text(stream, room: int, name: str, limit: int | None, encoding: str, f
     return rows.result()
 
 
-def _take_lines(text: bytes, dim: int, number: int, says: str, rows: _Rows, room: int | None) -> tuple[int, int, int]:
+def _take_lines(
+    text: bytes, dim: int, number: int, says: str, rows: _Rows, threads: int, room: int | None
+) -> tuple[int, int, int]:
     """Reads whole lines, the first of them line `number`, into rows, `room` at most.
 
     Returns how many rows it met, good or bad, how many lines, and how many bytes.
     """
-    starts, key_ends, values, plain = decimals.parse_lines(text, dim)
-    met, taken, end = 0, [], len(text)
-    starts = starts.tolist()
-    for i, (start, key_end, is_plain) in enumerate(zip(starts, key_ends.tolist(), plain.tolist(), strict=True)):
+    bounds, row, plain, values = kernels.parse_lines(text, dim, threads)
+    met, taken, n_lines, end = 0, [], len(row), len(text)
+    lines = zip(*bounds.T.tolist(), row.tolist(), plain.tolist(), strict=True)
+    for i, (begin, stop, at, is_plain) in enumerate(lines):
         if met == room:
-            values, end = values[:i], start
+            n_lines, end = i, begin
             break
-        if is_plain:
-            key = text[start:key_end]
-        else:
-            line = text[start : text.index(b"\n", start)]
-            if not line.strip():
+        key = text[begin:stop]
+        if not is_plain:
+            if not key.strip():
                 continue
-            key = _careful_line(line, values[i], dim, number + i, says, rows.faults)
+            key, numbers = _careful_line(key, dim, number + i, says, rows.faults)
+            if key is not None:
+                values[at] = numbers
         met += 1
         if key is not None and rows.admit(key, number + i, ""):
-            taken.append(i)
+            taken.append(at)
     rows.close_block(values[taken] if len(taken) < len(values) else values, "")
-    return met, len(values), end
+    return met, n_lines, end
 
 
-def _careful_line(line: bytes, out: np.ndarray, dim: int, number: int, says: str, faults: _Faults) -> bytes | None:
-    """Reads one line by fields into `out` and returns its key; None, after saying why, when it is faulty."""
+def _careful_line(line: bytes, dim: int, number: int, says: str, faults: _Faults) -> tuple[bytes | None, np.ndarray]:
+    """The key and the numbers of one line, split by fields; no key, after saying why, when it is faulty."""
     key, *tokens = line.split()
     shown = key.decode(errors="replace")
+    numbers = np.zeros(dim, np.float32)
     if len(tokens) != dim:
         hint = "a word written with a space in it looks like this too" if len(tokens) > dim else "the line is cut short"
         faults.add(f"{number}: expected {dim} numbers after {shown!r}, got {len(tokens)}. {says}; {hint}.")
-        return None
+        return None, numbers
     for i, token in enumerate(tokens):
-        number_read = decimals.to_float(token)
-        if number_read is None:
+        try:
+            if b"_" in token:  # Python's source may group digits so, a file of numbers may not
+                raise ValueError
+            with np.errstate(over="ignore"):  # 1e39 is inf: a fault, which close_block reports
+                numbers[i] = float(token)
+        except ValueError:
             faults.add(f"{number}: expected {dim} numbers after {shown!r}, got {token[:40]!r} as the {i + 1}th")
-            return None
-        with np.errstate(over="ignore"):
-            out[i] = number_read
-    return key
+            return None, numbers
+    return key, numbers
 
 
 # ---- npz and safetensors: three arrays with known names -----------------------------------------------------------
 
 
 def _read_tensors(path: str, name: str, mmap: bool, limit: int | None, faults: _Faults):
-    size = os.path.getsize(path)
-    if size == 0:
+    if os.path.getsize(path) == 0:
         raise FormatError(f"{path}: expected {name} data, got an empty file")
     with open(path, "rb") as stream:
-        places = (_npz_places if name == "npz" else _safetensors_places)(stream, size, path)
+        places = (_npz_places if name == "npz" else _safetensors_places)(stream, path)
         for member, (dtype, ndim) in _MEMBERS.items():
             if member not in places:
                 raise FormatError(f"{path}: expected arrays {', '.join(_MEMBERS)}, got {', '.join(places) or 'none'}")
@@ -591,7 +596,7 @@ def _read_tensors(path: str, name: str, mmap: bool, limit: int | None, faults: _
             raise FormatError(f"{path}: has faulty rows, the first: {faults.first}; it cannot be mapped, only read")
         return keys, matrix
     finite_rows = np.ones(wanted, dtype=bool)
-    for lo, rows in _blocks(matrix, numbers=1 << 20):
+    for lo, rows in row_blocks(matrix, numbers=1 << 20):
         finite = np.isfinite(rows)
         for i in np.flatnonzero(~finite.all(axis=1)):
             faults.add(f" row {lo + i}: expected finite numbers, got {rows[i][~finite[i]][0]}", replaceable=True)
@@ -631,8 +636,9 @@ class _Place:
         return np.memmap(path, dtype=self.dtype, mode="r", offset=self.begin, shape=shape)
 
 
-def _npz_places(stream: BinaryIO, size: int, path: str) -> dict[str, _Place]:
+def _npz_places(stream: BinaryIO, path: str) -> dict[str, _Place]:
     places = {}
+    size = os.fstat(stream.fileno()).st_size
     try:
         with zipfile.ZipFile(stream) as archive:
             for member in archive.infolist():
@@ -670,32 +676,10 @@ def _npz_places(stream: BinaryIO, size: int, path: str) -> dict[str, _Place]:
     return places
 
 
-def _safetensors_places(stream: BinaryIO, size: int, path: str) -> dict[str, _Place]:
-    dtypes = {"F32": "<f4", "I64": "<i8", "U8": "|u1"}
-    length = int.from_bytes(stream.read(8), "little")
-    if size < 8 or length > size - 8:
-        raise FormatError(f"{path}: byte 0: expected the length of the header, at most {size - 8}, got {length}")
-    places = {}
-    try:
-        for name, entry in json.loads(stream.read(length)).items():
-            if name == "__metadata__":
-                continue
-            begin, end = entry["data_offsets"]
-            shape = tuple(entry["shape"])
-            dtype = np.dtype(dtypes.get(entry["dtype"], "V1"))
-            if name in _MEMBERS and dtype.kind != "V":
-                expected = int(np.prod(shape, dtype=object)) * dtype.itemsize
-                if begin < 0 or end - begin != expected or 8 + length + end > size:
-                    raise FormatError(
-                        f"{path}: expected {name} {shape} in {expected} bytes of the {size - 8 - length} after the "
-                        f"header, got bytes {begin} to {end}"
-                    )
-            places[name] = _Place(dtype, shape, 8 + length + begin)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, FormatError):
-            raise
-        raise FormatError(f"{path}: byte 8: expected a safetensors header of {length} bytes: {error!r}") from error
-    return places
+def _safetensors_places(stream: BinaryIO, path: str) -> dict[str, _Place]:
+    _, entries = read_header(stream, path)
+    other = np.dtype("V1")
+    return {name: _Place(DTYPES.get(entry.dtype, other), entry.shape, entry.begin) for name, entry in entries.items()}
 
 
 # ---- writing for others -------------------------------------------------------------------------------------------
@@ -713,7 +697,6 @@ def write_projector(directory: str | os.PathLike, keys: list[str], matrix: np.nd
     encoded = [_encoded(key) for key in keys]
     Path(directory).mkdir(parents=True, exist_ok=True)
     with replacing(Path(directory) / "tensors.tsv") as stream:
-        for _, rows in _blocks(matrix, numbers=1 << 15):
-            stream.write(b"".join(line[1:] + b"\n" for line in decimals.format_rows(rows, b"\t")))
+        _write_lines(stream, None, matrix, "\t")
     with replacing(Path(directory) / "metadata.tsv") as stream:
         stream.write(b"".join(key + b"\n" for key in encoded))

@@ -1,6 +1,7 @@
 """The one door to compiled code: nothing else imports embfast._cpu."""
 
 import mmap
+import os
 
 import numpy as np
 
@@ -12,8 +13,11 @@ except ImportError as error:
         "`pip install .` in a checkout, or `pip install embfast`."
     ) from error
 
-# Text to ids (csrc/text.h): used by embfast.corpus, which turns its faults into errors with a file and a line.
+# Text to ids (csrc/text.h): used by embfast.corpus; embfast.sources turns its faults into errors with file and line.
 TextEncoder = _cpu.TextEncoder
+# Decimal text to float32 and back (csrc/decimals.h): used by embfast.formats.
+parse_lines = _cpu.parse_lines
+format_lines = _cpu.format_lines
 
 NoiseTable = _cpu.NoiseTable
 HuffmanTree = _cpu.HuffmanTree
@@ -22,6 +26,11 @@ isa = _cpu.isa
 train_sequences = _cpu.train_sequences
 fma_peak = _cpu.fma_peak
 read_bandwidth = _cpu.read_bandwidth
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def padded(dim: int) -> int:

@@ -1,7 +1,6 @@
 """What all models share: settings, first weights, blocks of tokens, the loop over them, checkpoints and model files.
 
-Sources: the estimator contract of scikit-learn; safetensors files after https://github.com/huggingface/safetensors;
-first weights and learning rate as in word2vec.c (Mikolov et al. 2013).
+Sources: the estimator contract of scikit-learn; first weights and learning rate as in word2vec.c (Mikolov et al. 2013).
 """
 
 import inspect
@@ -19,7 +18,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,16 +26,17 @@ from embfast import kernels
 from embfast.corpus import Corpus
 from embfast.errors import FormatError, TrainingError
 from embfast.formats import replacing
+from embfast.tensors import TensorFile, word_tensors, write_tensors
 
 BLOCK = 4096  # tokens that one thread takes at a time
 SNAP = 1024  # a block ends with a document when one ends this near
 CHAPTER = 4096  # blocks, about 16.8 M tokens, that take their negatives from one pool of draws
 FORMAT, VERSION = "embfast model", 1
 
+cores = kernels.cores
+
 _SLICE_WORK = 150_000  # blocks x padded dim x window of one kernel call and thread: about a quarter of a second
 _CELLS = 1 << 18  # numbers per step of the numpy loops over tables: 1 MB
-_DTYPES = {"F32": np.dtype("<f4"), "I64": np.dtype("<i8"), "U8": np.dtype("u1")}
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 Path = str | os.PathLike[str]
 
@@ -113,7 +112,7 @@ class Estimator(ABC):
         """What a file holds beside words and counts: float32 tables without padding, int64 vectors."""
 
     @abstractmethod
-    def _restore(self, file: "TensorFile") -> None:
+    def _restore(self, file: TensorFile) -> None:
         """Takes what _tensors gave from a file; words_, counts_ and settings are in place."""
 
     def save(self, path: Path) -> None:
@@ -153,15 +152,7 @@ class Estimator(ABC):
                 if name not in cls.settings():
                     raise FormatError(f"{path}: {cls.__name__} has no setting {name!r}; a newer embfast may know it")
             model = cls(**settings)
-            ends = file.read("words_offsets", "I64")
-            text = file.read("words_utf8", "U8").tobytes()
-            if len(ends) < 1 or ends[0] != 0 or ends[-1] != len(text) or (np.diff(ends) < 0).any():
-                raise FormatError(f"{path}: expected words_offsets to rise from 0 to {len(text)}; they do not")
-            ends = ends.tolist()
-            try:
-                model.words_ = [text[lo:hi].decode() for lo, hi in pairwise(ends)]
-            except UnicodeDecodeError as error:
-                raise FormatError(f"{path}: expected words in UTF-8, got {error.object!r}") from None
+            model.words_ = file.read_words()
             model.counts_ = file.read("counts", "I64", (len(model.words_),))
             try:
                 model._progress = Progress(**file.json("progress"))
@@ -206,11 +197,6 @@ def check_corpus(corpus: Any) -> None:
         raise ValueError(f"need at least 2 distinct words to train on, got {len(corpus.words)}")
     if corpus.n_tokens < 2:
         raise ValueError(f"need at least 2 tokens to train on, got {corpus.n_tokens}")
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # ---- weights and blocks -------------------------------------------------------------------------------------------
@@ -509,15 +495,7 @@ class _Log:
 
 def write_model(path: Path, model: Estimator) -> None:
     """Writes a model, trained or in training, to a safetensors file; the old one stays until the new one is whole."""
-    encoded = [word.encode() for word in model.words_]
-    ends = np.zeros(len(encoded) + 1, np.int64)
-    np.cumsum([len(word) for word in encoded], out=ends[1:])
-    tensors = {
-        "words_utf8": np.frombuffer(b"".join(encoded), np.uint8),
-        "words_offsets": ends,
-        "counts": model.counts_,
-        **model._tensors(),
-    }
+    tensors = {**word_tensors(model.words_), "counts": model.counts_, **model._tensors()}
     metadata = {
         "format": FORMAT,
         "version": json.dumps(VERSION),
@@ -526,18 +504,8 @@ def write_model(path: Path, model: Estimator) -> None:
         "progress": json.dumps(asdict(model._progress)),
         "fingerprint": json.dumps(model._fingerprint),
     }
-    header: dict[str, Any] = {"__metadata__": metadata}
-    end = 0
-    for name, array in tensors.items():
-        begin, end = end, end + array.size * array.dtype.itemsize
-        header[name] = {"dtype": _NAMES[array.dtype], "shape": list(array.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-(8 + len(text)) % 64)
     with replacing(path) as stream:
-        stream.write(len(text).to_bytes(8, "little") + text)
-        for array in tensors.values():
-            for _, rows in _row_blocks(array):
-                stream.write(np.ascontiguousarray(rows).view(np.uint8).data)
+        write_tensors(stream, tensors, metadata)
 
 
 def is_model(path: Path) -> bool:
@@ -547,94 +515,6 @@ def is_model(path: Path) -> bool:
             return file.metadata.get("format") == FORMAT
     except (FormatError, OSError):
         return False
-
-
-class TensorFile:
-    """A safetensors file, open for reading; every fault is a FormatError that names the file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = os.fspath(path)
-        self._stream = open(path, "rb")  # noqa: SIM115
-        try:
-            self._read_header(os.fstat(self._stream.fileno()).st_size)
-        except BaseException:
-            self._stream.close()
-            raise
-
-    def __enter__(self) -> "TensorFile":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stream.close()
-
-    def _read_header(self, size: int) -> None:
-        length = int.from_bytes(self._stream.read(8), "little")
-        if size < 8 or length > size - 8:
-            raise FormatError(
-                f"{self.path}: expected a safetensors file, whose first 8 bytes say how long its header is, got "
-                f"{length} and a file of {size:,} bytes; was it cut short?"
-            )
-        self._data = 8 + length
-        try:
-            header = json.loads(self._stream.read(length))
-            self.metadata: dict[str, str] = header.pop("__metadata__", {})
-            self._places = {
-                name: (entry["dtype"], tuple(map(int, entry["shape"])), *map(int, entry["data_offsets"]))
-                for name, entry in header.items()
-            }
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise FormatError(f"{self.path}: byte 8: expected a safetensors header, got {error!r}") from None
-        expected = self._data + max((place[3] for place in self._places.values()), default=0)
-        if size != expected:
-            raise FormatError(f"{self.path}: expected {expected:,} bytes, got {size:,}; was it cut short?")
-
-    def json(self, name: str) -> Any:
-        """An entry of the metadata, decoded."""
-        try:
-            return json.loads(self.metadata[name])
-        except (KeyError, TypeError, ValueError):
-            raise FormatError(f"{self.path}: expected {name!r} in the metadata of a model, got none") from None
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._places
-
-    def read(self, name: str, dtype: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
-        """A tensor; a new array of this shape, or of any one-dimensional shape."""
-        array = np.empty(self._place(name, dtype, shape)[0], _DTYPES[dtype])
-        self._fill(name, array)
-        return array
-
-    def read_table(self, name: str, n: int, dim: int) -> np.ndarray:
-        """A float32 (n, dim) tensor in the padded table that kernels want."""
-        self._place(name, "F32", (n, dim))
-        table = kernels.weight_table(n, dim)
-        self._fill(name, table[:, :dim])
-        return table
-
-    def _place(self, name: str, dtype: str, shape: tuple[int, ...] | None) -> tuple[tuple[int, ...], int]:
-        if name not in self._places:
-            raise FormatError(f"{self.path}: expected a tensor {name}, got {', '.join(self._places) or 'none'}")
-        found_dtype, found, begin, end = self._places[name]
-        if found_dtype != dtype or (len(found) != 1 if shape is None else found != shape):
-            wanted = "one axis" if shape is None else str(shape)
-            raise FormatError(f"{self.path}: expected {name} to be {dtype} with {wanted}, got {found_dtype} {found}")
-        if begin < 0 or end - begin != math.prod(found) * _DTYPES[dtype].itemsize:
-            raise FormatError(f"{self.path}: expected {name} {found} in as many bytes, got bytes {begin} to {end}")
-        return found, begin
-
-    def _fill(self, name: str, array: np.ndarray) -> None:
-        self._stream.seek(self._data + self._places[name][2])
-        for lo, rows in _row_blocks(array):
-            data = np.frombuffer(self._stream.read(rows.nbytes), array.dtype)
-            if data.size != rows.size:
-                raise FormatError(f"{self.path}: expected {array.nbytes} bytes of {name}; the file ends before")
-            array[lo : lo + len(rows)] = data.reshape(rows.shape)
-
-
-def _row_blocks(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    step = max(1, _CELLS // max(1, math.prod(array.shape[1:])))
-    for lo in range(0, len(array), step):
-        yield lo, array[lo : lo + step]
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:

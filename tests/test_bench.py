@@ -65,12 +65,19 @@ def test_word2vec_measures_speed_and_quality(tmp_path, text, sets, monkeypatch, 
         assert 10 < row["rss_mb"] < 1000
         assert row["loss"] > 0
         assert row["times_word2vec_c"] is None
+        assert (row["vocabulary_mb_per_cpu_s"] is None) == (row["program"] != "embfast")
+    assert len(result["runs"]["vocabulary"]) == 1
+    assert result["runs"]["vocabulary"][0]["words"] == 100
+    mb_per_s = result["rows"][0]["vocabulary_mb_per_cpu_s"]["median"]
+    first = result["runs"]["vocabulary"][0]
+    assert mb_per_s == pytest.approx(first["bytes"] / 1e6 / first["cpu_s"])
     for run in result["runs"]["speed"]:
         assert (run["words"], run["tokens"]) == (100, 20_000)
         assert 0 < run["training_cpu_s"] <= run["cpu_s"]
         assert run["training_wall_s"] <= run["wall_s"]
     table = capsys.readouterr().out
     assert "embfast pairs" in table
+    assert "vocab. MB/CPU s" in table
     assert "MEN" in table
 
 

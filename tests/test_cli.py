@@ -62,6 +62,7 @@ def modules_after(code):
 
 def test_import_is_light():
     heavy = {"rich", "typer", "torch", "scipy", "sklearn", "pandas", "pyarrow", "numba", "cupy", "usearch", "gensim"}
+    heavy |= {"matplotlib", "umap"}
     assert not heavy & modules_after("import embfast")
     assert not (heavy | {"safetensors"}) & modules_after("import embfast; embfast.Word2Vec, embfast.Vectors")
     assert not (heavy - {"rich", "typer"}) & modules_after("import embfast.cli")

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -21,6 +22,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import embfast.corpus
+import embfast.sources
+import embfast.storage
 from embfast.corpus import Corpus, read_vocab
 from embfast.errors import FormatError
 
@@ -57,9 +60,9 @@ def as_twin(corpus):
 
 def small_steps(monkeypatch, block, memory=1 << 28):
     """Blocks so small that every boundary falls inside a word somewhere, and (memory=0) ids and results on disk."""
-    monkeypatch.setattr(embfast.corpus, "_BLOCK_BYTES", block)
-    monkeypatch.setattr(embfast.corpus, "_SLICE_BYTES", 3 * block)
-    monkeypatch.setattr(embfast.corpus, "_MEMORY_BYTES", memory)
+    monkeypatch.setattr(embfast.sources, "BLOCK_BYTES", block)
+    monkeypatch.setattr(embfast.sources, "SLICE_BYTES", 3 * block)
+    monkeypatch.setattr(embfast.storage, "MEMORY_BYTES", memory)
     monkeypatch.setattr(embfast.corpus, "_CHUNK", 3)
 
 
@@ -529,7 +532,7 @@ def test_saving_over_itself_and_after_a_failure(tmp_path, monkeypatch):
     loaded = Corpus.load(target)
     loaded.save(target)
     assert list(loaded) == list(Corpus.load(target)) == [["a", "b"]]
-    monkeypatch.setattr(embfast.corpus.os, "replace", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(os, "replace", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         Corpus.from_sentences([["c"]]).save(target)
     with pytest.raises(OSError, match="disk full"):
@@ -565,7 +568,7 @@ def test_killed_while_saving(tmp_path):
 
 def test_results_on_disk_leave_no_file_behind(tmp_path, monkeypatch):
     small_steps(monkeypatch, 16, memory=0)
-    monkeypatch.setattr(embfast.corpus.tempfile, "tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
     (tmp_path / "text").write_bytes(TEXT * 100)
     corpus = Corpus.from_file(tmp_path / "text", min_count=1, threads=2)

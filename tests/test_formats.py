@@ -1,20 +1,24 @@
 """Files: every format there and back, files of the original tools, and everything that can be wrong with one."""
 
+import errno
+import fcntl
 import gzip
 import json
 import os
 import random
 import stat
 import subprocess
+import sys
 import zipfile
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from embfast import decimals, formats
+from embfast import formats
 from embfast.errors import FormatError
 from embfast.vectors import Vectors
 
@@ -101,76 +105,6 @@ def test_extension_and_format_say_what_a_file_is(tmp_path):
     assert formats.format_of("a.b/vectors.TXT.gz") == "text"
     with pytest.raises(ValueError, match="not gzipped"):
         formats.write(tmp_path / "a.npz.gz", [], np.empty((0, 1), np.float32))
-
-
-# ---- numbers ------------------------------------------------------------------------------------------------------
-
-
-def test_numbers_keep_their_bits():
-    bits = np.random.default_rng(1).integers(0, 2**32, size=(400, 50), dtype=np.uint32)
-    values = bits.view(np.float32)
-    values = np.where(np.isfinite(values), values, np.float32(-0.0))
-    values[0, :8] = [0, -0.0, 1e-45, 3.4028235e38, 0.1, -10, 9.9999990, 1e-4]
-    lines = decimals.format_rows(values)
-    assert lines[0].startswith(b" 0 -0 1.4013e-45 3.4028235e+38 0.1 -10 9.999999 0.0001 ")
-    *_, got, plain = decimals.parse_lines(b"".join(b"k" + line + b"\n" for line in lines), 50)
-    assert plain.all()
-    assert_same_bits(got, values)
-    assert [[np.float32(float(x)) for x in line.split()] for line in lines[:20]] == values[:20].tolist()
-
-
-def test_common_numbers_are_written_as_briefly_as_numpy_does():
-    values = np.random.default_rng(2).normal(0, 0.3, size=(50, 40)).astype(np.float32)
-    values = values[np.abs(values).min(axis=1) > 1e-4]
-    for line, row in zip(decimals.format_rows(values), values, strict=True):
-        assert line == b"".join(b" " + np.format_float_positional(x, trim="-").encode() for x in row)
-
-
-SPELLINGS = st.one_of(
-    st.floats(allow_nan=False, allow_infinity=False).map(repr),
-    st.floats(-10, 10).map("{:f}".format),
-    st.floats(width=32, allow_nan=False, allow_infinity=False).map("{:.9g}".format),
-    st.integers(-(10**20), 10**20).map(str),
-    st.sampled_from(
-        ["1.", ".5", "-.5", "+1.5", "00012.5", "-0", "1e5", "1E-3", "0.1234567890123456789", "inf", "-inf"]
-    ),
-)
-NO_NUMBERS = st.sampled_from(["1_0", "0x10", "1.2.3", "--1", "1-2", ".", "-", "", "x", "1e", "1,5", "٣", "1.5x", "."])
-
-
-@given(st.lists(SPELLINGS, min_size=1, max_size=6))
-@settings(max_examples=300, deadline=None)
-def test_every_spelling_reads_as_float_does(tokens):
-    with np.errstate(over="ignore"):
-        expected = np.array([float(token) for token in tokens]).astype(np.float32)
-    text = f"key {' '.join(tokens)}\nkey {' '.join(tokens)} \r\n".replace(" \r", "\r").encode()
-    starts, key_ends, values, plain = decimals.parse_lines(text, len(tokens))
-    assert plain.all()
-    assert [text[a:b] for a, b in zip(starts, key_ends, strict=True)] == [b"key", b"key"]
-    assert_same_bits(values, np.stack([expected, expected]))
-
-
-@given(st.lists(SPELLINGS, max_size=3), NO_NUMBERS, st.lists(SPELLINGS, max_size=3))
-@settings(max_examples=100, deadline=None)
-def test_what_is_no_number_is_never_read_as_one(before, bad, after):
-    tokens = [*before, bad, *after]
-    *_, plain = decimals.parse_lines(f"key {' '.join(tokens)}\n".encode(), len(tokens))
-    assert not plain.any()
-
-
-@given(st.binary(max_size=60), st.integers(1, 4))
-@example(b"!\x000", 1)  # a NUL is no space
-@settings(max_examples=300, deadline=None)
-def test_no_bytes_break_the_line_reader(noise, dim):
-    """A line is plain exactly when fields and float() agree that it is, or spacing alone sends it the slow way."""
-    starts, key_ends, values, plain = decimals.parse_lines(noise + b"\n", dim)
-    lines = (noise + b"\n").split(b"\n")[:-1]
-    assert len(starts) == len(lines)
-    for start, end, row, is_plain, line in zip(starts, key_ends, values, plain, lines, strict=True):
-        if is_plain:
-            key, *tokens = line.replace(b"\t", b" ").strip(b"\r").strip().split()
-            assert (noise + b"\n")[start:end] == key
-            assert_same_bits(row, np.array([float(token) for token in tokens], dtype=np.float32))
 
 
 # ---- files of other tools -----------------------------------------------------------------------------------------
@@ -316,7 +250,7 @@ BAD = {  # name: (file, content, what the message must say)
     "cut gzip": ("v.txt.gz", gzip.compress(b"2 1\na 1\nb 2\n" + bytes(range(256)))[:-20], "gzip data"),
     "broken gzip": ("v.txt.gz", gzip.compress(b"1 1\na 1\n")[:10] + b"\xff" * 20, "gzip data is damaged"),
     "no zip": ("v.npz", b"PK\x03\x04 nothing", "expected an npz archive"),
-    "no safetensors": ("v.safetensors", b"\xff" * 9, "expected the length of the header, at most 1"),
+    "no safetensors": ("v.safetensors", b"\xff" * 9, "expected a safetensors file, .* at most 1, got"),
     "no json": ("v.safetensors", (4).to_bytes(8, "little") + b"{]}}", "expected a safetensors header"),
 }
 
@@ -489,6 +423,81 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_half()
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("v", b"old")]
+
+
+WRITER = """
+import sys, time
+from embfast import formats
+with formats.replacing(sys.argv[1]) as stream:
+    stream.write(b"half")
+    stream.flush()
+    print("writing", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@contextmanager
+def writing(path):
+    """Another process, in the middle of writing a file."""
+    command = [sys.executable, "-c", WRITER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "writing\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def test_what_a_killed_writer_left_goes_at_the_next_write(tmp_path, make_vectors):
+    path = tmp_path / "v.bin"
+    others = [".v.bin.tmp", ".v.bin.0123456.tmp", ".w.bin.01234567.tmp", ".v.bin.01234567.tmp2", "v.bin.01234567.tmp"]
+    for name in others:
+        (tmp_path / name).touch()
+    for _ in range(2):
+        with writing(path) as process:
+            process.kill()
+            process.wait()
+    assert len(list(tmp_path.iterdir())) == len(others) + 2 - 1  # the second writer removed what the first had left
+    make_vectors(2, 2).save(path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*others, "v.bin"])
+
+
+def test_a_living_writer_keeps_its_file(tmp_path, make_vectors):
+    path = tmp_path / "v.bin"
+    with writing(path) as process:
+        before = list(tmp_path.iterdir())
+        make_vectors(2, 2).save(path)
+        assert sorted(tmp_path.iterdir()) == sorted([*before, path])
+        process.communicate("\n")
+        assert process.returncode == 0
+    assert [(p, p.read_bytes()) for p in tmp_path.iterdir()] == [(path, b"half")]
+
+
+def test_a_writer_whose_new_file_was_taken_for_abandoned_takes_another(tmp_path, monkeypatch):
+    lock, taken = fcntl.flock, []
+
+    def lock_too_late(stream, operation):
+        if not taken:
+            taken.append(stream.name)
+            os.unlink(stream.name)
+        lock(stream, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lock_too_late)
+    with formats.replacing(tmp_path / "v") as stream:
+        stream.write(b"new")
+    assert taken
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("v", b"new")]
+
+
+def test_without_locks_a_write_works_and_removes_nothing(tmp_path, monkeypatch):
+    def no_locks(stream, operation):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    (tmp_path / ".v.01234567.tmp").touch()
+    with formats.replacing(tmp_path / "v") as stream:
+        stream.write(b"new")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".v.01234567.tmp", "v"]
 
 
 def test_a_write_keeps_mode_and_symlink_and_spares_devices(tmp_path, make_vectors):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from embfast import kernels, training
+from embfast import kernels, tensors, training
 from embfast.corpus import Corpus
 from embfast.errors import FormatError, TrainingError
 from embfast.training import Progress, Status, initial_weights, make_blocks
@@ -303,7 +303,7 @@ def test_a_failed_write_leaves_the_old_file(model, tmp_path, monkeypatch):
     path = tmp_path / "model.safetensors"
     model.save(path)
     before = path.read_bytes()
-    monkeypatch.setattr(training, "_row_blocks", lambda array: (_ for _ in ()).throw(OSError(28, "no space left")))
+    monkeypatch.setattr(tensors, "row_blocks", lambda array: (_ for _ in ()).throw(OSError(28, "no space left")))
     with pytest.raises(OSError, match="no space left"):
         model.save(path)
     assert path.read_bytes() == before

@@ -1,0 +1,183 @@
+"""safetensors files, as https://github.com/huggingface/safetensors has them: named arrays behind a header in JSON.
+
+Written and read by hand, in blocks of rows, so that no copy of a table is made and a padded table can be filled.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from embfast import kernels
+from embfast.errors import FormatError
+
+DTYPES = {"F32": np.dtype("<f4"), "I64": np.dtype("<i8"), "U8": np.dtype("u1")}
+ALIGNMENT = 64  # of the first array, in bytes: the file can be mapped
+
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+def row_blocks(array: np.ndarray, numbers: int = 1 << 18) -> Iterator[tuple[int, np.ndarray]]:
+    """The rows of an array in blocks of about so many numbers, each with the index of its first row."""
+    step = max(1, numbers // max(1, math.prod(array.shape[1:])))
+    for lo in range(0, len(array), step):
+        yield lo, array[lo : lo + step]
+
+
+def write_array(stream: BinaryIO, array: np.ndarray) -> None:
+    """Writes the numbers of an array, in C order whatever its strides, a block of rows at a time."""
+    for _, rows in row_blocks(array):
+        stream.write(np.ascontiguousarray(rows).view(np.uint8).data)
+
+
+def tensor_header(metadata: dict[str, str], tensors: dict[str, np.ndarray], multiple: int = ALIGNMENT) -> bytes:
+    """The first bytes of a file, a multiple of some number; the arrays, each of one of DTYPES, follow in this order."""
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    end = 0
+    for name, array in tensors.items():
+        begin, end = end, end + array.size * array.dtype.itemsize
+        header[name] = {"dtype": _NAMES[array.dtype], "shape": list(array.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-(8 + len(text)) % multiple)
+    return len(text).to_bytes(8, "little") + text
+
+
+def write_tensors(stream: BinaryIO, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+    """Writes a whole file of arrays, each of one of DTYPES."""
+    stream.write(tensor_header(metadata or {}, tensors))
+    for array in tensors.values():
+        write_array(stream, array)
+
+
+def joined(texts: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """Texts as offsets, int64 (n + 1,), and all their bytes, uint8, of which text i is offsets[i] to offsets[i + 1]."""
+    offsets = np.zeros(len(texts) + 1, DTYPES["I64"])
+    np.cumsum([len(text) for text in texts], out=offsets[1:])
+    return offsets, np.frombuffer(b"".join(texts), np.uint8)
+
+
+def word_tensors(words: list[str]) -> dict[str, np.ndarray]:
+    """A vocabulary as the two tensors that TensorFile.read_words reads."""
+    offsets, utf8 = joined([word.encode() for word in words])
+    return {"words_utf8": utf8, "words_offsets": offsets}
+
+
+class Entry(NamedTuple):
+    """What a header says of an array; begin and end are bytes of the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def read_header(stream: BinaryIO, path: str) -> tuple[dict[str, str], dict[str, Entry]]:
+    """The metadata and the arrays of a file, held against its size: what the entries say can be read.
+
+    Raises:
+        FormatError: no safetensors file, or one that was cut short.
+    """
+    size = os.fstat(stream.fileno()).st_size
+    length = int.from_bytes(stream.read(8), "little")
+    if size < 8 or length > size - 8:
+        raise FormatError(
+            f"{path}: byte 0: expected a safetensors file, which begins with the length of its header, at most "
+            f"{max(size - 8, 0)}, got {length}; was it cut short?"
+        )
+    data = 8 + length
+    try:
+        header = json.loads(stream.read(length))
+        metadata = dict(header.pop("__metadata__", {}))
+        entries = {}
+        for name, entry in header.items():
+            begin, end = map(int, entry["data_offsets"])
+            entries[name] = Entry(entry["dtype"], tuple(map(int, entry["shape"])), data + begin, data + end)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise FormatError(f"{path}: byte 8: expected a safetensors header of {length} bytes: {error!r}") from None
+    for name, (dtype, shape, begin, end) in entries.items():
+        n_bytes = math.prod(shape) * DTYPES[dtype].itemsize if dtype in DTYPES else end - begin
+        if min(shape, default=0) < 0 or begin < data or end > size or end - begin != n_bytes:
+            raise FormatError(
+                f"{path}: expected {name} {shape} in {n_bytes} bytes of the {size - data} after the header, "
+                f"got bytes {begin - data} to {end - data}; was it cut short?"
+            )
+    expected = max((entry.end for entry in entries.values()), default=data)
+    if size != expected:
+        raise FormatError(f"{path}: expected {expected:,} bytes, got {size:,}; was it cut short?")
+    return metadata, entries
+
+
+class TensorFile:
+    """A safetensors file, open for reading; every fault is a FormatError that names the file."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self._stream = open(path, "rb")  # noqa: SIM115
+        try:
+            self.metadata, self._entries = read_header(self._stream, self.path)
+        except BaseException:
+            self._stream.close()
+            raise
+
+    def __enter__(self) -> "TensorFile":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stream.close()
+
+    def json(self, name: str) -> Any:
+        """An entry of the metadata, decoded."""
+        try:
+            return json.loads(self.metadata[name])
+        except (KeyError, TypeError, ValueError):
+            raise FormatError(f"{self.path}: expected {name!r} in the metadata of a model, got none") from None
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    def read(self, name: str, dtype: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
+        """A tensor; a new array of this shape, or of any one-dimensional shape."""
+        array = np.empty(self._entry(name, dtype, shape).shape, DTYPES[dtype])
+        self._fill(name, array)
+        return array
+
+    def read_words(self) -> list[str]:
+        """What word_tensors made of a vocabulary."""
+        ends = self.read("words_offsets", "I64")
+        text = self.read("words_utf8", "U8").tobytes()
+        if len(ends) < 1 or ends[0] != 0 or ends[-1] != len(text) or (np.diff(ends) < 0).any():
+            raise FormatError(f"{self.path}: expected words_offsets to rise from 0 to {len(text)}; they do not")
+        try:
+            return [text[lo:hi].decode() for lo, hi in pairwise(ends.tolist())]
+        except UnicodeDecodeError as error:
+            raise FormatError(f"{self.path}: expected words in UTF-8, got {error.object!r}") from None
+
+    def read_table(self, name: str, n: int, dim: int) -> np.ndarray:
+        """A float32 (n, dim) tensor in the padded table that kernels want."""
+        self._entry(name, "F32", (n, dim))
+        table = kernels.weight_table(n, dim)
+        self._fill(name, table[:, :dim])
+        return table
+
+    def _entry(self, name: str, dtype: str, shape: tuple[int, ...] | None) -> Entry:
+        if name not in self._entries:
+            raise FormatError(f"{self.path}: expected a tensor {name}, got {', '.join(self._entries) or 'none'}")
+        found = self._entries[name]
+        if found.dtype != dtype or (len(found.shape) != 1 if shape is None else found.shape != shape):
+            wanted = "one axis" if shape is None else str(shape)
+            raise FormatError(
+                f"{self.path}: expected {name} to be {dtype} with {wanted}, got {found.dtype} {found.shape}"
+            )
+        return found
+
+    def _fill(self, name: str, array: np.ndarray) -> None:
+        self._stream.seek(self._entries[name].begin)
+        for lo, rows in row_blocks(array):
+            data = np.frombuffer(self._stream.read(rows.nbytes), array.dtype)
+            if data.size != rows.size:
+                raise FormatError(f"{self.path}: expected {array.nbytes} bytes of {name}; the file ends before")
+            array[lo : lo + len(rows)] = data.reshape(rows.shape)

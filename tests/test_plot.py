@@ -1,0 +1,117 @@
+"""Pictures of vectors: places on the plane, labels, formats, and what is missing."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from test_cli import fails, run
+
+from embfast.plot import plot, project
+from embfast.vectors import Vectors
+
+REASON = "{} is not installed: pip install embfast[plot]"
+pytest.importorskip("sklearn", reason=REASON.format("scikit-learn"))
+image = pytest.importorskip("matplotlib.image", reason=REASON.format("matplotlib"))
+
+
+@pytest.fixture
+def topics():
+    """60 keys around two directions: a0..a29 around one, b0..b29 around the other."""
+    random = np.random.default_rng(0)
+    centers = np.repeat(np.eye(2, 20), 30, axis=0)
+    rows = (centers + 0.1 * random.normal(size=(60, 20))) * random.uniform(0.5, 2, size=(60, 1))
+    return Vectors([f"{'ab'[i // 30]}{i % 30}" for i in range(60)], rows.astype(np.float32))
+
+
+def test_pca_is_the_projection_on_the_first_two_axes(topics):
+    units = topics.matrix / np.linalg.norm(topics.matrix, axis=1, keepdims=True)
+    centered = units - units.mean(axis=0)
+    _, _, axes = np.linalg.svd(centered.astype(np.float64), full_matrices=False)
+    found = project(topics.matrix, "pca")
+    assert_allclose(np.abs(found), np.abs(centered @ axes[:2].T), atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["pca", "tsne", "umap"])
+def test_topics_stay_apart(topics, method):
+    if method == "umap":
+        pytest.importorskip("umap", reason="umap-learn is not installed: pip install umap-learn")
+    places = project(topics.matrix, method, seed=3)
+    assert places.shape == (60, 2)
+    means = places[:30].mean(axis=0), places[30:].mean(axis=0)
+    spreads = [np.linalg.norm(part - part.mean(axis=0), axis=1).mean() for part in (places[:30], places[30:])]
+    assert np.linalg.norm(means[0] - means[1]) > 2 * max(spreads)
+    assert_allclose(project(topics.matrix, method, seed=3), places)
+
+
+def test_the_first_keys_or_the_given_ones_are_drawn(topics, tmp_path):
+    places = plot(topics, tmp_path / "first.svg", n=5)
+    assert list(places) == ["a0", "a1", "a2", "a3", "a4"]
+    labels = (tmp_path / "first.svg").read_text()  # matplotlib notes each text beside its outline
+    assert [f"<!-- {key} -->" in labels for key in ("a0", "a4", "a5", "b0")] == [True, True, False, False]
+    assert list(plot(topics, tmp_path / "given.svg", ["b7", "a1", "b2", "a1"])) == ["b7", "a1", "b2"]
+    assert "<!-- b7 -->" in (tmp_path / "given.svg").read_text()
+
+
+def test_a_png_shows_something_and_is_the_same_each_time(topics, tmp_path):
+    for name in ("one.png", "two.png"):
+        plot(topics, tmp_path / name)
+    pixels = image.imread(tmp_path / "one.png")
+    assert pixels.shape[0] > 500
+    assert pixels[..., :3].min() < 0.2 < 0.9 < np.median(pixels[..., :3])
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+
+
+def test_labels_are_plain_text(tmp_path):
+    keys = ["$5", "$x^$", "\\frac", "a_b", "{"]
+    vectors = Vectors(keys, np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32))
+    assert list(plot(vectors, tmp_path / "v.pdf")) == keys
+    assert (tmp_path / "v.pdf").read_bytes().startswith(b"%PDF")
+    vectors = Vectors(["日本", "語", "a"], np.eye(3, dtype=np.float32))
+    with pytest.warns(UserWarning, match="3 characters are not in matplotlib's font"):
+        plot(vectors, tmp_path / "v.png")
+
+
+def test_what_cannot_be_drawn_says_why_and_leaves_nothing(topics, tmp_path):
+    with pytest.raises(ValueError, match=r"v\.xyz: expected a picture's extension, one of .*png"):
+        plot(topics, tmp_path / "v.xyz")
+    with pytest.raises(KeyError, match="'prince' is not among"):
+        plot(topics, tmp_path / "v.png", ["a0", "a1", "prince"])
+    for few in ({"n": 2}, {"n": -1}, {"keys": ["a0", "a0", "a1"]}, {"keys": []}):
+        with pytest.raises(ValueError, match="at least 3 vectors of at least 2 numbers, got"):
+            plot(topics, tmp_path / "v.png", **few)
+    with pytest.raises(ValueError, match="at least 4 vectors"):
+        plot(topics, tmp_path / "v.png", n=3, method="umap")
+    with pytest.raises(ValueError, match="got 3 of 1"):
+        plot(Vectors(["a", "b", "c"], np.ones((3, 1), np.float32)), tmp_path / "v.png")
+    with pytest.raises(ValueError, match="method must be one of pca, tsne, umap, got 'mds'"):
+        plot(topics, tmp_path / "v.png", method="mds")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "method", "advice"),
+    [
+        ("matplotlib.figure", "pca", r"pip install embfast\[plot\]"),
+        ("sklearn.manifold", "tsne", r"pip install embfast\[plot\]"),
+        ("umap", "umap", "pip install umap-learn"),
+    ],
+)
+def test_a_missing_library_is_named(topics, tmp_path, monkeypatch, module, method, advice):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=advice):
+        plot(topics, tmp_path / "v.png", method=method)
+
+
+def test_the_command_draws(topics, tmp_path):
+    topics.save(tmp_path / "v.bin")
+    result = run("plot", tmp_path / "v.bin", "-o", tmp_path / "v.png", "--top", 10)
+    assert (tmp_path / "v.png").read_bytes().startswith(b"\x89PNG")
+    assert "10 words" in result.stderr
+    assert result.stdout == ""
+    shown = json.loads(run("plot", tmp_path / "v.bin", "a1", "b1", "b2", "-o", tmp_path / "v.svg", "--json").stdout)
+    assert list(shown["places"]) == ["a1", "b1", "b2"]
+    assert len(shown["places"]["a1"]) == 2
+    assert "'c' is not among" in fails("plot", tmp_path / "v.bin", "c", "a1", "b1", "-o", tmp_path / "v.svg")
+    assert "extension" in fails("plot", tmp_path / "v.bin", "-o", tmp_path / "v.xyz")

@@ -58,9 +58,8 @@ class Word2Vec(Estimator):
         epochs: passes over the corpus.
         lr: step on the first pair, falling linearly to min_lr; by default 0.025 for skip-gram, 0.05 for CBOW.
         min_lr: step on the last pair; lr / 10,000 by default.
-        negatives_shared: neighbouring windows share their drawn words: about four times faster for skip-gram, better on
-            analogies and relatedness, a point lower on SimLex (README, `sharing`); otherwise each pair draws its own,
-            as in word2vec.c.
+        negatives_shared: neighbouring windows share their drawn words: three times faster for skip-gram, and better on
+            analogies and relatedness (README, `sharing`); otherwise each pair draws its own, as in word2vec.c.
         threads: all cores by default. One gives the same bits every time; more differ in the last digits.
         seed: 0 to 2**64 - 1, of first weights and all draws.
     Learned:
@@ -367,8 +366,9 @@ def sharing(cbow: bool, hs: bool, negatives: int, negatives_shared: bool, window
     """How many neighbouring centers share how many drawn words; the one place that decides it.
 
     Sharing among centers saves arithmetic as long as enough words are drawn for each: skip-gram wants 2.5 (with 2,
-    SimLex falls by a point), CBOW 3 (with 2.5, the analogies do). A drawn word weighs negatives / drawn, so the objective
-    stays that of `negatives` words. Hierarchical softmax has a path of its own for each center and takes them one by one.
+    SimLex falls by a point), CBOW 3 (with 2.5, the analogies do). A drawn word weighs negatives / drawn, so the
+    objective stays that of `negatives` words. Hierarchical softmax has a path of its own for each center and takes them
+    one by one.
 
     A batch of skip-gram moves its output rows once, by the sum over all its pairs. In wide windows that step grows too
     long: above 15 tokens a center goes alone, and above 50 each pair has its own draws, since the loss diverges near

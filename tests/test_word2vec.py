@@ -79,7 +79,7 @@ def test_every_mode_learns_the_topics(corpus, mode):
 
 def test_the_sum_of_cbow_learns_too(corpus):
     model = Word2Vec(dim=20, epochs=12, sample=0, cbow=True, cbow_mean=False, threads=1).fit(corpus)
-    assert topic_share(model.vectors_) > 0.9
+    assert topic_share(model.vectors_) > 0.85
 
 
 def test_two_threads_learn(corpus):

@@ -152,15 +152,7 @@ class Estimator(ABC):
                 if name not in cls.settings():
                     raise FormatError(f"{path}: {cls.__name__} has no setting {name!r}; a newer embfast may know it")
             model = cls(**settings)
-            ends = file.read("words_offsets", "I64")
-            text = file.read("words_utf8", "U8").tobytes()
-            if len(ends) < 1 or ends[0] != 0 or ends[-1] != len(text) or (np.diff(ends) < 0).any():
-                raise FormatError(f"{path}: expected words_offsets to rise from 0 to {len(text)}; they do not")
-            ends = ends.tolist()
-            try:
-                model.words_ = [text[lo:hi].decode() for lo, hi in pairwise(ends)]
-            except UnicodeDecodeError as error:
-                raise FormatError(f"{path}: expected words in UTF-8, got {error.object!r}") from None
+            model.words_ = file.read_words()
             model.counts_ = file.read("counts", "I64", (len(model.words_),))
             try:
                 model._progress = Progress(**file.json("progress"))
@@ -318,19 +310,20 @@ class Progress:
 
 
 class Status(NamedTuple):
-    """What a progress callable is told after each slice. `loss` is the mean of the running epoch, nats per example."""
+    """What a progress callable is told after each slice. `loss` is the mean of the running epoch per example."""
 
     epoch: int  # from 1
     epochs: int
     done: float  # share of the whole run, 0..1
-    words_per_s: float
+    words_per_s: float  # or entries of a co-occurrence matrix, as unit says
     lr: float
     loss: float
     seconds_left: float
+    unit: str = "words"
 
     def __str__(self) -> str:
         return (
-            f"epoch {self.epoch}/{self.epochs}  {100 * self.done:5.1f} %  {self.words_per_s:,.0f} words/s  "
+            f"epoch {self.epoch}/{self.epochs}  {100 * self.done:5.1f} %  {self.words_per_s:,.0f} {self.unit}/s  "
             f"lr {self.lr:.5f}  loss {self.loss:.4f}  {self.seconds_left:,.0f} s left"
         )
 
@@ -348,6 +341,7 @@ def train(
     lr: float,
     min_lr: float,
     after_slice: Callable[[int, int], None],
+    unit: str = "words",
     save: Callable[[], None] | None = None,
     save_minutes: float = 10.0,
     progress: ProgressOption = None,
@@ -387,7 +381,7 @@ def train(
                 rate = trained / max(now - started, 1e-9)
                 mean = state.loss / max(state.examples, 1)
                 left = (1 - done) * epochs * n_tokens / rate
-                report(Status(state.epoch + 1, epochs, done, rate, lr_now, mean, left))
+                report(Status(state.epoch + 1, epochs, done, rate, lr_now, mean, left, unit))
                 if interrupted():
                     if save:
                         save()
@@ -460,7 +454,7 @@ def _reporter(progress: ProgressOption) -> Iterator[Callable[[Status], None]]:
                     task,
                     completed=status.done,
                     at=f"{status.epoch}/{status.epochs}",
-                    rate=f"{status.words_per_s:,.0f} words/s  lr {status.lr:.5f}  loss {status.loss:.4f}",
+                    rate=f"{status.words_per_s:,.0f} {status.unit}/s  lr {status.lr:.5f}  loss {status.loss:.4f}",
                 )
 
             yield show
@@ -484,15 +478,7 @@ class _Log:
 
 def write_model(path: Path, model: Estimator) -> None:
     """Writes a model, trained or in training, to a safetensors file; the old one stays until the new one is whole."""
-    encoded = [word.encode() for word in model.words_]
-    ends = np.zeros(len(encoded) + 1, np.int64)
-    np.cumsum([len(word) for word in encoded], out=ends[1:])
-    tensors = {
-        "words_utf8": np.frombuffer(b"".join(encoded), np.uint8),
-        "words_offsets": ends,
-        "counts": model.counts_,
-        **model._tensors(),
-    }
+    tensors = {**word_tensors(model.words_), "counts": model.counts_, **model._tensors()}
     metadata = {
         "format": FORMAT,
         "version": json.dumps(VERSION),
@@ -501,27 +487,40 @@ def write_model(path: Path, model: Estimator) -> None:
         "progress": json.dumps(asdict(model._progress)),
         "fingerprint": json.dumps(model._fingerprint),
     }
+    with replacing(path) as stream:
+        stream.write(tensor_header(metadata, tensors))
+        for array in tensors.values():
+            for _, rows in _row_blocks(array):
+                stream.write(np.ascontiguousarray(rows).view(np.uint8).data)
+
+
+def word_tensors(words: list[str]) -> dict[str, np.ndarray]:
+    """A vocabulary as the two tensors that TensorFile.read_words reads."""
+    encoded = [word.encode() for word in words]
+    ends = np.zeros(len(encoded) + 1, np.int64)
+    np.cumsum([len(word) for word in encoded], out=ends[1:])
+    return {"words_utf8": np.frombuffer(b"".join(encoded), np.uint8), "words_offsets": ends}
+
+
+def tensor_header(metadata: dict[str, str], tensors: dict[str, np.ndarray], multiple: int = 64) -> bytes:
+    """The first bytes of a safetensors file, a multiple of some number; the tensors follow in this order."""
     header: dict[str, Any] = {"__metadata__": metadata}
     end = 0
     for name, array in tensors.items():
         begin, end = end, end + array.size * array.dtype.itemsize
         header[name] = {"dtype": _NAMES[array.dtype], "shape": list(array.shape), "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
-    text += b" " * (-(8 + len(text)) % 64)
-    with replacing(path) as stream:
-        stream.write(len(text).to_bytes(8, "little") + text)
-        for array in tensors.values():
-            for _, rows in _row_blocks(array):
-                stream.write(np.ascontiguousarray(rows).view(np.uint8).data)
+    text += b" " * (-(8 + len(text)) % multiple)
+    return len(text).to_bytes(8, "little") + text
 
 
-def is_model(path: Path) -> bool:
-    """Whether a file is a safetensors file written by write_model."""
+def model_class(path: Path) -> str | None:
+    """The class of the model that write_model wrote to a file; None for other files."""
     try:
         with TensorFile(path) as file:
-            return file.metadata.get("format") == FORMAT
+            return file.metadata.get("class") if file.metadata.get("format") == FORMAT else None
     except (FormatError, OSError):
-        return False
+        return None
 
 
 class TensorFile:
@@ -579,6 +578,24 @@ class TensorFile:
         self._fill(name, array)
         return array
 
+    def map(self, name: str) -> np.ndarray:
+        """The bytes of a U8 tensor of one axis where they lie in the file, read-only."""
+        shape, begin = self._place(name, "U8", None)
+        if shape == (0,):
+            return np.empty(0, np.uint8)
+        return np.memmap(self.path, np.uint8, "r", self._data + begin, shape)
+
+    def read_words(self) -> list[str]:
+        """What word_tensors made of a vocabulary."""
+        ends = self.read("words_offsets", "I64")
+        text = self.read("words_utf8", "U8").tobytes()
+        if len(ends) < 1 or ends[0] != 0 or ends[-1] != len(text) or (np.diff(ends) < 0).any():
+            raise FormatError(f"{self.path}: expected words_offsets to rise from 0 to {len(text)}; they do not")
+        try:
+            return [text[lo:hi].decode() for lo, hi in pairwise(ends.tolist())]
+        except UnicodeDecodeError as error:
+            raise FormatError(f"{self.path}: expected words in UTF-8, got {error.object!r}") from None
+
     def read_table(self, name: str, n: int, dim: int) -> np.ndarray:
         """A float32 (n, dim) tensor in the padded table that kernels want."""
         self._place(name, "F32", (n, dim))
@@ -618,9 +635,10 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_resumable(path: Path, saved: Estimator, model: Estimator, corpus: dict[str, int]) -> None:
-    """ValueError unless a checkpoint is of this model's settings (threads may differ) and of this corpus."""
+    """ValueError unless a checkpoint is of this model's settings (threads and memory may differ) and of this corpus."""
     before, now = saved.get_params(), _plain(model.get_params())
-    changed = [f"{n} was {before[n]!r}, is {now[n]!r}" for n in now if n != "threads" and before[n] != now[n]]
+    free = ("threads", "memory_gb")
+    changed = [f"{n} was {before[n]!r}, is {now[n]!r}" for n in now if n not in free and before[n] != now[n]]
     if changed:
         raise ValueError(f"{path}: cannot resume with other settings: {'; '.join(changed)}")
     if saved._fingerprint != corpus:

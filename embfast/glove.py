@@ -295,7 +295,7 @@ class CooccurrenceMatrix:
             entries["column"], entries["value"] = rows.indices, rows.data
         cls(list(words), np.zeros(len(words), np.int64), entries)._checked(ValueError)
         if counts is None:
-            counts = np.rint(np.asarray(rows.sum(axis=1)).reshape(-1))
+            counts = np.rint(np.asarray(rows.sum(axis=1, dtype=np.float64)).reshape(-1))
         return cls(list(words), counts, entries)
 
     def to_scipy(self) -> Any:
@@ -797,7 +797,8 @@ class GloVe(Estimator):
         """vectors_ and loss_, from the weights as they are now."""
         w_in, w_out = (self._tables[name][:, : self.dim] for name in ("w_in", "w_out"))
         if self.vectors == "sum":
-            matrix = w_in + w_out
+            with np.errstate(over="ignore", invalid="ignore"):  # of a run that failed
+                matrix = w_in + w_out
         else:
             matrix = w_in if self.vectors == "input" else np.hstack([w_in, w_out])
         self.vectors_ = Vectors(self.words_, matrix)

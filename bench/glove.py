@@ -222,7 +222,8 @@ def summarise(runs: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str,
         )
     training = []
     trained = [*runs["speed"], *runs["quality"]]
-    for dim, program in sorted({(r["dim"], r["program"]) for r in trained}, key=str):
+    names = dict.fromkeys((r["dim"], r["program"]) for r in trained)
+    for dim, program in sorted(names, key=lambda name: name[0]):
         mine = [r for r in trained if (r["dim"], r["program"]) == (dim, program)]
         mine = [r for r in mine if "repeat" in r] or mine  # the runs for quality have their times as well
         single = [r for r in mine if r["threads"] == 1]

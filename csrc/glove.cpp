@@ -84,6 +84,13 @@ int64_t group_entries(const Grouping& g, int64_t* groups, Entry* grouped) {
   }
   std::copy_backward(groups, groups + g.n_groups, groups + g.n_groups + 1);  // each stands where its group ends
   groups[0] = 0;
+  if (g.tile) {
+    for (int64_t k = 0; k < g.n_groups; ++k) {
+      for (int64_t i = groups[k]; i < groups[k + 1]; ++i) {
+        std::swap(grouped[i], grouped[groups[k] + below(draw(i), static_cast<uint32_t>(i - groups[k] + 1))]);
+      }
+    }
+  }
   return -1;
 }
 

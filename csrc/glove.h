@@ -9,8 +9,8 @@
 
 namespace embfast {
 
-// Entries stand in groups: tiles of the matrix, or random ones. Groups are trained in a given order, and each one's
-// entries in a random order that changes with the epoch.
+// Entries stand in groups: parts of tiles of the matrix, or random ones. Groups are trained in a given order, and each
+// one's entries in a random order that changes with the epoch.
 struct GloveJob {
   // Column dim of w_in and w_out holds the bias, and what follows is zero. The sums of squares lie alike, and are
   // positive everywhere.
@@ -56,7 +56,8 @@ namespace avx512 {
 void train_group(const GloveJob& job, int64_t group, const GloveScratch& scratch, GloveTally& tally);
 }
 
-// How entries are sorted into groups. The id of a word becomes place[id]; entries keep their order within a group.
+// How entries are sorted into groups. The id of a word becomes place[id]. In a tile, entries stand in random order, so
+// that any part of them is a random one; in a random group they keep their order.
 struct Grouping {
   const Entry* entries;
   int64_t n_entries;

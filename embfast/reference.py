@@ -353,7 +353,10 @@ def random_order(n, seed, epoch, purpose=Purpose.ORDER, first=0):
 
 
 def group_entries(entries, place, *, n_rows, tile, n_groups, seed):
-    """Entries by group, and where each group begins: tiles of tile x tile words, or random groups if tile is 0."""
+    """Where each group begins, and entries by group: tiles of tile x tile words, or random groups if tile is 0.
+
+    Entries stand in random order in a tile, so that any part of them is a random one.
+    """
     moved = entries.copy()
     moved["row"], moved["column"] = place[entries["row"]], place[entries["column"]]
     if tile:
@@ -361,7 +364,11 @@ def group_entries(entries, place, *, n_rows, tile, n_groups, seed):
     else:
         group = below(Stream(seed, 0, Purpose.GROUP)(np.arange(len(entries))), n_groups)
     groups = np.concatenate([[0], np.cumsum(np.bincount(group, minlength=n_groups))])
-    return groups, moved[np.argsort(group, kind="stable")]
+    grouped = moved[np.argsort(group, kind="stable")]
+    if tile:
+        for begin, end in pairwise(groups):
+            grouped[begin:end] = grouped[begin:end][random_order(end - begin, seed, 0, Purpose.GROUP, begin)]
+    return groups, grouped
 
 
 def entry_weight(x, x_max, alpha):

@@ -584,8 +584,9 @@ QUICK = {"dim": 10, "epochs": 3, "x_max": 10.0, "threads": 1}
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """Tiles of 8 words and random groups of 32 entries, and slices of one of them, so that small matrices have many."""
+    """Tiles of 8 words in parts of 20 entries, random groups of 32, and short slices: many in a small matrix."""
     monkeypatch.setattr(embfast.glove, "_TILE", 8)
+    monkeypatch.setattr(embfast.glove, "_PART", 20)
     monkeypatch.setattr(embfast.glove, "_GROUP", 32)
     monkeypatch.setattr(embfast.glove, "_BLOCK", 150)
     monkeypatch.setattr(embfast.glove, "_SLICE_WORK", 0)
@@ -793,7 +794,7 @@ def test_every_setting_reaches_the_kernel(matrix, corpus, monkeypatch):
         for table, name in zip(arrays[:4], TABLES, strict=True):
             assert table is model._tables[name]
         assert arrays[4] == 9
-        assert_array_equal(arrays[7], kernels.random_order(1, 11, epoch))
+        assert_array_equal(arrays[7], kernels.random_order(2, 11, epoch))  # a tile in two parts
     model.partial_fit(matrix)
     assert [options["epoch"] for _, options in calls] == [0, 1, 2, 3]
     counts = []
@@ -814,8 +815,20 @@ def test_tiles_grow_with_the_vocabulary(monkeypatch):
     words = [f"w{i}" for i in range(1000)]
     sparse = CooccurrenceMatrix(words, np.ones(1000), entries)
     groups, _ = embfast.glove.group(sparse, np.arange(1000, dtype=np.int32), 1000, "tiles", 0)
-    assert_array_equal(groups, [0, 0, 1, 2, 2])
+    assert_array_equal(groups, [0, 1, 2])
     assert np.isfinite(GloVe(dim=3, epochs=1).fit(sparse).vectors_.matrix).all()
+
+
+def test_parts_of_tiles_hold_every_entry_once(matrix, small_blocks):
+    groups, entries = embfast.glove.group(matrix, np.arange(45, dtype=np.int32), 45, "tiles", 0)
+    assert (groups[0], groups[-1]) == (0, len(matrix))
+    assert 0 < np.diff(groups).min() <= np.diff(groups).max() == 20
+    for begin, end in pairwise(groups):
+        tile = entries[begin:end]["row"] // 8 * 6 + entries[begin:end]["column"] // 8
+        assert len(set(tile)) == 1
+    assert_array_equal(np.sort(entries, order=("row", "column")), matrix.entries)
+    first = entries[groups[0] : groups[1]]
+    assert len(set(first["row"])) > 4, "a part is no row-major stretch of its tile"
 
 
 def test_what_cannot_be_trained_on(corpus):

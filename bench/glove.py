@@ -5,7 +5,7 @@ python -m bench.glove --stanford GloVe/build --speed --dims 100  counting and on
 
 GloVe/build holds vocab_count, cooccur, shuffle and glove of https://github.com/stanfordnlp/GloVe, built with its
 Makefile. PyPI glove-python-binary takes part if it is installed for an interpreter of --rivals-python. Min_count 5, one
-thread, lines as they are. Programs take turns (A B A B), each run a process of its own.
+thread, lines broken at 1,000 words. Programs take turns (A B A B), each run a process of its own.
 
 Counting is words in the vocabulary over CPU seconds. Ours: of the counting of an encoded text, and with reading and
 encoding it on top; Stanford's cooccur reads the text as well. Training is entries over CPU seconds of one epoch: of

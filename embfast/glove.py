@@ -611,7 +611,7 @@ class GloVe(Estimator):
                 distance_weighting are not looked at.
             y: not looked at; scikit-learn's pipelines pass it.
             checkpoint: a file for the state of the run, written every checkpoint_minutes, on Ctrl-C and at the end, in
-                place of the one before. `load` reads it too. The matrix is not in it.
+                place of the one before. `load` reads it too. The matrix is not in it: a corpus is counted again.
             resume: continue from the checkpoint; from the start if the file is not there yet. On one thread the result
                 has the bits of a run that was never interrupted.
             progress: None shows a bar on a terminal, True also writes lines to a log, False nothing; a callable gets a

@@ -9,7 +9,16 @@
 
 namespace embfast {
 
-enum class Purpose : uint64_t { subsample = 1, window = 2, negative = 3, weights = 4, place = 5 };
+enum class Purpose : uint64_t {
+  subsample = 1,
+  window = 2,
+  negative = 3,
+  weights = 4,
+  shuffle = 5,
+  group = 6,
+  order = 7,
+  place = 8
+};
 
 EMBFAST_HD inline uint64_t mix64(uint64_t z) {
   z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;

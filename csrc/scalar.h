@@ -15,4 +15,12 @@ EMBFAST_HD inline float linear_decay(float first, float last, double progress) {
   return static_cast<float>(first + (static_cast<double>(last) - first) * progress);
 }
 
+// One step of AdaGrad: the weight moves by step / sqrt(sum of the squares of all steps before it). Real is a float, or
+// a register of them. Source: Duchi, Hazan, Singer 2011, https://jmlr.org/papers/v12/duchi11a.html, as in GloVe's code.
+template <class Real>
+EMBFAST_HD inline void adagrad(Real step, Real inverse_root_of_sum, Real* weight, Real* sum) {
+  *weight -= step * inverse_root_of_sum;
+  *sum += step * step;
+}
+
 }  // namespace embfast

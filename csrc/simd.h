@@ -128,6 +128,17 @@ EMBFAST_INLINE double sum(V x) {
   return total;
 }
 
+// The sum of all lanes, by halves.
+EMBFAST_INLINE float total(V x) {
+#if EMBFAST_WIDTH == 16
+  x += __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+  x += __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
+#elif EMBFAST_WIDTH == 8
+  x += __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3);
+#endif
+  return (x[0] + x[2]) + (x[1] + x[3]);
+}
+
 // The larger and the smaller of two; where one is a NaN, the second.
 EMBFAST_INLINE V larger(V x, V y) {
 #if EMBFAST_WIDTH == 16 && defined(__AVX512F__)
@@ -156,6 +167,21 @@ EMBFAST_INLINE V reciprocal(V x) {
 #else
   return 1.0f / x;
 #endif
+}
+
+// 1 / sqrt(x) for normal x > 0, to the last bit or two: the machine's estimate and a step of Newton.
+EMBFAST_INLINE V inverse_root(V x) {
+#if EMBFAST_WIDTH == 16 && defined(__AVX512F__)
+  const V r = V(_mm512_rsqrt14_ps(__m512(x)));
+#elif EMBFAST_WIDTH == 8 && defined(__AVX2__)
+  const V r = V(_mm256_rsqrt_ps(__m256(x)));
+#elif defined(__SSE2__)
+  const V r = V(_mm_rsqrt_ps(__m128(x)));
+#else
+  V r;
+  for (int i = 0; i < W; ++i) r[i] = 1.0f / __builtin_sqrtf(x[i]);
+#endif
+  return r * (1.5f - 0.5f * x * r * r);
 }
 
 // e^-x with x held in -80..80; relative error 4e-6.

@@ -4,9 +4,16 @@ from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Corpus", "Phrases", "Vectors", "Word2Vec", "evaluate"]
+__all__ = ["CooccurrenceMatrix", "Corpus", "GloVe", "Phrases", "Vectors", "Word2Vec", "evaluate"]
 
-_HOMES = {"Corpus": "corpus", "Phrases": "phrases", "Vectors": "vectors", "Word2Vec": "word2vec"}
+_HOMES = {
+    "CooccurrenceMatrix": "glove",
+    "Corpus": "corpus",
+    "GloVe": "glove",
+    "Phrases": "phrases",
+    "Vectors": "vectors",
+    "Word2Vec": "word2vec",
+}
 
 
 def __getattr__(name: str) -> Any:

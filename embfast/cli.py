@@ -1,4 +1,4 @@
-"""The command line: embfast word2vec, neighbors, analogy, plot, evaluate, convert, phrases, vocab."""
+"""The command line: embfast word2vec, glove, neighbors, analogy, plot, evaluate, convert, phrases, vocab."""
 
 import functools
 import inspect
@@ -16,6 +16,7 @@ from typer.core import TyperCommand
 
 from embfast import __version__
 from embfast.errors import TrainingError
+from embfast.glove import CooccurrenceMatrix, GloVe
 from embfast.word2vec import Word2Vec
 
 if TYPE_CHECKING:
@@ -155,15 +156,48 @@ def read_corpus(sources: list[Path], column: str | None, cache: Path | None, qui
         return Corpus.from_file(sources, cache=cache, progress=progress, **options)
 
 
+def vocabulary_options(read_vocab: Path | None, min_count: int, max_vocab: int | None) -> dict[str, Any]:
+    """Which words a Corpus takes: those of a vocabulary file, or of the text."""
+    from embfast.corpus import read_vocab as read_words
+
+    if read_vocab is None:
+        return {"min_count": min_count, "max_vocab": max_vocab}
+    words, counts = read_words(read_vocab)
+    return {"vocab": [word for word, n in zip(words, counts.tolist(), strict=True) if n >= min_count][:max_vocab]}
+
+
+def fit(
+    model: Word2Vec | GloVe, data: Any, checkpoint: Path | None, checkpoint_minutes: float, resume: bool, quiet: bool
+) -> float:
+    """Trains a model and returns the seconds; Ctrl-C says how to go on."""
+    if resume and not quiet and not checkpoint.exists():
+        say(f"{checkpoint} is not there yet: training from the start")
+    started = time.perf_counter()
+    try:
+        model.fit(
+            data,
+            checkpoint=checkpoint,
+            checkpoint_minutes=checkpoint_minutes,
+            resume=resume,
+            progress=False if quiet else None,
+        )
+    except KeyboardInterrupt:
+        if checkpoint is None:
+            raise KeyboardInterrupt("; nothing was kept (--checkpoint FILE would have)") from None
+        raise KeyboardInterrupt(f"; continue with --checkpoint {checkpoint} --resume") from None
+    return time.perf_counter() - started
+
+
 def read_vectors(path: Path, format: str | None = None, **options: Any) -> "Vectors":
     """Vectors of any format, or those of a saved model or checkpoint."""
-    from embfast.training import is_model
+    from embfast.training import model_class
     from embfast.vectors import Vectors
 
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
-    if format is None and path.suffix == ".safetensors" and is_model(path):
-        return Word2Vec.load(path).vectors_
+    models = {model.__name__: model for model in (Word2Vec, GloVe)}
+    if format is None and path.suffix == ".safetensors" and (name := model_class(path)) in models:
+        return models[name].load(path).vectors_
     return Vectors.load(path, format, **options)
 
 
@@ -296,7 +330,6 @@ def word2vec(
     -binary 1 ...
     """
     from embfast import formats
-    from embfast.corpus import read_vocab as read_words
 
     if output is None and save_model is None and save_vocab is None:
         raise ValueError("nothing to write: pass -o FILE, --save-model FILE or --save-vocab FILE")
@@ -314,11 +347,7 @@ def word2vec(
     model._check()
 
     options: dict[str, Any] = {"max_sentence": max_sentence, "errors": errors, "threads": model.threads}
-    if read_vocab is None:
-        options.update(min_count=min_count, max_vocab=max_vocab)
-    else:
-        words, counts = read_words(read_vocab)
-        options["vocab"] = [word for word, n in zip(words, counts.tolist(), strict=True) if n >= min_count][:max_vocab]
+    options.update(vocabulary_options(read_vocab, min_count, max_vocab))
     started = time.perf_counter()
     text = read_corpus(corpus, column, cache, quiet, **options)
     read_s = time.perf_counter() - started
@@ -328,23 +357,7 @@ def word2vec(
         text.save_vocab(save_vocab)
         if output is None and save_model is None:
             return
-    if resume and not quiet and not checkpoint.exists():
-        say(f"{checkpoint} is not there yet: training from the start")
-
-    started = time.perf_counter()
-    try:
-        model.fit(
-            text,
-            checkpoint=checkpoint,
-            checkpoint_minutes=checkpoint_minutes,
-            resume=resume,
-            progress=False if quiet else None,
-        )
-    except KeyboardInterrupt:
-        if checkpoint is None:
-            raise KeyboardInterrupt("; nothing was kept (--checkpoint FILE would have)") from None
-        raise KeyboardInterrupt(f"; continue with --checkpoint {checkpoint} --resume") from None
-    seconds = time.perf_counter() - started
+    seconds = fit(model, text, checkpoint, checkpoint_minutes, resume, quiet)
     if output is not None:
         if classes:
             write_classes(output, model.vectors_, classes, model.seed)
@@ -397,6 +410,114 @@ def write_classes(path: Path, vectors: "Vectors", classes: int, seed: int) -> No
     with replacing(path) as stream:
         for word, label in zip(vectors.keys, labels, strict=True):
             stream.write(f"{word} {label}\n".encode())
+
+
+@command("glove")
+@takes_settings(GloVe)
+def glove(
+    model: GloVe,
+    corpus: Annotated[
+        list[Path] | None, typer.Argument(help="Text files (plain, gz, bz2, xz, zst), a directory of them.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the vectors here.")] = None,
+    format: FileFormat = None,
+    keep_matrix: Annotated[Path | None, typer.Option(help="Keep the co-occurrences in this file.")] = None,
+    matrix: Annotated[
+        Path | None,
+        typer.Option(
+            help="Take the co-occurrences from here and not from text: a file of --keep-matrix, or, with --read-vocab, "
+            "cooccurrence.bin of Stanford's cooccur."
+        ),
+    ] = None,
+    save_model: Annotated[Path | None, typer.Option(help="Write all weights here, to continue with later.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Keep the state of the run here.")] = None,
+    checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between two checkpoints.")] = 10.0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint, if it is there.")] = False,
+    min_count: MinCount = 5,
+    max_vocab: MaxVocab = None,
+    max_sentence: Annotated[int | None, typer.Option(help="Cut lines into documents of so many words.")] = None,
+    errors: BadText = "strict",
+    column: Column = None,
+    cache: Annotated[Path | None, typer.Option(help="Keep the encoded corpus in this directory.")] = None,
+    save_vocab: Annotated[Path | None, typer.Option(help="Write the vocabulary as word2vec.c does.")] = None,
+    read_vocab: Annotated[Path | None, typer.Option(help="Take the words from such a file.")] = None,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train word vectors on the co-occurrences of words in text: GloVe."""
+    from embfast import formats
+
+    if output is None and save_model is None and keep_matrix is None:
+        raise ValueError("nothing to write: pass -o FILE, --save-model FILE or --keep-matrix FILE")
+    if (not corpus) == (matrix is None):
+        raise ValueError("expected either text to count or --matrix FILE that holds the counts")
+    if matrix is not None and (keep_matrix or save_vocab):
+        raise ValueError("--keep-matrix and --save-vocab are of text; --matrix is counted already")
+    for path in (output, keep_matrix, save_model, checkpoint, save_vocab):
+        if path is not None:
+            check_writable(path)
+    if output is not None:
+        format = formats.format_of(output, format)
+    if resume and checkpoint is None:
+        raise ValueError("--resume needs --checkpoint FILE, the file to continue from")
+    model._check()
+
+    started = time.perf_counter()
+    if matrix is None:
+        options = {"max_sentence": max_sentence, "errors": errors, "threads": model.threads}
+        options.update(vocabulary_options(read_vocab, min_count, max_vocab))
+        text = read_corpus(corpus, column, cache, quiet, **options)
+        if not quiet:
+            say(f"{text.n_tokens:,} tokens, {len(text.words):,} words, {len(text):,} documents")
+        if save_vocab is not None:
+            text.save_vocab(save_vocab)
+        with reading("counting", quiet) as progress:
+            counted = CooccurrenceMatrix.from_corpus(
+                text,
+                window=model.window,
+                symmetric=model.symmetric,
+                distance_weighting=model.distance_weighting,
+                memory_gb=model.memory_gb,
+                threads=model.threads,
+                path=keep_matrix,
+                progress=progress,
+            )
+    elif read_vocab is not None:
+        counted = CooccurrenceMatrix.from_stanford(matrix, read_vocab)
+    else:
+        counted = CooccurrenceMatrix.load(matrix)
+    count_s = time.perf_counter() - started
+    if not quiet:
+        say(f"{len(counted):,} entries, {len(counted.words):,} words in {count_s:.1f} s")
+    result: dict[str, Any] = {
+        "words": len(counted.words),
+        "entries": len(counted),
+        "count_s": count_s,
+        "matrix": None if keep_matrix is None else str(keep_matrix),
+        "settings": model.get_params(),
+    }
+    if output is not None or save_model is not None:
+        seconds = fit(model, counted, checkpoint, checkpoint_minutes, resume, quiet)
+        if output is not None:
+            model.vectors_.save(output, format)
+        if save_model is not None:
+            model.save(save_model)
+        result |= {
+            "loss": model.loss_,
+            "train_s": seconds,
+            "output": None if output is None else str(output),
+            "model": None if save_model is None else str(save_model),
+        }
+        if not quiet and not json_output:
+            losses = " ".join(f"{loss:.4f}" for loss in model.loss_)
+            rate = model.epochs * len(counted) / seconds
+            say(f"trained in {seconds:.1f} s, {rate:,.0f} entries/s; loss by epoch {losses}")
+    if json_output:
+        print(json.dumps(result))
+    elif not quiet:
+        for path in (keep_matrix, output, save_model):
+            if path is not None:
+                say(f"wrote {path}")
 
 
 @command("phrases")

@@ -24,6 +24,11 @@ HuffmanTree = _cpu.HuffmanTree
 MAX_CENTERS = _cpu.max_centers
 isa = _cpu.isa
 train_sequences = _cpu.train_sequences
+CooccurrenceCounter = _cpu.CooccurrenceCounter
+ENTRY = _cpu.entry  # of a co-occurrence matrix: int32 row, int32 column, float32 value
+group_entries = _cpu.group_entries
+random_order = _cpu.random_order
+train_entries = _cpu.train_entries
 fma_peak = _cpu.fma_peak
 read_bandwidth = _cpu.read_bandwidth
 

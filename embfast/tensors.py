@@ -145,6 +145,13 @@ class TensorFile:
         self._fill(name, array)
         return array
 
+    def map(self, name: str) -> np.ndarray:
+        """The bytes of a U8 tensor of one axis where they lie in the file, read-only."""
+        entry = self._entry(name, "U8", None)
+        if entry.shape == (0,):
+            return np.empty(0, np.uint8)
+        return np.memmap(self.path, np.uint8, "r", entry.begin, entry.shape)
+
     def read_words(self) -> list[str]:
         """What word_tensors made of a vocabulary."""
         ends = self.read("words_offsets", "I64")

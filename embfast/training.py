@@ -328,19 +328,20 @@ class Progress:
 
 
 class Status(NamedTuple):
-    """What a progress callable is told after each slice. `loss` is the mean of the running epoch, nats per example."""
+    """What a progress callable is told after each slice. `loss` is the mean of the running epoch per example."""
 
     epoch: int  # from 1
     epochs: int
     done: float  # share of the whole run, 0..1
-    words_per_s: float
+    words_per_s: float  # or entries of a co-occurrence matrix, as unit says
     lr: float
     loss: float
     seconds_left: float
+    unit: str = "words"
 
     def __str__(self) -> str:
         return (
-            f"epoch {self.epoch}/{self.epochs}  {100 * self.done:5.1f} %  {self.words_per_s:,.0f} words/s  "
+            f"epoch {self.epoch}/{self.epochs}  {100 * self.done:5.1f} %  {self.words_per_s:,.0f} {self.unit}/s  "
             f"lr {self.lr:.5f}  loss {self.loss:.4f}  {self.seconds_left:,.0f} s left"
         )
 
@@ -358,6 +359,7 @@ def train(
     lr: float,
     min_lr: float,
     after_slice: Callable[[int, int], None],
+    unit: str = "words",
     save: Callable[[], None] | None = None,
     save_minutes: float = 10.0,
     progress: ProgressOption = None,
@@ -398,7 +400,7 @@ def train(
                 rate = trained / max(now - started, 1e-9)
                 mean = state.loss / max(state.examples, 1)
                 left = (1 - done) * epochs * n_tokens / rate
-                report(Status(state.epoch + 1, epochs, done, rate, lr_now, mean, left))
+                report(Status(state.epoch + 1, epochs, done, rate, lr_now, mean, left, unit))
                 if interrupted():
                     if save:
                         save()
@@ -471,7 +473,7 @@ def _reporter(progress: ProgressOption) -> Iterator[Callable[[Status], None]]:
                     task,
                     completed=status.done,
                     at=f"{status.epoch}/{status.epochs}",
-                    rate=f"{status.words_per_s:,.0f} words/s  lr {status.lr:.5f}  loss {status.loss:.4f}",
+                    rate=f"{status.words_per_s:,.0f} {status.unit}/s  lr {status.lr:.5f}  loss {status.loss:.4f}",
                 )
 
             yield show
@@ -508,13 +510,13 @@ def write_model(path: Path, model: Estimator) -> None:
         write_tensors(stream, tensors, metadata)
 
 
-def is_model(path: Path) -> bool:
-    """Whether a file is a safetensors file written by write_model."""
+def model_class(path: Path) -> str | None:
+    """The class of the model that write_model wrote to a file; None for other files."""
     try:
         with TensorFile(path) as file:
-            return file.metadata.get("format") == FORMAT
+            return file.metadata.get("class") if file.metadata.get("format") == FORMAT else None
     except (FormatError, OSError):
-        return False
+        return None
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
@@ -523,9 +525,10 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_resumable(path: Path, saved: Estimator, model: Estimator, corpus: dict[str, int]) -> None:
-    """ValueError unless a checkpoint is of this model's settings (threads may differ) and of this corpus."""
+    """ValueError unless a checkpoint is of this model's settings (threads and memory may differ) and of this corpus."""
     before, now = saved.get_params(), _plain(model.get_params())
-    changed = [f"{n} was {before[n]!r}, is {now[n]!r}" for n in now if n != "threads" and before[n] != now[n]]
+    free = ("threads", "memory_gb")
+    changed = [f"{n} was {before[n]!r}, is {now[n]!r}" for n in now if n not in free and before[n] != now[n]]
     if changed:
         raise ValueError(f"{path}: cannot resume with other settings: {'; '.join(changed)}")
     if saved._fingerprint != corpus:

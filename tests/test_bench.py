@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from bench import glove as bench_glove
 from bench import kernels as bench_kernels
 from bench import word2vec as bench_word2vec
 from embfast import kernels
@@ -113,6 +114,84 @@ def test_texts_are_shuffled_by_line_and_broken(tmp_path):
     shuffled = [bench_word2vec.write_text(tmp_path / f"{s}", lines, s).read_text() for s in (1, 1, 2)]
     assert shuffled[0] == shuffled[1] != shuffled[2]
     assert all(sorted(s.splitlines()) == sorted(plain.splitlines()) for s in shuffled)
+
+
+FAKE_STANFORD = """#!{python}
+import os, struct, sys
+tool, options = os.path.basename(sys.argv[0]), dict(zip(sys.argv[1::2], sys.argv[2::2]))
+if tool == "vocab_count":
+    sys.stdout.write("".join(f"w{{i}} 5\\n" for i in range({words})))
+elif tool == "cooccur":
+    sys.stdout.buffer.write(struct.pack("<iid", 1, 1, 1.0) * 7)
+elif tool == "shuffle":
+    sys.stdout.buffer.write(sys.stdin.buffer.read())
+else:
+    for epoch in range(int(options["-iter"])):
+        sum(range(1_000_000))
+        print(f"01/01/26, iter: {{epoch:03d}}, cost: 0.{{epoch}}25", file=sys.stderr)
+    with open(options["-save-file"] + ".txt", "w") as file:
+        for i in range({words} + 1):
+            print(f"w{{i}}", *[(7 * i * i + k * k) % 97 for k in range(int(options["-vector-size"]))], file=file)
+"""
+
+
+@pytest.fixture
+def stanford(tmp_path):
+    """Programs that only read and write what Stanford's do."""
+
+    def make(words):
+        folder = tmp_path / "build"
+        folder.mkdir()
+        for tool in ("vocab_count", "cooccur", "shuffle", "glove"):
+            (folder / tool).write_text(FAKE_STANFORD.format(python=sys.executable, words=words))
+            (folder / tool).chmod(0o755)
+        return folder
+
+    return make
+
+
+def run_glove(tmp_path, text, *options):
+    path = tmp_path / "results" / "out.json"
+    common = ["--text", text, "--words", 20_000, "--speed-words", 10_000, "--dims", 16, "--window", 3, "--json", path]
+    bench_glove.main([str(word) for word in (*common, "--memory-gb", 0.1, "--repeats", 1, *options)])
+    return json.loads(path.read_text())
+
+
+def test_glove_measures_counting_training_and_quality(tmp_path, text, sets, stanford, capsys):
+    result = run_glove(tmp_path, text, "--epochs", 2, "--seeds", 1, "--stanford", stanford(100))
+    assert {(row["program"], row["threads"]) for row in result["counting"]} == {
+        ("embfast", 1), ("embfast", 2), ("Stanford", 1)
+    }  # fmt: skip
+    for row in result["counting"]:
+        assert 0 < row["words_per_cpu_s_with_reading"]["median"] <= row["words_per_cpu_s"]["median"]
+        assert row["entries"] == (7 if row["program"] == "Stanford" else result["counting"][0]["entries"])
+    assert [row["program"] for row in result["training"]] == ["embfast", "embfast full", "Stanford"]
+    for row in result["training"]:
+        speed = row["entries_per_cpu_s"]
+        assert 0 < speed["least"] <= speed["median"] <= speed["most"]
+        assert set(row["quality"]) == {"analogy", "WS353", "SimLex", "MEN"}
+        assert 10 < row["rss_mb"] < 1000 or row["program"] == "Stanford"
+        assert set(row["entries_per_s"]) == (set() if row["program"] == "Stanford" else {"1", "2"})
+    assert result["training"][2]["loss"] == pytest.approx(0.125)
+    assert 0 < result["training"][0]["loss"] < 1
+    assert len(result["runs"]["quality"]) == 3
+    assert len(result["runs"]["speed"]) == 2 + 2 + 1
+    table = capsys.readouterr().out
+    assert "x Stanford" in table
+    assert "MEN" in table
+
+
+def test_glove_without_rivals_says_so(tmp_path, text, capsys):
+    result = run_glove(tmp_path, text, "--speed", "--threads", 1)
+    assert {row["program"] for row in result["training"]} == {"embfast", "embfast full"}
+    said = capsys.readouterr().err
+    assert "Stanford is left out: build https://github.com/stanfordnlp/GloVe" in said
+    assert "glove-python is left out" in said
+
+
+def test_glove_refuses_another_vocabulary(tmp_path, text, stanford):
+    with pytest.raises(RuntimeError, match="vocabularies of different sizes: embfast 100, Stanford 99"):
+        run_glove(tmp_path, text, "--speed", "--stanford", stanford(99))
 
 
 def test_kernels_stay_below_the_roofline(tmp_path, capsys):

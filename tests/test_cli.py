@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 import embfast
 from embfast import cli, training
 from embfast.corpus import Corpus
+from embfast.glove import CooccurrenceMatrix, GloVe
 from embfast.vectors import Vectors
 from embfast.word2vec import Word2Vec
 
@@ -73,22 +74,25 @@ def test_names_load_at_first_use():
     assert embfast.Corpus is Corpus
     assert embfast.Vectors is Vectors
     assert embfast.evaluate.analogies
-    assert {"Corpus", "Phrases", "Vectors", "Word2Vec", "evaluate"} <= set(dir(embfast))
+    assert embfast.GloVe is GloVe
+    assert embfast.CooccurrenceMatrix is CooccurrenceMatrix
+    assert {"Corpus", "GloVe", "Phrases", "Vectors", "Word2Vec", "evaluate"} <= set(dir(embfast))
     with pytest.raises(AttributeError, match="no attribute 'Word3Vec'"):
         _ = embfast.Word3Vec
 
 
 def test_version_and_help():
     assert run("--version").stdout == f"embfast {embfast.__version__}\n"
-    for name in ("word2vec", "neighbors", "analogy", "evaluate", "convert", "phrases", "vocab"):
+    for name in ("word2vec", "glove", "neighbors", "analogy", "evaluate", "convert", "phrases", "vocab"):
         assert name in run("--help").stdout
         run(name, "--help")
 
 
-def test_every_setting_is_a_flag_with_its_default_and_words():
-    (command,) = [c for c in cli.typer.main.get_command(cli.app).commands.values() if c.name == "word2vec"]
+@pytest.mark.parametrize("model", [Word2Vec, GloVe])
+def test_every_setting_is_a_flag_with_its_default_and_words(model):
+    command = cli.typer.main.get_command(cli.app).commands[model.__name__.lower()]
     options = {p.name: p for p in command.params}
-    for name, setting in Word2Vec.settings().items():
+    for name, setting in model.settings().items():
         assert options[name].default == setting.default, name
         assert f"--{name.replace('_', '-')}" in options[name].opts, name
         assert options[name].help, f"{name} has no entry under Settings in the docstring"
@@ -115,6 +119,23 @@ def test_flags_reach_the_model(text, tmp_path):
     assert_array_equal(Vectors.load(path).matrix, model.vectors_.matrix)
     assert shown["loss"] == model.loss_
     assert shown["tokens"] == 18_000
+
+
+def test_flags_reach_glove(text, tmp_path):
+    given = {
+        "dim": 9, "window": 3, "symmetric": False, "distance_weighting": False, "epochs": 2, "x_max": 7.0,
+        "alpha": 0.5, "lr": 0.03, "vectors": "both", "shuffle": "full", "memory_gb": 0.5, "threads": 1, "seed": 5,
+    }  # fmt: skip
+    assert given.keys() == GloVe.settings().keys()
+    flags = []
+    for name, value in given.items():
+        flag = name.replace("_", "-")
+        flags += [f"--no-{flag}"] if value is False else [f"--{flag}", value]
+    shown = json.loads(run("glove", text, "-o", tmp_path / "vectors.npz", *flags, "--json").stdout)
+    assert shown["settings"] == given
+    model = GloVe(**given).fit(Corpus.from_file(text))
+    assert_array_equal(Vectors.load(tmp_path / "vectors.npz").matrix, model.vectors_.matrix)
+    assert (shown["loss"], shown["words"]) == (model.loss_, 40)
 
 
 # ---- training -----------------------------------------------------------------------------------------------------
@@ -203,6 +224,42 @@ def test_errors_are_one_line(text, vectors, tmp_path):
     assert "none.txt" in fails("evaluate", vectors, tmp_path / "none.txt")
     assert "empty.txt" in fails("evaluate", vectors, tmp_path / "empty.txt")
     assert "extension" in fails("convert", vectors, tmp_path / "v.xyz")
+
+
+def test_glove_keeps_a_matrix_and_takes_it_again(text, tmp_path):
+    small = ["--dim", 8, "--epochs", 2, "--threads", 1]
+    kept, out = tmp_path / "kept.safetensors", tmp_path / "v.txt"
+    result = run("glove", text, "-o", out, "--keep-matrix", kept, "--save-model", tmp_path / "m.safetensors", *small)
+    assert result.stdout == ""
+    assert "entries/s" in result.stderr
+    whole = out.read_bytes()
+    assert len(Vectors.load(out)) == 40
+    run("glove", "--matrix", kept, "-o", out, *small, "-q")
+    assert out.read_bytes() == whole
+    matrix = CooccurrenceMatrix.load(kept)
+    matrix.to_stanford(tmp_path / "cooccurrence.bin", tmp_path / "vocab.txt")
+    files = ["--matrix", tmp_path / "cooccurrence.bin", "--read-vocab", tmp_path / "vocab.txt"]
+    assert run("glove", *files, "-o", out, *small, "-q").output == ""
+    assert out.read_bytes() == whole
+    run("convert", tmp_path / "m.safetensors", out, "-q")
+    assert out.read_bytes() == whole
+    counted = json.loads(run("glove", text, "--keep-matrix", tmp_path / "again", "--window", 3, "--json", "-q").stdout)
+    assert counted["entries"] == len(CooccurrenceMatrix.load(tmp_path / "again"))
+    run("glove", text, "-o", tmp_path / "v.glove", "--format", "glove", "--read-vocab", tmp_path / "vocab.txt", *small)
+    assert Vectors.load(tmp_path / "v.glove", "glove").keys == matrix.words
+    out.unlink()
+    assert "either text to count or --matrix" in fails("glove", "-o", out)
+    assert "either text to count or --matrix" in fails("glove", text, "--matrix", kept, "-o", out)
+    assert "nothing to write" in fails("glove", text)
+    assert "counted already" in fails("glove", "--matrix", kept, "-o", out, "--keep-matrix", kept)
+    assert "memory_gb=1e-05 is too little" in fails("glove", text, "-o", out, "--memory-gb", 1e-5, "-q")
+    assert "x_max must be a number" in fails("glove", text, "-o", out, "--x-max", 0)
+    assert "something else" in fails("glove", "--matrix", tmp_path / "m.safetensors", "-o", out, "-q")
+    assert "--checkpoint" in fails("glove", text, "-o", out, "--resume")
+    flags = ["-o", out, "--checkpoint", tmp_path / "c.safetensors", *small]
+    assert "not there yet" in run("glove", text, *flags, "--resume").stderr
+    assert out.read_bytes() == whole
+    assert "alpha was 0.75, is 0.5" in fails("glove", text, *flags, "--resume", "--alpha", 0.5, "-q")
 
 
 # ---- word2vec.c's flags -------------------------------------------------------------------------------------------

@@ -236,7 +236,8 @@ def summarise(runs: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str,
         for r in judged:
             for name, value in r["scores"].items():
                 scores.setdefault(name, []).extend([] if value is None else [value])
-        losses = [r["loss"][-1] for r in judged or single if "loss" in r]
+        # runs for speed have different numbers of epochs: their first is compared
+        losses = [r["loss"][-1 if judged else 0] for r in judged or single if "loss" in r]
         training.append(
             {
                 "program": program,

@@ -10,8 +10,9 @@
 #include <cmath>
 #include <cstring>
 #include <system_error>
-#include <thread>
 #include <utility>
+
+#include "threads.h"
 
 namespace embfast {
 
@@ -214,7 +215,8 @@ int64_t CooccurrenceCounter::count(int64_t first) {
     room += bytes;
   }
   std::atomic<size_t> next{0};
-  const auto work = [&](Sums& sums) {
+  in_threads(options_.threads, [&](int t) {
+    Sums& sums = *sums_[t];
     for (size_t b; (b = next.fetch_add(1, std::memory_order_relaxed)) < blocks.size();) {
       char* to = blocks[b].from;
       for (int64_t row = blocks[b].first; row < blocks[b].last; ++row) {
@@ -223,17 +225,7 @@ int64_t CooccurrenceCounter::count(int64_t first) {
       }
       blocks[b].to = to;
     }
-  };
-  std::vector<std::thread> others;
-  try {
-    for (int t = 1; t < options_.threads; ++t) others.emplace_back([&, t] { work(*sums_[t]); });
-  } catch (...) {  // the system is out of threads
-    next = blocks.size();
-    for (std::thread& other : others) other.join();
-    throw;
-  }
-  work(*sums_[0]);
-  for (std::thread& other : others) other.join();
+  });
 
   char* end = buffer_.get();  // close the gaps
   for (const Block& block : blocks) {

@@ -5,12 +5,12 @@
 #include <atomic>
 #include <cfloat>
 #include <memory>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include "isa.h"
 #include "random.h"
+#include "threads.h"
 
 namespace embfast {
 
@@ -42,22 +42,13 @@ GloveTally train_entries(const GloveJob& job, int threads) {
   std::atomic<int64_t> next{job.first};
   std::vector<std::unique_ptr<Thread>> workers;
   for (int t = 0; t < threads; ++t) workers.push_back(std::make_unique<Thread>(job.longest));
-  const auto work = [&](Thread& mine) {
+  in_threads(threads, [&](int t) {
+    Thread& mine = *workers[t];
     const GloveScratch scratch{mine.entry.get(), mine.log.get(), mine.weight.get()};
     for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < job.last;) {
       train(job, job.order[i], scratch, mine.tally);
     }
-  };
-  std::vector<std::thread> others;
-  try {
-    for (int t = 1; t < threads; ++t) others.emplace_back([&, t] { work(*workers[t]); });
-  } catch (...) {  // the system is out of threads; a running one must not outlive its scratch
-    next = job.last;
-    for (std::thread& other : others) other.join();
-    throw;
-  }
-  work(*workers[0]);
-  for (std::thread& other : others) other.join();
+  });
   GloveTally total;
   for (const auto& worker : workers) {
     total.loss += worker->tally.loss;

@@ -6,10 +6,10 @@
 #include <memory>
 #include <new>
 #include <stdexcept>
-#include <thread>
 #include <vector>
 
 #include "isa.h"
+#include "threads.h"
 
 namespace embfast {
 
@@ -123,21 +123,12 @@ Tally train_sequences(const Job& job, int threads) {
       workers.back()->scratch.plain_weight = plain->by_radius.data();
     }
   }
-  const auto work = [&](Thread& mine) {
+  in_threads(threads, [&](int t) {
+    Thread& mine = *workers[t];
     for (int64_t block; (block = next.fetch_add(1, std::memory_order_relaxed)) < job.last_block;) {
       train(job, block, mine.scratch, mine.tally);
     }
-  };
-  std::vector<std::thread> others;
-  try {
-    for (int t = 1; t < threads; ++t) others.emplace_back([&, t] { work(*workers[t]); });
-  } catch (...) {  // the system is out of threads; a running one must not outlive its scratch
-    next = job.last_block;
-    for (std::thread& other : others) other.join();
-    throw;
-  }
-  work(*workers[0]);
-  for (std::thread& other : others) other.join();
+  });
   Tally total;
   for (const auto& worker : workers) {
     total.loss += worker->tally.loss;

@@ -14,9 +14,10 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from embfast import kernels
-from embfast.corpus import Corpus, read_vocab, scratch_array
+from embfast.corpus import Corpus, read_vocab
 from embfast.errors import FormatError
 from embfast.formats import replacing
+from embfast.storage import scratch_array
 from embfast.tensors import TensorFile, tensor_header, word_tensors
 from embfast.training import (
     Estimator,

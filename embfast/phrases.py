@@ -10,7 +10,8 @@ from collections.abc import Collection, Iterator
 
 import numpy as np
 
-from embfast.corpus import Corpus, scratch_array
+from embfast.corpus import Corpus
+from embfast.storage import scratch_array
 
 __all__ = ["ENGLISH_CONNECTORS", "Phrases"]
 

@@ -355,17 +355,14 @@ def test_offsets_that_make_no_sense_do_not_crash(offsets):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits memory as Linux does")
-def test_threads_that_do_not_start_are_an_error_not_an_abort():
+def test_threads_that_do_not_start_leave_their_work_to_the_others():
     script = (
         "import resource\n"
         "from embfast import kernels\n"
         "from problems import Problem\n"
         "resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))\n"  # 4096 stacks of 8 MB do not fit
         "arguments = {**Problem().arguments(), 'threads': 4096}\n"
-        "try:\n"
-        "    kernels.train_sequences(**arguments)\n"
-        "except (RuntimeError, MemoryError) as error:\n"
-        "    print('refused', error)\n"
+        "print(kernels.train_sequences(**arguments)[2])\n"
     )
     if "asan" in os.environ.get("LD_PRELOAD", ""):
         pytest.skip("AddressSanitizer needs more address space than that")
@@ -373,4 +370,4 @@ def test_threads_that_do_not_start_are_an_error_not_an_abort():
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), str(Path(__file__).parent)])}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("refused")
+    assert done.stdout == "80\n"

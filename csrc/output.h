@@ -219,25 +219,29 @@ EMBFAST_INLINE V train_cbow(const Cbow& b) {
 }
 
 // The passes above for each number of output rows up to max_tile, chosen at run time.
-template <class Result, class Argument>
-struct Passes {
-  Result (*of[max_tile])(const Argument&);
-  EMBFAST_INLINE Result operator()(const Argument& b) const { return of[b.n_out - 1](b); }
+template <class Argument>
+struct Losses {
+  V (*of[max_tile])(const Argument&);
+  EMBFAST_INLINE V operator()(const Argument& b) const { return of[b.n_out - 1](b); }
+};
+struct Moves {
+  void (*of[max_tile])(const Block&);
+  EMBFAST_INLINE void operator()(const Block& b) const { of[b.n_out - 1](b); }
 };
 template <int... J>
-constexpr Passes<V, Block> each_score(std::integer_sequence<int, J...>) {
+constexpr Losses<Block> each_score(std::integer_sequence<int, J...>) {
   return {{[](const Block& b) { return score_block<J + 1>(b); }...}};
 }
 template <To to, int... J>
-constexpr Passes<void, Block> each_update(std::integer_sequence<int, J...>) {
+constexpr Moves each_update(std::integer_sequence<int, J...>) {
   return {{[](const Block& b) { update_block<J + 1, to>(b); }...}};
 }
 template <int... J>
-constexpr Passes<V, Block> each_pair(std::integer_sequence<int, J...>) {
+constexpr Losses<Block> each_pair(std::integer_sequence<int, J...>) {
   return {{[](const Block& b) { return train_pair<J + 1>(b); }...}};
 }
 template <int... J>
-constexpr Passes<V, Cbow> each_cbow(std::integer_sequence<int, J...>) {
+constexpr Losses<Cbow> each_cbow(std::integer_sequence<int, J...>) {
   return {{[](const Cbow& b) { return train_cbow<J + 1>(b); }...}};
 }
 using Each = std::make_integer_sequence<int, max_tile>;

@@ -20,6 +20,7 @@ HuffmanTree = _cpu.HuffmanTree
 MAX_CENTERS = _cpu.max_centers
 isa = _cpu.isa
 train_sequences = _cpu.train_sequences
+infer_documents = _cpu.infer_documents
 fma_peak = _cpu.fma_peak
 read_bandwidth = _cpu.read_bandwidth
 

@@ -4,9 +4,17 @@ from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Corpus", "Phrases", "Vectors", "Word2Vec", "evaluate"]
+__all__ = ["Corpus", "Doc2Vec", "Phrases", "Tags", "Vectors", "Word2Vec", "evaluate", "read_tagged"]
 
-_HOMES = {"Corpus": "corpus", "Phrases": "phrases", "Vectors": "vectors", "Word2Vec": "word2vec"}
+_HOMES = {
+    "Corpus": "corpus",
+    "Doc2Vec": "doc2vec",
+    "Tags": "corpus",
+    "read_tagged": "corpus",
+    "Phrases": "phrases",
+    "Vectors": "vectors",
+    "Word2Vec": "word2vec",
+}
 
 
 def __getattr__(name: str) -> Any:

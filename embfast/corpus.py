@@ -1,4 +1,4 @@
-"""Text, sentences and table columns become a Corpus: a vocabulary and the same text as ids.
+"""Text, sentences and table columns become a Corpus: a vocabulary and the same text as ids; and their tags.
 
 Source of the reading rules and of the order of words: word2vec.c (Mikolov et al. 2013).
 """
@@ -18,6 +18,7 @@ import stat
 import tempfile
 import time
 import zlib
+from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from embfast import kernels
 from embfast.errors import FormatError
 from embfast.formats import replacing, sync
 
-__all__ = ["Corpus", "read_vocab"]
+__all__ = ["Corpus", "Tags", "read_tagged", "read_vocab"]
 
 Progress = Callable[[int, int], None]
 Paths = str | os.PathLike[str]
@@ -379,6 +380,114 @@ def read_vocab(path: Paths) -> tuple[list[str], np.ndarray]:
     return words, np.array(counts, np.int64)
 
 
+# Tags of documents --------------------------------------------------------------------------------------------------
+
+
+class Tags:
+    """Which tags each document has; a tag may stand at several documents, and a document may have several or none.
+
+    >>> tags = Tags.of(["x", ["y", "x"]], 2)
+    >>> tags.keys, tags.offsets.tolist(), tags.ids.tolist()
+    (['x', 'y'], [0, 1, 3], [0, 1, 0])
+
+    Attributes:
+        keys: list of str, the distinct tags by first occurrence.
+        ids: int32, indices into keys; document d has ids[offsets[d]:offsets[d + 1]], no tag twice.
+        offsets: int64 (documents + 1,).
+
+    Memory: 4 bytes a tag of a document and 8 a document, and about 150 bytes for each distinct tag.
+    """
+
+    def __init__(self, keys: list[str], offsets: np.ndarray, ids: np.ndarray) -> None:
+        self.keys, self.offsets, self.ids = keys, offsets, ids
+
+    @classmethod
+    def of(cls, given: Tags | Iterable[str] | Iterable[Iterable[str]] | None, n: int, first: int = 0) -> Tags:
+        """The tags of n documents: Tags as they are, a str or a list of str for each, or, of None, their numbers.
+
+        Numbers count from `first`.
+
+        Raises:
+            ValueError: there are not n.
+            TypeError: a tag is not a str.
+        """
+        if given is None:
+            numbers = np.arange(n + 1, dtype=np.int64)
+            return cls([str(i) for i in range(first, first + n)], numbers, numbers[:n].astype(np.int32))
+        if not isinstance(given, Tags):
+            if isinstance(given, str | bytes):
+                raise TypeError(f"tags: expected a str or a list of str for each document, got one {given!r}")
+            builder = _TagsBuilder()
+            for number, own in enumerate(given):
+                own = [own] if isinstance(own, str) else own
+                if isinstance(own, bytes) or not isinstance(own, Iterable):
+                    raise TypeError(f"tags: expected a str or a list of str for document {number}, got {own!r}")
+                own = list(own)
+                if not all(isinstance(tag, str) for tag in own):
+                    raise TypeError(f"tags: expected tags of type str for document {number}, got {own!r}")
+                builder.add(own)
+            given = builder.tags()
+        if len(given) != n:
+            raise ValueError(f"tags: expected those of {n:,} documents, got those of {len(given):,}")
+        return given
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __repr__(self) -> str:
+        return f"Tags({len(self):,} documents, {len(self.keys):,} tags)"
+
+
+class _TagsBuilder:
+    def __init__(self) -> None:
+        self.index: dict[str, int] = {}
+        self.ids, self.ends = array("i"), array("q", [0])
+
+    def add(self, tags: Iterable[str]) -> None:
+        """The tags of the next document."""
+        index = self.index
+        self.ids.extend(dict.fromkeys(index.setdefault(tag, len(index)) for tag in tags))
+        self.ends.append(len(self.ids))
+
+    def tags(self) -> Tags:
+        return Tags(list(self.index), np.array(self.ends, np.int64), np.array(self.ids, np.int32))
+
+
+def read_tagged(
+    path: Paths | Iterable[Paths],
+    column: str | None = None,
+    tag_column: str | None = None,
+    *,
+    min_count: int = 5,
+    max_vocab: int | None = None,
+    keep: Collection[str] | None = None,
+    vocab: Collection[str] | Paths | None = None,
+    threads: int | None = None,
+    errors: str = "strict",
+    max_distinct: int = 2**27,
+    progress: Progress | None = None,
+) -> tuple[Corpus, Tags]:
+    """Reads documents with their tags: the Corpus and the Tags of its documents.
+
+    Text files, also compressed, hold a document a line: its tags, with spaces between, a tab, and the text. Of Parquet
+    files `column` is the text, as in Corpus.from_parquet, and tag_column holds the tags, whole: strings, lists of
+    strings, or numbers, which become strings; a null is no tag. The other options are those of Corpus.from_file.
+
+    Raises:
+        FileNotFoundError, KeyError, TypeError, ImportError, ValueError: as Corpus.from_file and from_parquet.
+        FormatError: a line without a tab, or tags that are not UTF-8: file and line are named.
+    """
+    if (column is None) != (tag_column is None):
+        raise ValueError("column and tag_column go together: both name columns of Parquet files")
+    options = _options(min_count, max_vocab, keep, vocab, None, threads, errors, max_distinct)
+    if column is None:
+        source: Any = _TaggedFiles(_files(path), progress)
+    else:
+        source = _Parquet(_files(path), column, progress, tag_column)
+    corpus = _encode(source, options)
+    return corpus, source.builder.tags()
+
+
 # Options and sources ------------------------------------------------------------------------------------------------
 
 
@@ -546,6 +655,49 @@ class _Files:
 
 
 @dataclass
+class _TaggedFiles(_Files):
+    """Lines of tags, a tab and text: the text goes to the encoder, the tags to the builder."""
+
+    def feed(self, encoder: Any, threads: int) -> None:
+        self.builder = _TagsBuilder()  # anew, since a text may be read twice
+        total = sum(path.stat().st_size for path in self.paths)
+        done = 0
+        for path in self.paths:
+            first = encoder.n_documents
+            with open(path, "rb", buffering=0) as file:
+                start = b""
+                while len(start) < 10 and (more := file.read(10 - len(start))):
+                    start += more
+                rest: list[bytes] = []
+                for chunk in _plain_bytes(path, file, start):
+                    head, newline, tail = chunk.rpartition(b"\n")
+                    if newline:
+                        self._add(encoder, path, first, b"".join([*rest, head]).split(b"\n"))
+                        rest = []
+                    rest.append(tail)
+                    if self.progress and file.seekable():
+                        self.progress(done + file.tell(), total)
+                if last := b"".join(rest):
+                    self._add(encoder, path, first, [last])
+            done += path.stat().st_size
+
+    def _add(self, encoder: Any, path: Path, first: int, lines: list[bytes]) -> None:
+        texts = []
+        before = encoder.n_documents - first
+        for number, line in enumerate(lines, before + 1):
+            tags, tab, text = line.partition(b"\t")
+            if not tab:
+                raise FormatError(f"{path}:{number}: expected tags, a tab and a text, got no tab in {line[:80]!r}")
+            try:
+                self.builder.add(tags.decode("utf-8").split(" ") if tags else [])
+            except UnicodeDecodeError:
+                raise FormatError(f"{path}:{number}: expected tags in UTF-8, got {tags[:80]!r}") from None
+            texts.append(text)
+        texts.append(b"")
+        _check(encoder.add_bytes(b"\n".join(texts)), str(path), lambda document: f"{path}:{document - first + 1}")
+
+
+@dataclass
 class _Sentences:
     sentences: Iterable[Iterable[str]]
     tokens = True
@@ -571,6 +723,7 @@ class _Parquet:
     paths: list[Path]
     column: str
     progress: Progress | None
+    tag_column: str | None = None
     again = True
 
     def __post_init__(self) -> None:
@@ -589,8 +742,9 @@ class _Parquet:
             except (pyarrow.ArrowInvalid, pyarrow.ArrowIOError) as error:
                 raise FormatError(f"{path}: expected a Parquet file, got: {error}") from None
             schema = file.schema_arrow
-            if self.column not in schema.names:
-                raise KeyError(f"{path}: no column {self.column!r}; there are {', '.join(map(repr, schema.names))}")
+            for name in (self.column, self.tag_column):
+                if name is not None and name not in schema.names:
+                    raise KeyError(f"{path}: no column {name!r}; there are {', '.join(map(repr, schema.names))}")
             kind = schema.field(self.column).type
             is_list = pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind)
             kinds.add(is_list)
@@ -608,6 +762,8 @@ class _Parquet:
         return f"column {self.column!r} of {_Files(self.paths, None)}"
 
     def feed(self, encoder: Any, threads: int) -> None:
+        self.builder = _TagsBuilder()
+        columns = [self.column] if self.tag_column is None else [self.column, self.tag_column]
         total = sum(file.metadata.num_rows for file in self.files)
         for path, file in zip(self.paths, self.files, strict=True):
             first = encoder.n_documents
@@ -615,9 +771,13 @@ class _Parquet:
             def place(document: int, path: Path = path, first: int = first) -> str:
                 return f"{path}, row {document - first}"
 
-            for batch in file.iter_batches(batch_size=8192, columns=[self.column]):
-                text = self._joined(batch.column(0))
+            for batch in file.iter_batches(batch_size=8192, columns=columns):
+                text = self._joined(batch.column(self.column))
                 _check(encoder.add_bytes(text), str(path), place)
+                if self.tag_column is not None:
+                    for tags in batch.column(self.tag_column).to_pylist():
+                        tags = [] if tags is None else tags if isinstance(tags, list) else [tags]
+                        self.builder.add(str(tag) for tag in tags)
                 if self.progress:
                     self.progress(encoder.n_documents, total)
 

@@ -153,15 +153,7 @@ class Estimator(ABC):
                 if name not in cls.settings():
                     raise FormatError(f"{path}: {cls.__name__} has no setting {name!r}; a newer embfast may know it")
             model = cls(**settings)
-            ends = file.read("words_offsets", "I64")
-            text = file.read("words_utf8", "U8").tobytes()
-            if len(ends) < 1 or ends[0] != 0 or ends[-1] != len(text) or (np.diff(ends) < 0).any():
-                raise FormatError(f"{path}: expected words_offsets to rise from 0 to {len(text)}; they do not")
-            ends = ends.tolist()
-            try:
-                model.words_ = [text[lo:hi].decode() for lo, hi in pairwise(ends)]
-            except UnicodeDecodeError as error:
-                raise FormatError(f"{path}: expected words in UTF-8, got {error.object!r}") from None
+            model.words_ = file.strings("words")
             model.counts_ = file.read("counts", "I64", (len(model.words_),))
             try:
                 model._progress = Progress(**file.json("progress"))
@@ -509,11 +501,9 @@ class _Log:
 
 def write_model(path: Path, model: Estimator) -> None:
     """Writes a model, trained or in training, to a safetensors file; the old one stays until the new one is whole."""
-    encoded = [word.encode() for word in model.words_]
-    ends = np.zeros(len(encoded) + 1, np.int64)
-    np.cumsum([len(word) for word in encoded], out=ends[1:])
+    utf8, ends = pack_strings(model.words_)
     tensors = {
-        "words_utf8": np.frombuffer(b"".join(encoded), np.uint8),
+        "words_utf8": utf8,
         "words_offsets": ends,
         "counts": model.counts_,
         **model._tensors(),
@@ -540,13 +530,26 @@ def write_model(path: Path, model: Estimator) -> None:
                 stream.write(np.ascontiguousarray(rows).view(np.uint8).data)
 
 
+def pack_strings(strings: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """All strings in UTF-8, uint8, and where each ends, int64 (len(strings) + 1,), as TensorFile.strings reads them."""
+    encoded = [string.encode() for string in strings]
+    ends = np.zeros(len(encoded) + 1, np.int64)
+    np.cumsum([len(string) for string in encoded], out=ends[1:])
+    return np.frombuffer(b"".join(encoded), np.uint8), ends
+
+
 def is_model(path: Path) -> bool:
     """Whether a file is a safetensors file written by write_model."""
+    return model_class(path) is not None
+
+
+def model_class(path: Path) -> str | None:
+    """The name of the class whose model a safetensors file holds; None when it holds none."""
     try:
         with TensorFile(path) as file:
-            return file.metadata.get("format") == FORMAT
+            return file.metadata.get("class") if file.metadata.get("format") == FORMAT else None
     except (FormatError, OSError):
-        return False
+        return None
 
 
 class TensorFile:
@@ -604,11 +607,23 @@ class TensorFile:
         self._fill(name, array)
         return array
 
-    def read_table(self, name: str, n: int, dim: int) -> np.ndarray:
-        """A float32 (n, dim) tensor in the padded table that kernels want."""
-        self._place(name, "F32", (n, dim))
-        table = kernels.weight_table(n, dim)
-        self._fill(name, table[:, :dim])
+    def strings(self, name: str) -> list[str]:
+        """What pack_strings made of a list of strings, from the tensors {name}_utf8 and {name}_offsets."""
+        ends = self.read(f"{name}_offsets", "I64")
+        text = self.read(f"{name}_utf8", "U8").tobytes()
+        if len(ends) < 1 or ends[0] != 0 or ends[-1] != len(text) or (np.diff(ends) < 0).any():
+            raise FormatError(f"{self.path}: expected {name}_offsets to rise from 0 to {len(text)}; they do not")
+        ends = ends.tolist()
+        try:
+            return [text[lo:hi].decode() for lo, hi in pairwise(ends)]
+        except UnicodeDecodeError as error:
+            raise FormatError(f"{self.path}: expected {name} in UTF-8, got {error.object!r}") from None
+
+    def read_table(self, name: str, n: int, dim: int, pieces: int = 1) -> np.ndarray:
+        """A float32 (n, dim) tensor in the padded table that kernels want, or (n, pieces, dim), each piece padded."""
+        self._place(name, "F32", (n, dim) if pieces == 1 else (n, pieces, dim))
+        table = kernels.weight_table(n, pieces * kernels.padded(dim))
+        self._fill(name, table[:, :dim] if pieces == 1 else table.reshape(n, pieces, -1)[:, :, :dim])
         return table
 
     def _place(self, name: str, dtype: str, shape: tuple[int, ...] | None) -> tuple[tuple[int, ...], int]:

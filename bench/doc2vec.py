@@ -6,8 +6,8 @@ python -m bench.doc2vec --quality --seeds 1 --programs embfast accuracy of ours 
 
 The 25,000 reviews of imdb.train.tsv.xz in $EMBFAST_DATA/imdb (by default ../shared/data beside the checkout) are
 trained on, lower-cased, each mark a word of its own, in an order shuffled by the seed; the 25,000 of imdb.test.tsv.xz
-are inferred. Window 5, 5 negatives, sample 1e-3, min_count 5, learning rate 0.025 to 0.0001, the mean in PV-DM, one thread,
-for both programs. Programs take turns (A B A B), each run a process of its own.
+are inferred. Window 5, 5 negatives, sample 1e-3, min_count 5, learning rate 0.025 to 0.0001, PV-DM by the mean, one
+thread, for both programs. Programs take turns (A B A B), each run a process of its own.
 
 Speed is words in the vocabulary x epochs / CPU seconds of training (gensim: of `train`, after build_vocab; ours: of
 all of `fit`), and documents / CPU seconds of inference at 10 epochs, which gensim does one by one. Accuracy is of a

@@ -291,19 +291,19 @@ def concat_batch(model, batch):
 
 
 def subsample(ids, offsets, begin, end, keep, draw):
-    """The sentences of ids[begin:end], cut at the offsets, with their documents.
-
-    Each token stays when its 32-bit draw is <= keep[id].
-    """
-    edges = [begin, *(int(o) for o in offsets if begin < o < end), min(end, int(offsets[-1]))]
+    """The sentences of ids[begin:end], cut at the offsets: each token stays when its 32-bit draw is <= keep[id]."""
     sentences = []
-    for start, stop in pairwise(edges):
-        document = int(np.searchsorted(offsets, start, "right")) - 1
+    for start, stop in pairwise(edges(offsets, begin, end)):
         tokens = ids[start:stop]
         if keep is not None:
             tokens = tokens[draw(np.arange(start, stop)) >> np.uint64(32) <= keep[tokens]]
-        sentences.append((document, tokens))
+        sentences.append(tokens)
     return sentences
+
+
+def edges(offsets, begin, end):
+    """Where the sentences of the tokens begin..end start, and the end of the last."""
+    return [begin, *(int(o) for o in offsets if begin < o < end), min(end, int(offsets[-1]))]
 
 
 def train_sequences(
@@ -364,7 +364,9 @@ def train_sequences(
         model = Model(w_in, w_out, w_nodes, tree, scale, lr, w_docs, frozen)
         at = int(begin)
         place = int(below(places(at), len(noise))) if drawn > 0 else 0
-        for document, sentence in subsample(ids, offsets, begin, end, keep, Stream(seed, epoch, Purpose.SUBSAMPLE)):
+        documents = np.searchsorted(offsets, edges(offsets, begin, end)[:-1], "right") - 1
+        sentences = subsample(ids, offsets, begin, end, keep, Stream(seed, epoch, Purpose.SUBSAMPLE))
+        for document, sentence in zip(documents, sentences, strict=True):
             for first in range(0, len(sentence), centers):
                 last = min(first + centers, len(sentence))
                 radius = 1 + int(below(widths(at + first), window)) if shrink else window

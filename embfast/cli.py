@@ -429,6 +429,8 @@ def doc2vec(
     if infer is not None and (output is None or any(path is not None for path in (save_model, save_words, checkpoint))):
         raise ValueError("--infer needs -o FILE, and writes nothing else")
     model._check()
+    if save_words is not None and model.mode == "dbow" and not model.dbow_words:
+        raise ValueError("PV-DBOW trains no words: --save-words needs --dbow-words, or another --mode")
     options: dict[str, Any] = {"errors": errors, "threads": model.threads}
     if infer is None:
         options |= {"min_count": model.min_count, "max_vocab": max_vocab}
@@ -485,8 +487,6 @@ def doc2vec(
         if save_model is not None:
             model.save(save_model)
         if save_words is not None:
-            if model.word_vectors_ is None:
-                raise ValueError("PV-DBOW trains no words: --save-words needs --dbow-words, or another --mode")
             model.word_vectors_.save(save_words)
         losses = " ".join(f"{loss:.4f}" for loss in model.loss_)
         rate = model.epochs * text.n_tokens / seconds

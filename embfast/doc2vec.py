@@ -69,7 +69,8 @@ class Doc2Vec(Estimator):
         shrink_windows: each window draws its width from 1..window; otherwise all are full.
         min_count: rarer words are left out where documents come as lists; a Corpus has made its choice.
         epochs: passes over the documents, and over each new document when it is inferred.
-        lr: step on the first word, falling linearly to min_lr; 0.025 by default.
+        lr: step on the first word, falling linearly to min_lr; by default 0.05 for PV-DM by mean or sum, 0.025 for
+            PV-DM by concatenation and for PV-DBOW.
         min_lr: step on the last word; lr / 10,000 by default.
         negatives_shared: neighbouring words share their drawn words, two or more for each; otherwise each has its own.
         threads: all cores by default. One gives the same bits every time; more differ in the last digits. Inference
@@ -103,7 +104,7 @@ class Doc2Vec(Estimator):
         shrink_windows: bool = True,
         min_count: int = 5,
         epochs: int = 10,
-        lr: float = 0.025,
+        lr: float | None = None,
         min_lr: float | None = None,
         negatives_shared: bool = True,
         threads: int | None = None,
@@ -262,9 +263,10 @@ class Doc2Vec(Estimator):
         check_float("ns_exponent", self.ns_exponent, -10, 10)
         check_int("min_count", self.min_count, 0, 2**62)
         check_int("epochs", self.epochs, 1, 2**31 - 1)
-        check_float("lr", self.lr, 0, 100, above=True)
+        if self.lr is not None:
+            check_float("lr", self.lr, 0, 100, above=True)
         if self.min_lr is not None:
-            check_float("min_lr", self.min_lr, 0, self.lr)
+            check_float("min_lr", self.min_lr, 0, min(self._rates(part)[0] for part in self._parts()))
         if self.threads is not None:
             check_int("threads", self.threads, 1, 4096)
         check_int("seed", self.seed, 0, 2**64 - 1)
@@ -367,7 +369,6 @@ class Doc2Vec(Estimator):
     def _train(self, corpus: Corpus, tags: Tags, save: Any, minutes: float, progress: ProgressOption) -> "Doc2Vec":
         state, n_tokens = self._progress, corpus.n_tokens
         threads = self.threads or cores()
-        lr, min_lr = self._rates()
         blocks = make_blocks(corpus.offsets)
         parts = self._parts()
         common = self._common()
@@ -394,8 +395,8 @@ class Doc2Vec(Estimator):
                     words=part.words,
                     shared=True,
                     epoch=state.before + epoch,
-                    lr_first=lr,
-                    lr_last=min_lr,
+                    lr_first=self._rates(part)[0],
+                    lr_last=self._rates(part)[1],
                     tokens_before=epoch * n_tokens,
                     tokens_total=self.epochs * n_tokens,
                     threads=threads,
@@ -411,8 +412,8 @@ class Doc2Vec(Estimator):
                 state,
                 epochs=self.epochs,
                 per_slice=max(1, blocks_per_slice(self.dim, self.window, threads) // (4 if self.hs else 1)),
-                lr=lr,
-                min_lr=min_lr,
+                lr=self._rates(parts[0])[0],
+                min_lr=self._rates(parts[0])[1],
                 after_slice=lambda begin, end: forget_read(corpus.ids, begin, end),
                 save=save,
                 save_minutes=minutes,
@@ -422,9 +423,10 @@ class Doc2Vec(Estimator):
             self._show()
         return self
 
-    def _rates(self) -> tuple[float, float]:
+    def _rates(self, part: "_Part") -> tuple[float, float]:
         """First and last learning rate."""
-        return float(self.lr), float(self.min_lr if self.min_lr is not None else self.lr / 10_000)
+        first = self.lr if self.lr is not None else 0.05 if part.cbow and not part.concat else 0.025
+        return float(first), float(self.min_lr if self.min_lr is not None else first / 10_000)
 
     def _common(self) -> dict[str, Any]:
         """Arguments of the kernels that training and inference of all parts share."""
@@ -473,7 +475,6 @@ class Doc2Vec(Estimator):
             )
         corpus, n = self._encoded(documents)
         threads = self.threads or cores()
-        lr, min_lr = self._rates()
         self._tables = {name: for_kernels(table) for name, table in self._tables.items()}
         common, parts = self._common(), self._parts()
         table = kernels.NoiseTable(noise_weights(self.counts_, self.ns_exponent)) if self.negatives else None
@@ -495,8 +496,8 @@ class Doc2Vec(Estimator):
                     offsets=corpus.offsets[lo : hi + 1] - begin,
                     noise=noise,
                     epochs=epochs,
-                    lr_first=lr,
-                    lr_last=min_lr,
+                    lr_first=self._rates(part)[0],
+                    lr_last=self._rates(part)[1],
                     threads=threads,
                     **common,
                     **self._of_part(part),

@@ -72,8 +72,9 @@ EMBFAST_INLINE V score_block(const Block& b) {
   return loss;
 }
 
-// Moves rows by the steps in b.step: one sweep over the registers of a row, each row loaded and stored once.
-template <int J, To to>
+// Moves rows by the steps in b.step: one sweep over the registers of a row, each row loaded and stored once. Of frozen
+// output rows only the inputs' gradients are taken.
+template <int J, To to, bool frozen>
 EMBFAST_INLINE void update_block(const Block& b) {
 #pragma GCC unroll 1
   for (int64_t d = 0; d < b.dim; d += W) {
@@ -91,18 +92,18 @@ EMBFAST_INLINE void update_block(const Block& b) {
       unrolled<J>(EMBFAST_UNROLLED {
         const V g = splat(step[i]);
         moved[i % 2] += g * (W == 16 ? y[i] : load(b.out[i] + d));
-        dy[i] += g * x;
+        if constexpr (!frozen) dy[i] += g * x;
       });
       store(to == To::row ? b.in[row] + d : delta, moved[0] + moved[1]);
     }
     // Loaded again: the same word may stand twice among the outputs, and both steps count.
-    unrolled<J>(EMBFAST_UNROLLED { store(b.out[i] + d, load(b.out[i] + d) + dy[i]); });
+    if constexpr (!frozen) unrolled<J>(EMBFAST_UNROLLED { store(b.out[i] + d, load(b.out[i] + d) + dy[i]); });
   }
 }
 
 // Both passes for one input row whose output rows are all distinct: the steps stay in registers, and each row is loaded
 // and stored once, with no sums between.
-template <int J>
+template <int J, bool frozen>
 EMBFAST_INLINE V train_pair(const Block& b) {
   constexpr int n = (J + W - 1) / W * W;
   float* const in = b.in[0];
@@ -130,7 +131,7 @@ EMBFAST_INLINE V train_pair(const Block& b) {
     unrolled<J>(EMBFAST_UNROLLED {
       const V y = load(out[i] + d);
       moved[i % 2] += g[i] * y;
-      store(out[i] + d, y + g[i] * x);
+      if constexpr (!frozen) store(out[i] + d, y + g[i] * x);
     });
     store(in + d, moved[0] + moved[1]);
   }
@@ -140,19 +141,21 @@ EMBFAST_INLINE V train_pair(const Block& b) {
 // CBOW, in one go: the windows of `together` neighbouring centers, all of them whole. b.in are the n_in = together + 2
 // * radius rows around them, own their centers' output rows, b.out the drawn ones; b.weight and b.label count the
 // hidden rows against each drawn word in turn, then against their own. Hidden rows are hidden_scale * (sum of the
-// window), and each row of a window moves by delta_scale * (gradient of the hidden row).
+// window), and each row of a window moves by delta_scale * (gradient of the hidden row). The n_tags rows behind the
+// n_in are in all windows; they alone move when the rest is frozen.
 constexpr int together = 2;
 
 struct Cbow : Block {
   float* const* own;
-  int radius;
+  int radius, n_tags;
   float hidden_scale, delta_scale;
 };
 
-template <int J>
+template <int J, bool frozen>
 EMBFAST_INLINE V train_cbow(const Cbow& b) {
   constexpr int pairs = together * (J + 1), n = (pairs + W - 1) / W * W;
   const int width = 2 * b.radius;
+  float* const* tags = b.in + b.n_in;
   float *hidden[together], *out[J], *own[together];
   unrolled<together>(EMBFAST_UNROLLED { hidden[i] = b.delta + i * b.dim, own[i] = b.own[i]; });
   unrolled<J>(EMBFAST_UNROLLED { out[i] = b.out[i]; });
@@ -160,6 +163,7 @@ EMBFAST_INLINE V train_cbow(const Cbow& b) {
   for (int64_t d = 0; d < b.dim; d += W) {
     V sum = load(b.in[0] + d);  // of a window and its center; it slides on
     for (int p = 1; p <= width; ++p) sum += load(b.in[p] + d);
+    for (int p = 0; p < b.n_tags; ++p) sum += load(tags[p] + d);
     unrolled<together>(EMBFAST_UNROLLED {
       if constexpr (i > 0) sum += load(b.in[width + i] + d) - load(b.in[i - 1] + d);
       store(hidden[i] + d, (sum - load(b.in[b.radius + i] + d)) * b.hidden_scale);
@@ -202,14 +206,15 @@ EMBFAST_INLINE V train_cbow(const Cbow& b) {
       delta[row] = (moved[0] + moved[1]) * b.delta_scale;
       before[row + 1] = before[row] + delta[row];
     });
-    // Loaded again: the same word may stand twice, and both steps count.
-    unrolled<J>(EMBFAST_UNROLLED { store(out[i] + d, load(out[i] + d) + dy[i]); });
-    unrolled<together>(EMBFAST_UNROLLED {
-      store(own[i] + d, load(own[i] + d) + splat(step[together * J + i]) * load(hidden[i] + d));
-    });
     // The row at p stands in the windows of centers p - width .. p, save its own.
-    const auto move = [&](int p, V by) __attribute__((always_inline)) { store(b.in[p] + d, load(b.in[p] + d) + by); };
+    const auto add = [&](float* row, V by) __attribute__((always_inline)) { store(row + d, load(row + d) + by); };
+    const auto move = [&](int p, V by) __attribute__((always_inline)) { add(b.in[p], by); };
     const V all = before[together];
+    for (int p = 0; p < b.n_tags; ++p) add(tags[p], all);
+    if constexpr (frozen) continue;
+    // Loaded again: the same word may stand twice, and both steps count.
+    unrolled<J>(EMBFAST_UNROLLED { add(out[i], dy[i]); });
+    unrolled<together>(EMBFAST_UNROLLED { add(own[i], splat(step[together * J + i]) * load(hidden[i] + d)); });
     unrolled<together - 1>(EMBFAST_UNROLLED { move(i, before[i + 1]); });
     for (int p = together - 1; p <= width; ++p) move(p, all);
     unrolled<together - 1>(EMBFAST_UNROLLED { move(width + 1 + i, all - before[i + 1]); });
@@ -232,25 +237,36 @@ template <int... J>
 constexpr Losses<Block> each_score(std::integer_sequence<int, J...>) {
   return {{[](const Block& b) { return score_block<J + 1>(b); }...}};
 }
-template <To to, int... J>
+template <To to, bool frozen, int... J>
 constexpr Moves each_update(std::integer_sequence<int, J...>) {
-  return {{[](const Block& b) { update_block<J + 1, to>(b); }...}};
+  return {{[](const Block& b) { update_block<J + 1, to, frozen>(b); }...}};
 }
-template <int... J>
+template <bool frozen, int... J>
 constexpr Losses<Block> each_pair(std::integer_sequence<int, J...>) {
-  return {{[](const Block& b) { return train_pair<J + 1>(b); }...}};
+  return {{[](const Block& b) { return train_pair<J + 1, frozen>(b); }...}};
 }
-template <int... J>
+template <bool frozen, int... J>
 constexpr Losses<Cbow> each_cbow(std::integer_sequence<int, J...>) {
-  return {{[](const Cbow& b) { return train_cbow<J + 1>(b); }...}};
+  return {{[](const Cbow& b) { return train_cbow<J + 1, frozen>(b); }...}};
 }
 using Each = std::make_integer_sequence<int, max_tile>;
 constexpr auto score = each_score(Each{});
-constexpr auto move_rows = each_update<To::row>(Each{});
-constexpr auto set_delta = each_update<To::delta>(Each{});
-constexpr auto add_delta = each_update<To::delta_add>(Each{});
-constexpr auto pair = each_pair(Each{});
-constexpr auto cbow_windows = each_cbow(Each{});
+constexpr auto pair = each_pair<false>(Each{}), frozen_pair = each_pair<true>(Each{});
+constexpr auto cbow_windows = each_cbow<false>(Each{}), frozen_cbow_windows = each_cbow<true>(Each{});
+
+// What a pass of updates does, once for outputs that move and once for frozen ones.
+struct Updates {
+  Moves row, delta, delta_add;
+  EMBFAST_INLINE void operator()(const Block& b, To to) const {
+    (to == To::row ? row : to == To::delta ? delta : delta_add)(b);
+  }
+};
+template <bool frozen>
+constexpr Updates each_updates() {
+  return {each_update<To::row, frozen>(Each{}), each_update<To::delta, frozen>(Each{}),
+          each_update<To::delta_add, frozen>(Each{})};
+}
+constexpr Updates moving_updates = each_updates<false>(), frozen_updates = each_updates<true>();
 
 // N registers of scale * (sum of n rows), so that each row pointer is read once for them.
 template <int N>
@@ -297,7 +313,8 @@ EMBFAST_INLINE void add_rows(float* dst, float* const* rows, int n, int64_t dim)
 // distinct. fill(begin, width) puts the weights and labels of columns begin.. where tile points; step is the scratch of
 // all tiles.
 template <class Fill>
-EMBFAST_INLINE V sweep_tiles(Block tile, float* const* out, int n_out, float* step, To to, Fill&& fill) {
+EMBFAST_INLINE V sweep_tiles(Block tile, float* const* out, int n_out, float* step, To to, const Updates& update,
+                             Fill&& fill) {
   const int tiles = (n_out + max_tile - 1) / max_tile;
   V loss = zero();
   for (const bool moving : {false, true}) {
@@ -308,10 +325,8 @@ EMBFAST_INLINE V sweep_tiles(Block tile, float* const* out, int n_out, float* st
       if (!moving) {
         fill(begin, width);
         loss += score(tile);
-      } else if (tiles == 1) {
-        (to == To::row ? move_rows : set_delta)(tile);
       } else {
-        (t == 0 ? set_delta : add_delta)(tile);
+        update(tile, tiles == 1 ? to : t == 0 ? To::delta : To::delta_add);
       }
       tile.step += tile.n_in * width + 2 * W;
     }
@@ -334,7 +349,8 @@ struct Tiles {
 
 // Any number of outputs: tiles of at most max_tile columns, all scored before any is moved. Columns that are one and
 // the same output row are merged first, or a later tile would see it moved.
-[[gnu::noinline]] static V train_tiles(const Block& b, float* weight, float* label, To to, const Tiles& s) {
+[[gnu::noinline]] static V train_tiles(const Block& b, float* weight, float* label, To to, const Updates& update,
+                                       const Tiles& s) {
   int n_out = 0;
   for (int j = 0; j < b.n_out; ++j) {
     int twin = 0;
@@ -353,7 +369,7 @@ struct Tiles {
   }
   Block tile = b;
   tile.weight = s.weight, tile.label = s.label;
-  return sweep_tiles(tile, s.out, n_out, s.step, to, [&](int begin, int width) {
+  return sweep_tiles(tile, s.out, n_out, s.step, to, update, [&](int begin, int width) {
     for (int i = 0; i < b.n_in; ++i) {
       for (int j = 0; j < width; ++j) {
         s.weight[i * width + j] = weight[i * b.n_out + s.column[begin + j]];

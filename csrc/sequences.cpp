@@ -50,7 +50,7 @@ struct Thread {
   Tally tally;
 
   explicit Thread(const Job& job) {
-    const int64_t n_in = job.centers + 2 * int64_t{job.window};
+    const int64_t n_in = job.centers + 2 * int64_t{job.window} + job.most_tags;
     const int64_t n_out = job.longest_path + job.centers + job.drawn;
     const int64_t pairs = n_in * n_out + pad, steps = n_in * n_out + (n_out + 1) * pad;
     Scratch& s = scratch;
@@ -59,6 +59,7 @@ struct Thread {
     arena.claim(&s.repeat, tokens);
     arena.claim(&s.flight, batches_in_flight);
     arena.claim(&s.sentence_end, job.longest_block);
+    arena.claim(&s.document, job.longest_block);
     arena.claim(&s.word, n_in);
     arena.claim(&s.column, n_out);
     arena.claim(&s.in, n_in);
@@ -66,15 +67,16 @@ struct Thread {
     arena.claim(&s.rows, std::max(n_in, n_out));
     for (float** p : {&s.weight, &s.label, &s.tile_weight, &s.tile_label}) arena.claim(p, pairs);
     for (float** p : {&s.step, &s.tile_step}) arena.claim(p, steps);
-    arena.claim(&s.hidden, job.centers * job.w_in.dim);
-    arena.claim(&s.delta, n_in * job.w_in.dim);
+    arena.claim(&s.hidden, job.centers * job.hidden_dim);
+    arena.claim(&s.delta, std::max(n_in * job.dim, job.centers * job.hidden_dim));
     arena.allocate();
     s.token += 2 * job.window + max_centers;
   }
 };
 
 // Weights and labels of batches far from any edge whose words are all distinct: of each width for windows that share
-// their draws, one set for CBOW (all hidden rows against each drawn word, then against their centers) and for pairs.
+// their draws (first most_tags rows of tags, then the words), one set for CBOW (all hidden rows against each drawn
+// word, then against their centers) and for pairs.
 struct Plain {
   std::vector<float> label;
   std::vector<std::vector<float>> weight;
@@ -82,7 +84,8 @@ struct Plain {
 
   explicit Plain(const Job& job) {
     const int widest = job.centers + 2 * job.window, n_out = job.centers + job.drawn;
-    label.assign(std::max(widest, job.centers) * n_out + pad, 0.0f);
+    const int64_t of_tags = job.most_tags * n_out;
+    label.assign(of_tags + widest * n_out + pad, 0.0f);
     weight.assign(job.window + 1, std::vector<float>());
     if (job.cbow) {
       weight[0].assign(job.centers * job.drawn, job.scale);
@@ -98,10 +101,16 @@ struct Plain {
       for (int p = 0; p < widest; ++p) token[p] = p;
       int64_t pairs = 0;
       for (int radius = 1; radius <= job.window; ++radius) {
-        weight[radius].assign(widest * n_out + pad, 0.0f);
+        weight[radius].assign(of_tags + widest * n_out + pad, 0.0f);
+        for (int64_t i = 0; i < of_tags; ++i) {
+          const bool target = i % n_out < job.centers;
+          weight[radius][i] = target ? 1.0f : job.scale * static_cast<float>(job.centers);
+          label[i] = target ? 1.0f : 0.0f;
+        }
+        if (!job.words) continue;
         skip_gram_weights(token.data(), 0, job.centers + 2 * radius, radius, job.centers, radius, 0, nullptr, true,
-                          negative.data(), job.drawn, job.scale, word.data(), weight[radius].data(), label.data(),
-                          &pairs);
+                          negative.data(), job.drawn, job.scale, word.data(), weight[radius].data() + of_tags,
+                          label.data() + of_tags, &pairs);
       }
     }
     for (const auto& w : weight) by_radius.push_back(w.data());
@@ -110,11 +119,12 @@ struct Plain {
 
 }  // namespace
 
-Tally train_sequences(const Job& job, int threads) {
-  const TrainBlock train = EMBFAST_CHOOSE(train_block);
+// Steps first..last of a job, each taken by the next thread that is free.
+template <class Step>
+static Tally on_threads(const Job& job, int threads, int64_t first, int64_t last, Step&& step) {
   std::unique_ptr<Plain> plain;
   if (job.w_out.data) plain = std::make_unique<Plain>(job);
-  std::atomic<int64_t> next{job.first_block};
+  std::atomic<int64_t> next{first};
   std::vector<std::unique_ptr<Thread>> workers;
   for (int t = 0; t < threads; ++t) {
     workers.push_back(std::make_unique<Thread>(job));
@@ -125,9 +135,7 @@ Tally train_sequences(const Job& job, int threads) {
   }
   in_threads(threads, [&](int t) {
     Thread& mine = *workers[t];
-    for (int64_t block; (block = next.fetch_add(1, std::memory_order_relaxed)) < job.last_block;) {
-      train(job, block, mine.scratch, mine.tally);
-    }
+    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < last;) step(i, mine.scratch, mine.tally);
   });
   Tally total;
   for (const auto& worker : workers) {
@@ -136,6 +144,41 @@ Tally train_sequences(const Job& job, int threads) {
     total.kept += worker->tally.kept;
   }
   return total;
+}
+
+Tally train_sequences(const Job& job, int threads) {
+  const TrainBlock train = EMBFAST_CHOOSE(train_block);
+  return on_threads(job, threads, job.first_block, job.last_block,
+                    [&](int64_t block, const Scratch& s, Tally& tally) { train(job, block, s, tally); });
+}
+
+Tally infer_documents(const Job& job, int64_t columns, int epochs, int threads) {
+  const TrainBlock train = EMBFAST_CHOOSE(train_block);
+  return on_threads(job, threads, 0, job.n_documents, [&](int64_t document, const Scratch& s, Tally& tally) {
+    float* const row = job.w_docs[document];
+    std::fill_n(row, job.dim, 0.0f);
+    const int64_t n = job.offsets[document + 1] - job.offsets[document];
+    if (n == 0) return;
+    // A corpus of this document alone, with a seed of its own.
+    const int64_t ends[] = {0, n}, tag_ends[] = {0, 1};
+    const int32_t tag = 0;
+    Job one = job;
+    one.ids = job.ids + job.offsets[document];
+    one.offsets = one.blocks = ends, one.n_documents = 1, one.longest_block = n;
+    one.tag_offsets = tag_ends, one.tags = &tag;
+    one.w_docs.data = row, one.w_docs.n = 1;
+    for (int64_t p = 0; p < n; ++p) one.seed = mix64(one.seed + Stream::golden + static_cast<uint64_t>(one.ids[p]));
+    const Stream draw(one.seed, 0, Purpose::weights);
+    for (int64_t i = 0; i < columns; ++i) {
+      const auto uniform = static_cast<float>(draw(i) >> 40) * 0x1p-24f;
+      row[i] = (uniform - 0.5f) / static_cast<float>(columns);
+    }
+    one.tokens_total = epochs * n;
+    for (int epoch = 0; epoch < epochs; ++epoch) {
+      one.epoch = epoch, one.tokens_before = epoch * n;
+      train(one, 0, s, tally);
+    }
+  });
 }
 
 }  // namespace embfast

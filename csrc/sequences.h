@@ -1,5 +1,7 @@
 // Training on sequences of ids: windows (skip-gram, CBOW) times outputs (negative sampling, hierarchical softmax),
 // block of tokens by block of tokens, over threads that share the weights without locks (Hogwild, Niu et al. 2011).
+// Documents may have rows of their own, their tags', which are members of every window in them (paragraph vectors, Le &
+// Mikolov 2014, arXiv:1405.4053): with CBOW that is PV-DM, with skip-gram PV-DBOW.
 #pragma once
 
 #include <cstdint>
@@ -13,9 +15,16 @@ constexpr int max_centers = 16;  // in a batch
 
 // One call: blocks first..last of an epoch. Pointers are the caller's; weights change in place.
 struct Job {
-  Rows w_in;
-  Rows w_out;    // negative sampling: a row for each word; data is null without it
-  Rows w_nodes;  // hierarchical softmax: a row for each inner node of the tree; data is null without it
+  Rows w_in;           // a row for each word, with concat one more; data is null where only tags predict
+  Rows w_out;          // negative sampling: a row for each word; data is null without it
+  Rows w_nodes;        // hierarchical softmax: a row for each inner node of the tree; data is null without it
+  Rows w_docs;         // a row for each tag; data is null without documents
+  int64_t dim;         // floats in a row of w_in and w_docs
+  int64_t hidden_dim;  // floats in a row of w_out and w_nodes: with concat more than dim
+
+  const int64_t* tag_offsets;  // document d has the tags tags[tag_offsets[d]] onwards, all distinct
+  const int32_t* tags;
+  int64_t most_tags;  // of a document
 
   const int32_t* ids;
   const int64_t* offsets;  // document d is ids[offsets[d]] up to ids[offsets[d + 1]]
@@ -35,7 +44,10 @@ struct Job {
   int window;
   bool shrink;  // each batch draws its own width from 1..window
   bool cbow;
+  bool words;   // the words of a window predict its center; false leaves it to the tags alone (skip-gram)
   bool mean;    // CBOW: the mean of the window, each word moved by the whole error; else the sum, moved by its share
+  bool concat;  // CBOW: tags and words of the full window end to end; the last row of w_in stands for a missing word
+  bool frozen;  // only w_docs moves
   bool shared;  // one set of draws for a batch of centers; else for each pair, as in word2vec.c
   int centers;  // centers in a batch
   int drawn;    // negatives drawn for a batch, or for a pair when not shared
@@ -60,21 +72,23 @@ struct Scratch {
   int32_t* token;         // kept tokens of the block, with room for a window before and after
   int32_t* repeat;        // tokens back to the same word, where that is within the widest window
   int32_t* sentence_end;  // one past the last kept token of each sentence
+  int64_t* document;      // of each sentence
   struct Batch* flight;   // batches planned and not yet trained, a ring
   int32_t* word;          // distinct words of a window, or for each token the row that it shares with a twin
   int32_t* column;
   float **in, **out, **rows;
   float *weight, *label, *step;
   float *tile_weight, *tile_label, *tile_step;
-  float *hidden, *delta;  // rows of dim floats: one for each center, one for each input row
+  float *hidden, *delta;  // one row for each center, one for each input row
 };
 
 // Up to job.centers neighbouring centers of one sentence, with one width and one set of draws; or, per pair, one center
 // with a set for each word of its window.
 struct Batch {
   int first, last;  // the sentence, in kept tokens
-  int center, n_centers, radius;
+  int center, n_centers, radius, n_tags;
   const int32_t* drawn;
+  const int32_t* tags;
 };
 constexpr int batches_in_flight = 64;
 
@@ -91,6 +105,11 @@ void train_block(const Job&, int64_t block, const Scratch&, Tally&);
 
 // Trains on the job's blocks with this many threads. One thread takes them in order: the same bits every time.
 Tally train_sequences(const Job& job, int threads);
+
+// Fits row d of w_docs to document d in so many epochs, from small random numbers in its first `columns` columns; all
+// else is frozen. What a document gets depends on its ids and the seed, not on its neighbours, its place or the
+// threads; one without tokens gets zeros. blocks, tags and the token counts of the job are not looked at.
+Tally infer_documents(const Job& job, int64_t columns, int epochs, int threads);
 
 // The pair weights of a skip-gram window. Position p of token[first..last) counts for center t (token[center + t])
 // when it is at most radius away and not the center itself; a negative that is the center counts for nothing. A word

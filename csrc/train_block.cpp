@@ -29,7 +29,10 @@ EMBFAST_INLINE int subsample(const Job& job, int64_t begin, int64_t end, const S
     } else {
       for (; p < stop; ++p) s.token[n++] = job.ids[p];
     }
-    if (n > before) s.sentence_end[sentences++] = n;
+    if (n > before) {
+      s.document[sentences] = document;
+      s.sentence_end[sentences++] = n;
+    }
   }
   *n_sentences = sentences;
   return n;
@@ -72,7 +75,11 @@ struct Planner {
   // The next batch, into b; false at the end of the block.
   EMBFAST_INLINE bool plan(Batch& b) {
     if (sentence == n_sentences) return false;
-    b.first = first, b.last = s.sentence_end[sentence], b.center = center;
+    b.first = first, b.last = s.sentence_end[sentence], b.center = center, b.n_tags = 0;
+    if (job.w_docs.data) {
+      const int64_t* ends = job.tag_offsets + s.document[sentence];
+      b.tags = job.tags + ends[0], b.n_tags = static_cast<int>(ends[1] - ends[0]);
+    }
     b.n_centers = b.last - center < job.centers ? b.last - center : job.centers;
     // Kept tokens never outrun raw ones, so the place is unique in the corpus.
     b.radius = job.shrink ? 1 + static_cast<int>(below(width(begin + center), job.window)) : job.window;
@@ -88,9 +95,11 @@ struct Planner {
     return true;
   }
 
-  // The rows that a batch is the first to need. Each kept token enters the windows once, on the right.
+  // The rows that a batch is the first to need. Each kept token enters the windows once, on the right; tags with the
+  // first batch.
   EMBFAST_INLINE void prefetch_rows(const Batch& b) const {
     for (int k = 0; !pairs() && k < job.drawn; ++k) prefetch(job.w_out[b.drawn[k]], job.w_out.dim);
+    for (int i = 0; b.center == b.first && i < b.n_tags; ++i) prefetch(job.w_docs[b.tags[i]], job.dim);
     for (int t = 0; t < b.n_centers; ++t) {
       const int32_t word = s.token[b.center + t];
       if (job.w_out.data) prefetch(job.w_out[word], job.w_out.dim);
@@ -99,7 +108,7 @@ struct Planner {
           prefetch(job.w_nodes[job.path_nodes[j]], job.w_nodes.dim);
         }
       }
-      prefetch(job.w_in[s.token[b.center + t + job.window]], job.w_in.dim);
+      if (job.words) prefetch(job.w_in[s.token[b.center + t + job.window]], job.dim);
     }
   }
 };

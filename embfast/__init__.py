@@ -4,12 +4,26 @@ from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["CooccurrenceMatrix", "Corpus", "GloVe", "Phrases", "Vectors", "Word2Vec", "evaluate"]
+__all__ = [
+    "CooccurrenceMatrix",
+    "Corpus",
+    "Doc2Vec",
+    "GloVe",
+    "Phrases",
+    "Tags",
+    "Vectors",
+    "Word2Vec",
+    "evaluate",
+    "read_tagged",
+]
 
 _HOMES = {
     "CooccurrenceMatrix": "glove",
     "Corpus": "corpus",
+    "Doc2Vec": "doc2vec",
     "GloVe": "glove",
+    "Tags": "tags",
+    "read_tagged": "corpus",
     "Phrases": "phrases",
     "Vectors": "vectors",
     "Word2Vec": "word2vec",

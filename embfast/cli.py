@@ -1,4 +1,4 @@
-"""The command line: embfast word2vec, glove, neighbors, analogy, plot, evaluate, convert, phrases, vocab."""
+"""The command line: embfast word2vec, doc2vec, glove, neighbors, analogy, plot, evaluate, convert, phrases, vocab."""
 
 import functools
 import inspect
@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperCommand
 
 from embfast import __version__
+from embfast.doc2vec import Doc2Vec
 from embfast.errors import TrainingError
 from embfast.glove import CooccurrenceMatrix, GloVe
 from embfast.word2vec import Word2Vec
@@ -195,7 +196,7 @@ def read_vectors(path: Path, format: str | None = None, **options: Any) -> "Vect
 
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
-    models = {model.__name__: model for model in (Word2Vec, GloVe)}
+    models = {model.__name__: model for model in (Word2Vec, Doc2Vec, GloVe)}
     if format is None and path.suffix == ".safetensors" and (name := model_class(path)) in models:
         return models[name].load(path).vectors_
     return Vectors.load(path, format, **options)
@@ -384,6 +385,131 @@ def word2vec(
         losses = " ".join(f"{loss:.4f}" for loss in model.loss_)
         say(f"trained in {seconds:.1f} s, {rate:,.0f} words/s; loss by epoch {losses}")
         for path in (output, save_model):
+            if path is not None:
+                say(f"wrote {path}")
+
+
+@command("doc2vec")
+@takes_settings(Doc2Vec)
+def doc2vec(
+    model: Doc2Vec,
+    documents: Annotated[list[Path], typer.Argument(help="Text files, plain or compressed; a document a line.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the document vectors here.")] = None,
+    tags: Annotated[
+        str | None,
+        typer.Option(help='"first": lines are tags, a tab and the text; with --column, the column of the tags.'),
+    ] = None,
+    infer: Annotated[
+        Path | None, typer.Option(help="Infer the documents with this saved model (its settings hold), not train.")
+    ] = None,
+    format: FileFormat = None,
+    save_model: Annotated[Path | None, typer.Option(help="Write all weights here, to infer and continue with.")] = None,
+    save_words: Annotated[Path | None, typer.Option(help="Write the word vectors here.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Keep the state of the run here.")] = None,
+    checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between two checkpoints.")] = 10.0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint, if it is there.")] = False,
+    max_vocab: MaxVocab = None,
+    errors: BadText = "strict",
+    column: Column = None,
+    cache: Annotated[Path | None, typer.Option(help="Keep the encoded corpus in this directory.")] = None,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train document vectors, PV-DM or PV-DBOW, or infer those of new documents with --infer MODEL.
+
+    Documents without --tags are numbered from 0.
+    """
+    import warnings
+
+    from embfast import formats
+    from embfast.corpus import read_tagged
+    from embfast.vectors import Vectors
+
+    if output is None and save_model is None and save_words is None:
+        raise ValueError("nothing to write: pass -o FILE, --save-model FILE or --save-words FILE")
+    for path in (output, save_model, save_words, checkpoint):
+        if path is not None:
+            check_writable(path)
+    if output is not None:
+        format = formats.format_of(output, format)
+    if resume and checkpoint is None:
+        raise ValueError("--resume needs --checkpoint FILE, the file to continue from")
+    if tags is not None and column is None and tags != "first":
+        raise ValueError(f'--tags: expected "first" for text, or --column too for Parquet, got {tags!r}')
+    if tags is not None and cache is not None:
+        raise ValueError("--cache keeps texts without tags; it cannot be used together with --tags")
+    if infer is not None and (output is None or any(path is not None for path in (save_model, save_words, checkpoint))):
+        raise ValueError("--infer needs -o FILE, and writes nothing else")
+    model._check()
+    if save_words is not None and model.mode == "dbow" and not model.dbow_words:
+        raise ValueError("PV-DBOW trains no words: --save-words needs --dbow-words, or another --mode")
+    options: dict[str, Any] = {"errors": errors, "threads": model.threads}
+    if infer is None:
+        options |= {"min_count": model.min_count, "max_vocab": max_vocab}
+    else:
+        loaded = Doc2Vec.load(infer)
+        loaded.threads = model.threads
+        options["vocab"] = loaded.words_
+    started = time.perf_counter()
+    if tags is None:
+        text, named = read_corpus(documents, column, cache, quiet, **options), None
+    else:
+        with reading("reading", quiet) as progress:
+            text, named = read_tagged(documents, column, tags if column else None, progress=progress, **options)
+    read_s = time.perf_counter() - started
+    if not quiet:
+        say(f"{text.n_tokens:,} tokens, {len(text.words):,} words, {len(text):,} documents in {read_s:.1f} s")
+
+    started = time.perf_counter()
+    result: dict[str, Any] = {"documents": len(text), "tokens": text.n_tokens, "words": len(text.words)}
+    if infer is not None:
+        keys = [str(i) for i in range(len(text))]
+        if named is not None:
+            if (named.offsets[1:] - named.offsets[:-1] != 1).any() or len(named.keys) != len(text):
+                raise ValueError("--infer writes a vector for each document: expected one tag each, all different")
+            keys = named.keys
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            rows = loaded.infer(text)
+        for warning in caught:
+            say(str(warning.message), "yellow")
+        Vectors(keys, rows).save(output, format)
+        seconds = time.perf_counter() - started
+        summary = f"inferred in {seconds:.1f} s, {len(text) / seconds:,.0f} documents/s"
+        result |= {"infer_s": seconds}
+    else:
+        if resume and not quiet and not checkpoint.exists():
+            say(f"{checkpoint} is not there yet: training from the start")
+        try:
+            model.fit(
+                text,
+                tags=named,
+                checkpoint=checkpoint,
+                checkpoint_minutes=checkpoint_minutes,
+                resume=resume,
+                progress=False if quiet else None,
+            )
+        except KeyboardInterrupt:
+            if checkpoint is None:
+                raise KeyboardInterrupt("; nothing was kept (--checkpoint FILE would have)") from None
+            raise KeyboardInterrupt(f"; continue with --checkpoint {checkpoint} --resume") from None
+        seconds = time.perf_counter() - started
+        if output is not None:
+            model.vectors_.save(output, format)
+        if save_model is not None:
+            model.save(save_model)
+        if save_words is not None:
+            model.word_vectors_.save(save_words)
+        losses = " ".join(f"{loss:.4f}" for loss in model.loss_)
+        rate = model.epochs * text.n_tokens / seconds
+        summary = f"trained in {seconds:.1f} s, {rate:,.0f} words/s; loss by epoch {losses}"
+        result |= {"loss": model.loss_, "train_s": seconds, "settings": model.get_params()}
+    result |= {"read_s": read_s, "output": None if output is None else str(output)}
+    if json_output:
+        print(json.dumps(result))
+    elif not quiet:
+        say(summary)
+        for path in (output, save_model, save_words):
             if path is not None:
                 say(f"wrote {path}")
 

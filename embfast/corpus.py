@@ -1,4 +1,4 @@
-"""Text, sentences and table columns become a Corpus: a vocabulary and the same text as ids.
+"""Text, sentences and table columns become a Corpus: a vocabulary and the same text as ids; and their tags.
 
 Source of the reading rules and of the order of words: word2vec.c (Mikolov et al. 2013).
 """
@@ -21,8 +21,9 @@ from embfast.errors import FormatError
 from embfast.formats import replacing
 from embfast.sources import Paths, Progress
 from embfast.storage import scratch_array
+from embfast.tags import Tags
 
-__all__ = ["Corpus", "read_vocab"]
+__all__ = ["Corpus", "read_tagged", "read_vocab"]
 
 _CHUNK = 1 << 20  # tokens or documents per step of the numpy loops
 
@@ -313,6 +314,41 @@ def read_vocab(path: Paths) -> tuple[list[str], np.ndarray]:
             words.append(word)
             counts.append(count)
     return words, np.array(counts, np.int64)
+
+
+def read_tagged(
+    path: Paths | Iterable[Paths],
+    column: str | None = None,
+    tag_column: str | None = None,
+    *,
+    min_count: int = 5,
+    max_vocab: int | None = None,
+    keep: Collection[str] | None = None,
+    vocab: Collection[str] | Paths | None = None,
+    threads: int | None = None,
+    errors: str = "strict",
+    max_distinct: int = 2**27,
+    progress: Progress | None = None,
+) -> tuple[Corpus, Tags]:
+    """Reads documents with their tags: the Corpus and the Tags of its documents.
+
+    Text files, also compressed, hold a document a line: its tags, with spaces between, a tab, and the text. Of Parquet
+    files `column` is the text, as in Corpus.from_parquet, and tag_column holds the tags, whole: strings, lists of
+    strings, or numbers, which become strings; a null is no tag. The other options are those of Corpus.from_file.
+
+    Raises:
+        FileNotFoundError, KeyError, TypeError, ImportError, ValueError: as Corpus.from_file and from_parquet.
+        FormatError: a line without a tab, or tags that are not UTF-8: file and line are named.
+    """
+    if (column is None) != (tag_column is None):
+        raise ValueError("column and tag_column go together: both name columns of Parquet files")
+    options = _options(min_count, max_vocab, keep, vocab, None, threads, errors, max_distinct)
+    if column is None:
+        source: Any = sources.TaggedFiles(sources.find_files(path), progress)
+    else:
+        source = sources.Parquet(sources.find_files(path), column, progress, tag_column)
+    corpus = _encode(source, options)
+    return corpus, source.builder.tags()
 
 
 # Options --------------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ HuffmanTree = _cpu.HuffmanTree
 MAX_CENTERS = _cpu.max_centers
 isa = _cpu.isa
 train_sequences = _cpu.train_sequences
+infer_documents = _cpu.infer_documents
 CooccurrenceCounter = _cpu.CooccurrenceCounter
 ENTRY = _cpu.entry  # of a co-occurrence matrix: int32 row, int32 column, float32 value
 group_entries = _cpu.group_entries

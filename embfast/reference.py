@@ -5,7 +5,7 @@ Whatever the kernels draw, it draws too; weights may be float64, so that it can 
 
 import heapq
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from fractions import Fraction
 from itertools import pairwise
@@ -153,12 +153,14 @@ def logistic_step(x, y, weight, label, lr):
 class Model:
     """The tables that a batch moves. w_out serves negative sampling, w_nodes and tree hierarchical softmax, or both."""
 
-    w_in: np.ndarray
+    w_in: np.ndarray | None
     w_out: np.ndarray | None
     w_nodes: np.ndarray | None
     tree: HuffmanTree | None
     scale: float  # weight of a drawn negative
     lr: float
+    w_docs: np.ndarray | None = None  # a row for each tag
+    frozen: bool = False  # only w_docs moves
 
     def step(self, x, centers, drawn, share):
         """Shows the rows x to the path of the first center, to the centers (label 1) and to drawn words (label 0).
@@ -177,6 +179,8 @@ class Model:
             label += [np.ones(len(centers)), np.zeros(len(drawn))]
         y = np.concatenate([t[i] for t, i in ((self.w_nodes, nodes), (self.w_out, words)) if t is not None])
         dx, dy, loss = logistic_step(x, y, share @ np.hstack(weight), np.concatenate(label), self.lr)
+        if self.frozen:
+            return dx, loss
         # add.at, not +=: the same word may stand twice among the outputs, and both moves count.
         if self.w_nodes is not None:
             np.add.at(self.w_nodes, nodes, dy[: len(nodes)])
@@ -194,6 +198,7 @@ class Batch:
     last: int
     radius: int
     drawn: np.ndarray
+    tags: np.ndarray = field(default_factory=lambda: np.empty(0, int))  # rows of w_docs in the window of every center
 
     @property
     def centers(self):
@@ -206,15 +211,26 @@ class Batch:
         return ((distance > 0) & (distance <= self.radius)).astype(float)
 
 
-def skip_gram_batch(model, batch):
+def skip_gram_batch(model, batch, words=True):
     """Each word near a center predicts it; all pairs of the batch are one step. Returns the loss and the pairs.
 
     Source: Mikolov et al. 2013, arXiv:1301.3781; the window shares its negatives as in Ji et al. 2016,
-    arXiv:1604.04661, and here the neighbouring centers do too. A word that stands twice gets both moves.
+    arXiv:1604.04661, and here the neighbouring centers do too. A word that stands twice gets both moves. Tags predict
+    every center: PV-DBOW of Le & Mikolov 2014, arXiv:1405.4053, where words=False leaves it to them alone.
     """
-    near = batch.near
-    dx, loss = model.step(model.w_in[batch.sentence], batch.centers, batch.drawn, near)
-    np.add.at(model.w_in, batch.sentence, dx)
+    n_tags = len(batch.tags)
+    near = np.ones((n_tags, len(batch.centers)))
+    x = np.empty((0, 0)) if model.w_docs is None else model.w_docs[batch.tags]
+    if words:
+        near = np.concatenate([near, batch.near])
+        x = np.concatenate([x, model.w_in[batch.sentence]]) if n_tags else model.w_in[batch.sentence]
+    if not near.any():
+        return 0.0, 0
+    dx, loss = model.step(x, batch.centers, batch.drawn, near)
+    if n_tags:
+        model.w_docs[batch.tags] += dx[:n_tags]
+    if words and not model.frozen:
+        np.add.at(model.w_in, batch.sentence, dx[n_tags:])
     return loss, int(near.sum())
 
 
@@ -233,35 +249,66 @@ def cbow_batch(model, batch, mean):
     """The words near a center predict it together. Returns the loss and the number of centers that have any.
 
     Source: Mikolov et al. 2013, arXiv:1301.3781. With the mean, each word moves by the whole error of the mean, which
-    is its gradient times the number of words (as word2vec.c); with the sum, by its gradient over that number.
+    is its gradient times the number of words (as word2vec.c); with the sum, by its gradient over that number. Tags are
+    further members of every window: PV-DM of Le & Mikolov 2014, arXiv:1405.4053.
     """
-    near = batch.near
-    count = near.sum(axis=0)
+    near, n_tags = batch.near, len(batch.tags)
+    count = near.sum(axis=0) + n_tags
     with_context = count > 0
     near, count = near[:, with_context], count[with_context]
     if len(count) == 0:
         return 0.0, 0
     hidden = near.T @ model.w_in[batch.sentence]
+    if n_tags:
+        hidden += model.w_docs[batch.tags].sum(axis=0)
     if mean:
         hidden /= count[:, None]
     share = np.eye(len(batch.centers))[with_context]
     delta, loss = model.step(hidden, batch.centers, batch.drawn, share)
     if not mean:
         delta /= count[:, None]
-    np.add.at(model.w_in, batch.sentence, near @ delta)
+    if n_tags:
+        model.w_docs[batch.tags] += delta.sum(axis=0)
+    if not model.frozen:
+        np.add.at(model.w_in, batch.sentence, near @ delta)
     return loss, len(count)
+
+
+def concat_batch(model, batch):
+    """PV-DM with concatenation: tags, then the words of the full window, end to end; outputs are as wide.
+
+    The last row of w_in stands where a window passes the end of its sentence. Returns the loss and the centers.
+    Source: Le & Mikolov 2014, arXiv:1405.4053; the missing word as in gensim.
+    """
+    steps = [step for step in range(-batch.radius, batch.radius + 1) if step != 0]
+    places = np.arange(batch.first, batch.last)[:, None] + steps
+    outside = (places < 0) | (places >= len(batch.sentence))
+    words = np.where(outside, len(model.w_in) - 1, batch.sentence[np.where(outside, 0, places)])
+    tags = np.tile(batch.tags, (len(places), 1))
+    parts = np.concatenate([model.w_docs[tags], model.w_in[words]], axis=1)
+    hidden = parts.reshape(len(parts), -1)
+    delta, loss = model.step(hidden, batch.centers, batch.drawn, np.eye(len(batch.centers)))
+    delta = delta.reshape(parts.shape)
+    np.add.at(model.w_docs, tags, delta[:, : len(batch.tags)])
+    if not model.frozen:
+        np.add.at(model.w_in, words, delta[:, len(batch.tags) :])
+    return loss, len(places)
 
 
 def subsample(ids, offsets, begin, end, keep, draw):
     """The sentences of ids[begin:end], cut at the offsets: each token stays when its 32-bit draw is <= keep[id]."""
-    edges = [begin, *(int(o) for o in offsets if begin < o < end), min(end, int(offsets[-1]))]
     sentences = []
-    for start, stop in pairwise(edges):
+    for start, stop in pairwise(edges(offsets, begin, end)):
         tokens = ids[start:stop]
         if keep is not None:
             tokens = tokens[draw(np.arange(start, stop)) >> np.uint64(32) <= keep[tokens]]
         sentences.append(tokens)
     return sentences
+
+
+def edges(offsets, begin, end):
+    """Where the sentences of the tokens begin..end start, and the end of the last."""
+    return [begin, *(int(o) for o in offsets if begin < o < end), min(end, int(offsets[-1]))]
 
 
 def train_sequences(
@@ -276,11 +323,16 @@ def train_sequences(
     keep=None,
     noise=None,
     tree=None,
+    w_docs=None,
+    tag_offsets=None,
+    tags=None,
     *,
     window,
     shrink,
     cbow,
+    words=True,
     mean,
+    concat=False,
     shared,
     centers,
     drawn,
@@ -292,6 +344,7 @@ def train_sequences(
     tokens_before,
     tokens_total,
     threads=1,
+    frozen=False,
 ):
     """What kernels.train_sequences does, one batch at a time. Returns (loss in nats, examples, kept tokens).
 
@@ -303,20 +356,28 @@ def train_sequences(
         scale. Widths are indexed by the block's first token plus the kept tokens before the batch.
     noise: words drawn ahead. Each block reads on from a place that it draws; what would pass the end of noise begins at
         its start.
+    w_docs (tags, dim): document d has the rows tags[tag_offsets[d]:tag_offsets[d + 1]], which are in each of its
+        windows. words=False: with skip-gram, they alone; w_in may be None.
+    concat: CBOW's hidden rows are tags and words end to end; w_in has one row more, w_out and w_nodes are wider.
+    frozen: only w_docs moves.
     """
     total, examples, kept = 0.0, 0, 0
     per_pair = not (shared or cbow)
     widths, places = Stream(seed, epoch, Purpose.WINDOW), Stream(seed, epoch, Purpose.PLACE)
     for begin, end in zip(blocks[first_block:last_block], blocks[first_block + 1 : last_block + 1], strict=True):
         lr = linear_decay(lr_first, lr_last, (tokens_before + begin) / max(tokens_total, 1))
-        model = Model(w_in, w_out, w_nodes, tree, scale, lr)
+        model = Model(w_in, w_out, w_nodes, tree, scale, lr, w_docs, frozen)
         at = int(begin)
         place = int(below(places(at), len(noise))) if drawn > 0 else 0
-        for sentence in subsample(ids, offsets, begin, end, keep, Stream(seed, epoch, Purpose.SUBSAMPLE)):
+        documents = np.searchsorted(offsets, edges(offsets, begin, end)[:-1], "right") - 1
+        sentences = subsample(ids, offsets, begin, end, keep, Stream(seed, epoch, Purpose.SUBSAMPLE))
+        for document, sentence in zip(documents, sentences, strict=True):
             for first in range(0, len(sentence), centers):
                 last = min(first + centers, len(sentence))
                 radius = 1 + int(below(widths(at + first), window)) if shrink else window
                 batch = Batch(sentence, first, last, radius, np.empty(0, int))
+                if w_docs is not None:
+                    batch.tags = tags[tag_offsets[document] : tag_offsets[document + 1]]
                 sets = int(batch.near.sum()) if per_pair else 1
                 if drawn > 0:
                     if place + sets * drawn > len(noise):
@@ -326,15 +387,67 @@ def train_sequences(
                 if per_pair:
                     batch.drawn = batch.drawn.reshape(sets, drawn)
                     loss, n = skip_gram_pairs(model, batch)
+                elif concat:
+                    loss, n = concat_batch(model, batch)
                 elif cbow:
                     loss, n = cbow_batch(model, batch, mean)
                 else:
-                    loss, n = skip_gram_batch(model, batch)
+                    loss, n = skip_gram_batch(model, batch, words)
                 total += loss
                 examples += n
             at += len(sentence)
             kept += len(sentence)
     return float(total), examples, kept
+
+
+@np.errstate(over="ignore")
+def infer_documents(
+    w_docs, dim, w_in, w_out, w_nodes, ids, offsets, keep=None, noise=None, tree=None, *, cbow, epochs, seed, **settings
+):
+    """What kernels.infer_documents does: fits row d of w_docs to document d, ids[offsets[d]:offsets[d + 1]].
+
+    Each document is a corpus of its own, trained for so many epochs with all else frozen, from numbers uniform in
+    (-0.5, 0.5) / dim. Its seed is made of its ids and of seed: nothing else has an influence. One without tokens gets
+    zeros. settings are those of train_sequences. Returns (loss in nats, examples, kept tokens).
+    """
+    tally = np.zeros(3)
+    for row, begin, end in zip(w_docs, offsets[:-1], offsets[1:], strict=True):
+        row[:] = 0
+        document, own = ids[begin:end], np.uint64(seed)
+        if len(document) == 0:
+            continue
+        for word in document:
+            own = mix64(own + GOLDEN + np.uint64(word))
+        uniform = (Stream(own, 0, Purpose.WEIGHTS)(np.arange(dim)) >> np.uint64(40)) * 2.0**-24
+        row[:dim] = (uniform - 0.5) / dim
+        ends = np.array([0, len(document)], np.int64)
+        for epoch in range(epochs):
+            tally += train_sequences(
+                w_in,
+                w_out,
+                w_nodes,
+                document,
+                ends,
+                ends,
+                0,
+                1,
+                keep,
+                noise,
+                tree,
+                row[None],
+                np.array([0, 1]),
+                np.array([0]),
+                cbow=cbow,
+                words=cbow,
+                shared=True,
+                seed=own,
+                epoch=epoch,
+                tokens_before=epoch * len(document),
+                tokens_total=epochs * len(document),
+                frozen=True,
+                **settings,
+            )
+    return float(tally[0]), int(tally[1]), int(tally[2])
 
 
 # ---- decimals -----------------------------------------------------------------------------------------------------

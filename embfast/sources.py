@@ -22,6 +22,7 @@ import numpy as np
 import zstandard
 
 from embfast.errors import FormatError
+from embfast.tags import TagsBuilder
 
 Progress = Callable[[int, int], None]
 Paths = str | os.PathLike[str]
@@ -139,6 +140,49 @@ class Files:
 
 
 @dataclass
+class TaggedFiles(Files):
+    """Lines of tags, a tab and text: the text goes to the encoder, the tags to the builder."""
+
+    def feed(self, encoder: Any, threads: int) -> None:
+        self.builder = TagsBuilder()  # anew, since a text may be read twice
+        total = sum(path.stat().st_size for path in self.paths)
+        done = 0
+        for path in self.paths:
+            first = encoder.n_documents
+            with open(path, "rb", buffering=0) as file:
+                start = b""
+                while len(start) < 10 and (more := file.read(10 - len(start))):
+                    start += more
+                rest: list[bytes] = []
+                for chunk in _plain_bytes(path, file, start):
+                    head, newline, tail = chunk.rpartition(b"\n")
+                    if newline:
+                        self._add(encoder, path, first, b"".join([*rest, head]).split(b"\n"))
+                        rest = []
+                    rest.append(tail)
+                    if self.progress and file.seekable():
+                        self.progress(done + file.tell(), total)
+                if last := b"".join(rest):
+                    self._add(encoder, path, first, [last])
+            done += path.stat().st_size
+
+    def _add(self, encoder: Any, path: Path, first: int, lines: list[bytes]) -> None:
+        texts = []
+        before = encoder.n_documents - first
+        for number, line in enumerate(lines, before + 1):
+            tags, tab, text = line.partition(b"\t")
+            if not tab:
+                raise FormatError(f"{path}:{number}: expected tags, a tab and a text, got no tab in {line[:80]!r}")
+            try:
+                self.builder.add(tags.decode("utf-8").split(" ") if tags else [])
+            except UnicodeDecodeError:
+                raise FormatError(f"{path}:{number}: expected tags in UTF-8, got {tags[:80]!r}") from None
+            texts.append(text)
+        texts.append(b"")
+        _check(encoder.add_bytes(b"\n".join(texts)), str(path), lambda document: f"{path}:{document - first + 1}")
+
+
+@dataclass
 class Sentences:
     """Lists of tokens, one at a time."""
 
@@ -168,6 +212,7 @@ class Parquet:
     paths: list[Path]
     column: str
     progress: Progress | None
+    tag_column: str | None = None
     again = True
 
     def __post_init__(self) -> None:
@@ -186,8 +231,9 @@ class Parquet:
             except (pyarrow.ArrowInvalid, pyarrow.ArrowIOError) as error:
                 raise FormatError(f"{path}: expected a Parquet file, got: {error}") from None
             schema = file.schema_arrow
-            if self.column not in schema.names:
-                raise KeyError(f"{path}: no column {self.column!r}; there are {', '.join(map(repr, schema.names))}")
+            for name in (self.column, self.tag_column):
+                if name is not None and name not in schema.names:
+                    raise KeyError(f"{path}: no column {name!r}; there are {', '.join(map(repr, schema.names))}")
             kind = schema.field(self.column).type
             is_list = pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind)
             kinds.add(is_list)
@@ -205,6 +251,8 @@ class Parquet:
         return f"column {self.column!r} of {Files(self.paths, None)}"
 
     def feed(self, encoder: Any, threads: int) -> None:
+        self.builder = TagsBuilder()
+        columns = [self.column] if self.tag_column is None else [self.column, self.tag_column]
         total = sum(file.metadata.num_rows for file in self.files)
         for path, file in zip(self.paths, self.files, strict=True):
             first = encoder.n_documents
@@ -212,9 +260,13 @@ class Parquet:
             def place(document: int, path: Path = path, first: int = first) -> str:
                 return f"{path}, row {document - first}"
 
-            for batch in file.iter_batches(batch_size=8192, columns=[self.column]):
-                text = self._joined(batch.column(0))
+            for batch in file.iter_batches(batch_size=8192, columns=columns):
+                text = self._joined(batch.column(self.column))
                 _check(encoder.add_bytes(text), str(path), place)
+                if self.tag_column is not None:
+                    for tags in batch.column(self.tag_column).to_pylist():
+                        tags = [] if tags is None else tags if isinstance(tags, list) else [tags]
+                        self.builder.add(str(tag) for tag in tags)
                 if self.progress:
                     self.progress(encoder.n_documents, total)
 

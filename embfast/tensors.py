@@ -60,10 +60,10 @@ def joined(texts: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
     return offsets, np.frombuffer(b"".join(texts), np.uint8)
 
 
-def word_tensors(words: list[str]) -> dict[str, np.ndarray]:
-    """A vocabulary as the two tensors that TensorFile.read_words reads."""
+def word_tensors(words: list[str], name: str = "words") -> dict[str, np.ndarray]:
+    """A vocabulary, or other strings of that name, as the two tensors that TensorFile.read_words reads."""
     offsets, utf8 = joined([word.encode() for word in words])
-    return {"words_utf8": utf8, "words_offsets": offsets}
+    return {f"{name}_utf8": utf8, f"{name}_offsets": offsets}
 
 
 class Entry(NamedTuple):
@@ -152,22 +152,22 @@ class TensorFile:
             return np.empty(0, np.uint8)
         return np.memmap(self.path, np.uint8, "r", entry.begin, entry.shape)
 
-    def read_words(self) -> list[str]:
+    def read_words(self, name: str = "words") -> list[str]:
         """What word_tensors made of a vocabulary."""
-        ends = self.read("words_offsets", "I64")
-        text = self.read("words_utf8", "U8").tobytes()
+        ends = self.read(f"{name}_offsets", "I64")
+        text = self.read(f"{name}_utf8", "U8").tobytes()
         if len(ends) < 1 or ends[0] != 0 or ends[-1] != len(text) or (np.diff(ends) < 0).any():
-            raise FormatError(f"{self.path}: expected words_offsets to rise from 0 to {len(text)}; they do not")
+            raise FormatError(f"{self.path}: expected {name}_offsets to rise from 0 to {len(text)}; they do not")
         try:
             return [text[lo:hi].decode() for lo, hi in pairwise(ends.tolist())]
         except UnicodeDecodeError as error:
-            raise FormatError(f"{self.path}: expected words in UTF-8, got {error.object!r}") from None
+            raise FormatError(f"{self.path}: expected {name} in UTF-8, got {error.object!r}") from None
 
-    def read_table(self, name: str, n: int, dim: int) -> np.ndarray:
-        """A float32 (n, dim) tensor in the padded table that kernels want."""
-        self._entry(name, "F32", (n, dim))
-        table = kernels.weight_table(n, dim)
-        self._fill(name, table[:, :dim])
+    def read_table(self, name: str, n: int, dim: int, pieces: int = 1) -> np.ndarray:
+        """A float32 (n, dim) tensor in the padded table that kernels want, or (n, pieces, dim), each piece padded."""
+        self._entry(name, "F32", (n, dim) if pieces == 1 else (n, pieces, dim))
+        table = kernels.weight_table(n, pieces * kernels.padded(dim))
+        self._fill(name, table[:, :dim] if pieces == 1 else table.reshape(n, pieces, -1)[:, :, :dim])
         return table
 
     def _entry(self, name: str, dtype: str, shape: tuple[int, ...] | None) -> Entry:

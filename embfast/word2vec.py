@@ -247,7 +247,7 @@ class Word2Vec(Estimator):
         if not new:
             corpus = corpus if corpus.words == self.words_ else corpus.with_words(self.words_)
             self.counts_ = self.counts_ + corpus.counts
-            self._tables = {name: _for_kernels(table) for name, table in self._tables.items()}
+            self._tables = {name: for_kernels(table) for name, table in self._tables.items()}
             return corpus
         n_old, words = len(self.words_), self.words_ + new
         added = dict(zip(corpus.words, corpus.counts.tolist(), strict=True))
@@ -405,7 +405,7 @@ def noise_weights(counts: np.ndarray, exponent: float) -> np.ndarray:
     return np.where(counts > 0, np.exp(logs - logs[counts > 0].max()), 0.0)
 
 
-def _for_kernels(table: np.ndarray) -> np.ndarray:
+def for_kernels(table: np.ndarray) -> np.ndarray:
     """The table, or an aligned and writable copy if it went through pickle or copy."""
     if table.ctypes.data % 64 == 0 and table.flags.c_contiguous and table.flags.writeable:
         return table

@@ -35,6 +35,9 @@ class Problem:
     lr: float = 0.05
     seed: int = 1
     period: int = 0  # words repeat after so many tokens, in place of random ones
+    tags: int = 0  # of a document: from none (save with concat, where all have as many) to this many; 0: no documents
+    predict: bool = True  # words of the window predict, beside the tags
+    concat: bool = False
 
     def arguments(self, dtype=np.float32):
         """Fresh arguments of train_sequences, weights of this dtype: what float32 holds, whatever the dtype."""
@@ -53,10 +56,32 @@ class Problem:
         keep = rng.integers(0, 2**32, self.words, dtype=np.uint32)
         keep[0] = 2**32 - 1
         made_by = kernels if dtype == np.float32 else reference
-        return {
-            "w_in": table(self.words),
-            "w_out": table(self.words) if self.sampling else None,
-            "w_nodes": table(self.words - 1) if self.hs else None,
+
+        def wide(rows):
+            """Output rows: as many parts as a hidden row has, each with its padding."""
+            if not self.concat:
+                return table(rows)
+            return np.concatenate([table(rows) for _ in range(self.tags + 2 * self.window)], axis=1)
+
+        documents = {}
+        if self.tags:
+            n = len(self.offsets()) - 1
+            lists = [
+                rng.permutation(2 * n)[: self.tags if self.concat else rng.integers(self.tags + 1)] for _ in range(n)
+            ]
+            if self.tags == 1:
+                lists = [np.array([d]) for d in range(n)]
+            documents = {
+                "w_docs": table(2 * n),
+                "tag_offsets": np.cumsum([0, *map(len, lists)]).astype(np.int64),
+                "tags": np.concatenate(lists).astype(np.int32),
+                "words": self.predict,
+                "concat": self.concat,
+            }
+        return documents | {
+            "w_in": table(self.words + self.concat) if self.predict else None,
+            "w_out": aligned(wide(self.words)) if self.sampling else None,
+            "w_nodes": aligned(wide(self.words - 1)) if self.hs else None,
             "ids": ids,
             "offsets": self.offsets(),
             "blocks": self.blocks(),
@@ -96,8 +121,32 @@ class Problem:
         """Trains with kernels or reference. Returns arrays: the tally, then the tables by name."""
         arguments = self.arguments(dtype)
         tally = how.train_sequences(**arguments)
-        tables = {name: arguments[name] for name in ("w_in", "w_out", "w_nodes") if arguments[name] is not None}
+        tables = {name: arguments[name] for name in TABLES if arguments.get(name) is not None}
         return {"tally": np.array(tally, np.float64), **tables}
+
+    def infer(self, how, dtype=np.float32, **changed):
+        """Fits new rows to the problem's documents. Returns arrays: the tally, and all tables by name."""
+        arguments = self.arguments(dtype)
+        for name in ("tag_offsets", "tags", "words", "shared", "blocks", "first_block", "last_block", "epoch"):
+            arguments.pop(name)
+        del arguments["tokens_before"], arguments["tokens_total"]
+        arguments["w_docs"] = arguments["w_docs"][: len(arguments["offsets"]) - 1]
+        arguments |= {"dim": self.dim, "epochs": 3, **changed}
+        tally = how.infer_documents(**arguments)
+        tables = {name: arguments[name] for name in TABLES if arguments[name] is not None}
+        return {"tally": np.array(tally, np.float64), **tables}
+
+
+TABLES = ("w_in", "w_out", "w_nodes", "w_docs")
+
+
+def aligned(table):
+    """A copy as kernels want it."""
+    if table.dtype != np.float32:
+        return table
+    made = kernels.weight_table(len(table), table.shape[1])
+    made[:] = table
+    return made
 
 
 WINDOWS = {
@@ -105,6 +154,13 @@ WINDOWS = {
     "pairs": {"shared": False},
     "cbow-mean": {"cbow": True, "mean": True},
     "cbow-sum": {"cbow": True, "mean": False},
+}
+DOCUMENTS = {
+    "dbow": {"predict": False},
+    "dbow-words": {},
+    "dm-mean": {"cbow": True},
+    "dm-sum": {"cbow": True, "mean": False},
+    "dm-concat": {"cbow": True, "concat": True, "shrink": False},
 }
 
 
@@ -162,6 +218,27 @@ def every_problem():
     found["window-wider-than-any-document"] = Problem(window=100, tokens=30)
     found["far-saturated"] = Problem(score=900.0, words=100, lr=1e-3)
     found["long-paths"] = Problem(hs=True, words=3000, drawn=20, tokens=60)
+    for (dim, kind, output), several in product(
+        product((1, 7, 8, 16, 100, 300), DOCUMENTS, ("ns", "hs", "both")), (1, 3)
+    ):
+        many, scale = (0, 1.0) if output == "hs" else next(drawn)
+        name = f"{kind}-{output}-dim{dim}-tags{several}"
+        found[name] = Problem(
+            dim=dim,
+            words=next(words),
+            tags=several,
+            centers=next(centers) if output == "ns" else 1,
+            drawn=many,
+            scale=scale,
+            sampling=output != "hs",
+            hs=output != "ns",
+            **{"window": 1 if kind == "dbow" else 3, **next(extras), **DOCUMENTS[kind]},
+        )
+    for (kind, how), together in product(DOCUMENTS.items(), (1, 4)):
+        plain = Problem(dim=20, words=600, tokens=150, window=5, tags=1, drawn=8, centers=together, **how)
+        found[f"{kind}-fast-path-centers{together}"] = plain
+        found[f"{kind}-period7-centers{together}"] = replace(plain, period=7)
+        found[f"{kind}-saturated-centers{together}"] = replace(plain, score=25.0, lr=0.002, words=100)
     # Where few words get many moves in one step, long steps run away, and rounding with them.
     return {name: replace(p, lr=p.lr / 10) if p.words < 12 and p.window > 1 else p for name, p in found.items()}
 
@@ -171,6 +248,9 @@ def main():
     for name, problem in every_problem().items():
         for part, values in problem.solve(kernels).items():
             solved[f"{name}/{part}"] = values
+        if problem.tags == 1:
+            for part, values in problem.infer(kernels).items():
+                solved[f"{name}/inferred/{part}"] = values
     np.savez(sys.argv[1], **solved)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from problems import WINDOWS, Problem, every_problem
+from problems import DOCUMENTS, WINDOWS, Problem, every_problem
 
 import embfast
 from embfast import kernels, reference
@@ -51,16 +51,31 @@ def expected(name):
     return PROBLEMS[name].solve(reference, np.float64)
 
 
+@cache
+def expected_inferred(name):
+    return PROBLEMS[name].infer(reference, np.float64)
+
+
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_kernel_matches_reference(name, solved):
-    for part, slow in expected(name).items():
+    same_as_reference(PROBLEMS[name], expected(name), solved, name)
+
+
+@pytest.mark.parametrize("name", [name for name, problem in PROBLEMS.items() if problem.tags == 1])
+def test_inference_matches_reference(name, solved):
+    same_as_reference(PROBLEMS[name], expected_inferred(name), solved, f"{name}/inferred")
+
+
+def same_as_reference(problem, expected, solved, name):
+    for part, slow in expected.items():
         fast = solved[f"{name}/{part}"]
         if part == "tally":
             assert_allclose(fast[0], slow[0], rtol=1e-4)
             assert_array_equal(fast[1:], slow[1:], "examples, kept")
         else:
             assert_allclose(fast, slow, rtol=1e-4, atol=1e-6, err_msg=part)
-            assert not fast[:, PROBLEMS[name].dim :].any(), f"{part}: padding moved"
+            parts = fast.reshape(len(fast), -1, kernels.padded(problem.dim))
+            assert not parts[:, :, problem.dim :].any(), f"{part}: padding moved"
 
 
 def test_problems_saturate():
@@ -93,22 +108,28 @@ def test_logistic_step_follows_the_gradient_of_its_loss():
         assert_allclose(move, -gradient, rtol=1e-6, atol=1e-8)
 
 
-def stated_loss(model, batch, kind, mean):
-    """The loss of a batch, summed pair by pair as the papers write it: -log p for a word, -log(1 - p) for a draw."""
+def output_loss(model, hidden, word, drawn):
+    """-log p for a word, -log(1 - p) for a draw, as the papers write it."""
 
     def softplus(x):
         return np.log1p(np.exp(-abs(x))) + max(x, 0.0)
 
+    loss = 0.0
+    if model.w_nodes is not None:
+        for j in range(model.tree.offsets[word], model.tree.offsets[word + 1]):
+            score = hidden @ model.w_nodes[model.tree.nodes[j]]
+            loss += softplus(score if model.tree.codes[j] else -score)
+    if model.w_out is not None:
+        loss += softplus(-hidden @ model.w_out[word])
+        loss += sum(model.scale * softplus(hidden @ model.w_out[k]) for k in drawn if k != word)
+    return loss
+
+
+def stated_loss(model, batch, kind, mean):
+    """The loss of a batch, summed pair by pair."""
+
     def output(hidden, word, drawn):
-        loss = 0.0
-        if model.w_nodes is not None:
-            for j in range(model.tree.offsets[word], model.tree.offsets[word + 1]):
-                score = hidden @ model.w_nodes[model.tree.nodes[j]]
-                loss += softplus(score if model.tree.codes[j] else -score)
-        if model.w_out is not None:
-            loss += softplus(-hidden @ model.w_out[word])
-            loss += sum(model.scale * softplus(hidden @ model.w_out[k]) for k in drawn if k != word)
-        return loss
+        return output_loss(model, hidden, word, drawn)
 
     total = 0.0
     for center in range(batch.first, batch.last):
@@ -166,6 +187,71 @@ def test_a_batch_follows_the_gradient_of_its_stated_loss(kind, centers, output):
         factor = factors.get(kind, 1.0) if i == 0 else 1.0
         assert np.abs(gradient).max() > 0.01
         assert_allclose(table - old, -factor * gradient, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("output", ["ns", "hs", "both"])
+@pytest.mark.parametrize("centers", [1, 3])
+@pytest.mark.parametrize("kind", DOCUMENTS)
+def test_a_batch_with_tags_follows_the_gradient_of_its_stated_loss(kind, centers, output, frozen):
+    """Le & Mikolov 2014: a document's tags are in every window. CBOW's inputs move by word2vec.c's factors."""
+    if centers > 1 and output != "ns":
+        pytest.skip("paths have one center")
+    rng = np.random.default_rng(6)
+    words, dim, radius, concat = 5, 3, 2, kind == "dm-concat"
+    sentence, drawn, tags = np.array([0, 1, 2, 3, 1, 0, 2]), np.array([2, 2, 0, 4]), np.array([3, 1])
+    wide = (len(tags) + 2 * radius) * dim if concat else dim
+    w_in, w_docs = rng.standard_normal((words + concat, dim)), rng.standard_normal((4, dim))
+    w_out, w_nodes = rng.standard_normal((words, wide)), rng.standard_normal((words - 1, wide))
+    model = reference.Model(
+        w_in,
+        None if output == "hs" else w_out,
+        None if output == "ns" else w_nodes,
+        reference.HuffmanTree(np.array([9, 5, 5, 2, 1])),
+        scale=0.6,
+        lr=1.0,
+        w_docs=w_docs,
+        frozen=frozen,
+    )
+    first = 2 if concat or centers == 3 else 3  # with concat, a window may pass the end
+    batch = reference.Batch(sentence, first, first + centers, radius, drawn, tags)
+
+    def stated():
+        total = 0.0
+        for center in range(batch.first, batch.last):
+            near = [p for p in range(center - radius, center + radius + 1) if p != center]
+            inside = [p for p in near if 0 <= p < len(sentence)]
+            rows = [w_docs[tag] for tag in tags]
+            if concat:
+                rows += [w_in[sentence[p]] if p in inside else w_in[words] for p in near]
+                hidden = [np.concatenate(rows)]
+            elif kind == "dbow":
+                hidden = rows
+            else:
+                rows += [w_in[sentence[p]] for p in inside]
+                hidden = rows if kind == "dbow-words" else [sum(rows) / (len(rows) if kind == "dm-mean" else 1)]
+            total += sum(output_loss(model, h, sentence[center], drawn) for h in hidden)
+        return total
+
+    tables = {"w_docs": w_docs, "w_in": w_in, "w_out": model.w_out, "w_nodes": model.w_nodes}
+    tables = {name: table for name, table in tables.items() if table is not None}
+    slopes = {name: slope(stated, table) for name, table in tables.items()}
+    before, loss_before = {name: table.copy() for name, table in tables.items()}, stated()
+    if concat:
+        loss, examples = reference.concat_batch(model, batch)
+    elif kind.startswith("dm"):
+        loss, examples = reference.cbow_batch(model, batch, kind == "dm-mean")
+    else:
+        loss, examples = reference.skip_gram_batch(model, batch, kind == "dbow-words")
+    assert_allclose(loss, loss_before, rtol=1e-12)
+    assert examples == centers * {"dbow": 2, "dbow-words": 6}.get(kind, 1)
+    for name, table in tables.items():
+        if frozen and name != "w_docs":
+            assert_array_equal(table, before[name])
+            continue
+        factor = {"dm-mean": 6, "dm-sum": 1 / 6}.get(kind, 1.0) if name in ("w_docs", "w_in") else 1.0
+        assert kind == "dbow" or np.abs(slopes[name]).max() > 0.01
+        assert_allclose(table - before[name], -factor * slopes[name], rtol=1e-6, atol=1e-8)
 
 
 LONG = {kind: Problem(dim=20, words=300, tokens=3000, window=5, **how) for kind, how in WINDOWS.items()}
@@ -294,6 +380,7 @@ BAD = {
         "tree",
         {"w_nodes": lambda a: kernels.weight_table(11, 8), "tree": lambda a: kernels.HuffmanTree(np.arange(13, 0, -1))},
     ),
+    "w_in: missing": ("w_in", {"w_in": lambda a: None}),
     "w_out: missing": ("w_out", {"w_out": lambda a: None}),
     "w_out and w_nodes: missing": ("w_out and w_nodes", {"w_out": lambda a: None, "drawn": 0}),
     "noise: missing": ("noise", {"noise": lambda a: None}),
@@ -325,17 +412,104 @@ def test_a_bad_value_is_refused_by_name(case):
         elif value == "tree":
             value = kernels.HuffmanTree(np.arange(12, 0, -1))
         arguments[name] = value
-    before = arguments["w_in"].copy()
+    before = arguments["w_in"] if arguments["w_in"] is None else arguments["w_in"].copy()
     with pytest.raises(ValueError, match=named):
         kernels.train_sequences(**arguments)
     assert_array_equal(arguments["w_in"], before)
+
+
+BAD_DOCUMENTS = {
+    "tags: too large": ("tags: expected 0 <= id < 18", {"tags": lambda a: np.where(a == a[0], 18, a).astype(np.int32)}),
+    "tags: negative": ("tags: expected 0 <= id", {"tags": lambda a: np.where(a == a[0], -1, a).astype(np.int32)}),
+    "tags: missing": ("tag_offsets and tags", {"tags": lambda a: None}),
+    "tags: short": ("tag_offsets: expected to rise from 0 to", {"tags": lambda a: a[:-1].copy()}),
+    "tag_offsets: missing": ("tag_offsets and tags", {"tag_offsets": lambda a: None}),
+    "tag_offsets: short": ("tag_offsets: expected 10 entries", {"tag_offsets": lambda a: a[:-1].copy()}),
+    "tag_offsets: descend": ("tag_offsets: expected to rise", {"tag_offsets": lambda a: a[::-1].copy()}),
+    "w_docs: columns": ("w_docs: expected 16 columns", {"w_docs": lambda a: kernels.weight_table(18, 20)}),
+    "w_in: missing": ("w_in is needed", {"w_in": lambda a: None}),
+    "own draws": ("shared draws", {"shared": False}),
+    "concat: skip-gram": ("concat needs cbow", {"concat": True, "shrink": False}),
+    "concat: shrinking": ("concat needs cbow and shrink = False", {"concat": True, "cbow": True}),
+    "concat: columns": ("w_out: expected 80 columns", {"concat": True, "cbow": True, "shrink": False}),
+    "concat: other tags": (
+        "tags: concat needs as many for each document, got 0 to 2",
+        {
+            "concat": True,
+            "cbow": True,
+            "shrink": False,
+            "tag_offsets": lambda a: np.array([0, 0, 2, *a[3:]], np.int64),
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_DOCUMENTS)
+def test_bad_documents_are_refused_by_name(case):
+    named, changed = BAD_DOCUMENTS[case]
+    arguments = Problem(tags=1).arguments()
+    for name, value in changed.items():
+        arguments[name] = value(arguments[name]) if callable(value) else value
+    before = arguments["w_docs"].copy()
+    with pytest.raises(ValueError, match=named):
+        kernels.train_sequences(**arguments)
+    if arguments["w_docs"].shape == before.shape:
+        assert_array_equal(arguments["w_docs"], before)
+
+
+@pytest.mark.parametrize(
+    ("named", "changed"),
+    [
+        ("offsets: expected to rise from 0 to 80", {"offsets": np.array([0, 0, 1, 3, 2, 20, 60, 60, 80, 80])}),
+        ("offsets: expected to rise from 0 to 80", {"offsets": np.array([0, 0, 1, 3, 3, 20, 60, 60, 80, 81])}),
+        ("offsets: expected 10 entries", {"offsets": np.array([0, 80])}),
+        ("ids: expected 0 <= id < 12", {"ids": np.full(80, 12, np.int32)}),
+        ("w_docs", {"w_docs": None}),
+        ("dim: expected 1..16", {"dim": 17}),
+        ("dim: expected 1..16", {"dim": 0}),
+        ("epochs", {"epochs": 0}),
+        ("threads", {"threads": 0}),
+    ],
+    ids=str,
+)
+def test_bad_arguments_of_inference_are_refused_by_name(named, changed):
+    with pytest.raises(ValueError, match=named):
+        Problem(tags=1, predict=False).infer(kernels, **changed)
+
+
+@pytest.mark.parametrize("kind", DOCUMENTS)
+def test_inference_depends_on_the_document_alone(kind):
+    """Threads, order, neighbours: none of them changes a bit; and nothing but the new rows moves."""
+    problem = Problem(
+        dim=20, words=300, tokens=900, window=5, tags=1, drawn=8, centers=4, noise=5000, **DOCUMENTS[kind]
+    )
+    before = problem.arguments()
+    whole = problem.infer(kernels)
+    for name in ("w_in", "w_out"):
+        if before[name] is not None:
+            assert_array_equal(whole[name], before[name])
+    assert_array_equal(whole["w_docs"], problem.infer(kernels, threads=2)["w_docs"])
+    offsets, ids = problem.offsets(), before["ids"]
+    order = np.random.default_rng(1).permutation(len(offsets) - 1)[:7]
+    documents = [ids[offsets[d] : offsets[d + 1]] for d in order]
+    changed = {
+        "ids": np.concatenate(documents),
+        "offsets": np.cumsum([0, *map(len, documents)]).astype(np.int64),
+        "w_docs": kernels.weight_table(7, 20),
+        "threads": 2,
+    }
+    assert_array_equal(problem.infer(kernels, **changed)["w_docs"], whole["w_docs"][order])
+    empty = np.diff(offsets) == 0
+    assert not whole["w_docs"][empty].any()
+    assert whole["w_docs"][~empty].any(axis=1).all()
+    other = problem.infer(kernels, seed=2)["w_docs"]
+    assert (other != whole["w_docs"])[~empty].any(axis=1).all()
 
 
 @pytest.mark.parametrize(
     "changed",
     [
         {"ids": [0, 1]},
-        {"w_in": None},
         {"window": 2.5},
         {"window": "5"},
         {"seed": -1},

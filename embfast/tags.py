@@ -1,0 +1,80 @@
+"""The tags of documents: the names that document vectors are learned for."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+
+import numpy as np
+
+
+class Tags:
+    """Which tags each document has; a tag may stand at several documents, and a document may have several or none.
+
+    >>> tags = Tags.of(["x", ["y", "x"]], 2)
+    >>> tags.keys, tags.offsets.tolist(), tags.ids.tolist()
+    (['x', 'y'], [0, 1, 3], [0, 1, 0])
+
+    Attributes:
+        keys: list of str, the distinct tags by first occurrence.
+        ids: int32, indices into keys; document d has ids[offsets[d]:offsets[d + 1]], no tag twice.
+        offsets: int64 (documents + 1,).
+
+    Memory: 4 bytes a tag of a document and 8 a document, and about 150 bytes for each distinct tag.
+    """
+
+    def __init__(self, keys: list[str], offsets: np.ndarray, ids: np.ndarray) -> None:
+        self.keys, self.offsets, self.ids = keys, offsets, ids
+
+    @classmethod
+    def of(cls, given: Tags | Iterable[str] | Iterable[Iterable[str]] | None, n: int, first: int = 0) -> Tags:
+        """The tags of n documents: Tags as they are, a str or a list of str for each, or, of None, their numbers.
+
+        Numbers count from `first`.
+
+        Raises:
+            ValueError: there are not n.
+            TypeError: a tag is not a str.
+        """
+        if given is None:
+            numbers = np.arange(n + 1, dtype=np.int64)
+            return cls([str(i) for i in range(first, first + n)], numbers, numbers[:n].astype(np.int32))
+        if not isinstance(given, Tags):
+            if isinstance(given, str | bytes):
+                raise TypeError(f"tags: expected a str or a list of str for each document, got one {given!r}")
+            builder = TagsBuilder()
+            for number, own in enumerate(given):
+                own = [own] if isinstance(own, str) else own
+                if isinstance(own, bytes) or not isinstance(own, Iterable):
+                    raise TypeError(f"tags: expected a str or a list of str for document {number}, got {own!r}")
+                own = list(own)
+                if not all(isinstance(tag, str) for tag in own):
+                    raise TypeError(f"tags: expected tags of type str for document {number}, got {own!r}")
+                builder.add(own)
+            given = builder.tags()
+        if len(given) != n:
+            raise ValueError(f"tags: expected those of {n:,} documents, got those of {len(given):,}")
+        return given
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __repr__(self) -> str:
+        return f"Tags({len(self):,} documents, {len(self.keys):,} tags)"
+
+
+class TagsBuilder:
+    """Collects tags, document by document."""
+
+    def __init__(self) -> None:
+        self.index: dict[str, int] = {}
+        self.ids, self.ends = array("i"), array("q", [0])
+
+    def add(self, tags: Iterable[str]) -> None:
+        """The tags of the next document."""
+        index = self.index
+        self.ids.extend(dict.fromkeys(index.setdefault(tag, len(index)) for tag in tags))
+        self.ends.append(len(self.ids))
+
+    def tags(self) -> Tags:
+        return Tags(list(self.index), np.array(self.ends, np.int64), np.array(self.ids, np.int32))

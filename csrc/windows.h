@@ -77,13 +77,11 @@ struct Trainer {
 
   // One of the centers is among the drawn words.
   EMBFAST_INLINE bool collide(const int32_t* center, int n_centers, const int32_t* drawn) const {
-    Ints same{};
-    for (int k = 0; k < job.drawn; k += W) {
-      const Ints word = *reinterpret_cast<const UnalignedInts*>(drawn + k);
-      const Ints lane = iota() < job.drawn - k;
-      for (int t = 0; t < n_centers; ++t) same |= (word == center[t]) & lane;
+    bool same = false;  // number by number: whole registers would read past the end of the noise
+    for (int k = 0; k < job.drawn; ++k) {
+      for (int t = 0; t < n_centers; ++t) same |= drawn[k] == center[t];
     }
-    return any(same);
+    return same;
   }
 
   EMBFAST_INLINE bool distinct_draws(const int32_t* drawn) const {

@@ -72,8 +72,8 @@ class Doc2Vec(Estimator):
         lr: step on the first word, falling linearly to min_lr; by default 0.05 for PV-DM by mean or sum, 0.025 for
             PV-DM by concatenation and for PV-DBOW.
         min_lr: step on the last word; lr / 10,000 by default.
-        negatives_shared: neighbouring windows share their drawn words, two or more for each; otherwise each has its own,
-            as each word of PV-DBOW always has.
+        negatives_shared: neighbouring windows share their drawn words, two or more for each; otherwise each has its
+            own, as each word of PV-DBOW always has.
         threads: all cores by default. One gives the same bits every time; more differ in the last digits. Inference
             gives the same bits with any number.
         seed: 0 to 2**64 - 1, of first weights and all draws.

@@ -72,7 +72,8 @@ class Doc2Vec(Estimator):
         lr: step on the first word, falling linearly to min_lr; by default 0.05 for PV-DM by mean or sum, 0.025 for
             PV-DM by concatenation and for PV-DBOW.
         min_lr: step on the last word; lr / 10,000 by default.
-        negatives_shared: neighbouring words share their drawn words, two or more for each; otherwise each has its own.
+        negatives_shared: neighbouring windows share their drawn words, two or more for each; otherwise each has its
+            own, as each word of PV-DBOW always has.
         threads: all cores by default. One gives the same bits every time; more differ in the last digits. Inference
             gives the same bits with any number.
         seed: 0 to 2**64 - 1, of first weights and all draws.
@@ -272,22 +273,18 @@ class Doc2Vec(Estimator):
         check_int("seed", self.seed, 0, 2**64 - 1)
 
     def _parts(self) -> "list[_Part]":
+        """The models to train. PV-DBOW alone draws for each word: where four share eight draws it is twice as fast, and
+        an eighth of a point worse on the IMDB reviews (87.65 against 87.78 %, dim=100, 20 epochs, six seeds)."""
+        one = Sharing(True, 1, self.negatives, 1.0)
         parts = []
         if self.mode != "dbow":
-            concat = self.dm == "concat"
             share = sharing(True, self.hs, self.negatives, self.negatives_shared, self.window)
-            if concat and share.centers > 1:
-                share = _in_a_tile(self.negatives)
-            parts.append(_Part("dm", True, True, concat, self.seed, share))
+            parts.append(_Part("dm", True, True, self.dm == "concat", self.seed, share))
         if self.mode != "dm":
-            if self.dbow_words:
-                share = sharing(False, self.hs, self.negatives, True, min(self.window, 50))
-            else:
-                share = _in_a_tile(self.negatives)
+            words = self.dbow_words and self.negatives_shared
+            share = sharing(False, self.hs, self.negatives, True, min(self.window, 50)) if words else one
             parts.append(_Part("dbow", False, self.dbow_words, False, (self.seed + 1) % 2**64, share))
-        alone = self.hs or not self.negatives_shared or 0 < self.negatives < 5
-        one = Sharing(True, 1, self.negatives, 1.0)
-        return [part._replace(share=one) if alone or not self.negatives else part for part in parts]
+        return parts
 
     def _concat_tags(self, tags: Tags) -> int:
         """Tags of each document, where PV-DM puts them end to end; otherwise 0."""
@@ -584,15 +581,6 @@ class _Part(NamedTuple):
     concat: bool
     seed: int
     share: Sharing
-
-
-def _in_a_tile(negatives: int) -> Sharing:
-    """Four centers share drawn words, two for each center, the least that keeps quality (see word2vec.sharing).
-
-    With five negatives that makes 12 output rows, as many as one pass of the kernel holds.
-    """
-    drawn = math.ceil(1.6 * negatives)
-    return Sharing(True, 4, drawn, negatives / max(drawn, 1))
 
 
 def _of_documents(seed: int) -> int:

@@ -505,3 +505,8 @@ def test_the_benchmark_measures_speed_and_accuracy(tmp_path, monkeypatch, capsys
         assert row["mode"] == "both" or row["words_per_cpu_s"] > 0
         assert row["times_words_per_cpu_s"] is None
     assert "documents/CPU s" in capsys.readouterr().out
+    options += ["--quality", "--transductive", "--modes", "dbow", "--seeds", "1", "--json", str(path)]
+    bench_doc2vec.main(options)
+    (row,) = json.loads(path.read_text())["runs"]["quality"]
+    assert row["accuracy"] > 0.8
+    assert row["inferred"] == 1

@@ -4,12 +4,14 @@ from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["CooccurrenceMatrix", "Corpus", "GloVe", "Phrases", "Vectors", "Word2Vec", "evaluate"]
+__all__ = ["CooccurrenceMatrix", "Corpus", "GloVe", "Graph", "Node2Vec", "Phrases", "Vectors", "Word2Vec", "evaluate"]
 
 _HOMES = {
     "CooccurrenceMatrix": "glove",
     "Corpus": "corpus",
     "GloVe": "glove",
+    "Graph": "graph",
+    "Node2Vec": "node2vec",
     "Phrases": "phrases",
     "Vectors": "vectors",
     "Word2Vec": "word2vec",

@@ -17,7 +17,8 @@ enum class Purpose : uint64_t {
   shuffle = 5,
   group = 6,
   order = 7,
-  place = 8
+  place = 8,
+  walk = 16  // drawn in embfast/walks.py
 };
 
 EMBFAST_HD inline uint64_t mix64(uint64_t z) {

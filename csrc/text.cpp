@@ -171,6 +171,8 @@ void add_specials(WordTable& table, const Separators& separators) {
 
 }  // namespace
 
+bool is_text(std::string_view bytes) { return is_text(bytes.data(), static_cast<uint32_t>(bytes.size())); }
+
 WordTable::WordTable() { grow_to(1 << 12); }
 
 WordTable::~WordTable() { std::free(slots_); }

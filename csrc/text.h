@@ -10,6 +10,9 @@
 
 namespace embfast {
 
+// Whether these bytes are UTF-8 without a NUL; fewer than 2^32 of them.
+bool is_text(std::string_view bytes);
+
 // Words and their counts: open addressing, linear probing, 32 bytes a slot, 0.6 full at most.
 class WordTable {
  public:

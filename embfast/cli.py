@@ -1,4 +1,4 @@
-"""The command line: embfast word2vec, doc2vec, glove, neighbors, analogy, plot, evaluate, convert, phrases, vocab."""
+"""The command line: embfast word2vec, doc2vec, glove, node2vec, neighbors, analogy, plot, evaluate, convert and more."""
 
 import functools
 import inspect
@@ -18,10 +18,12 @@ from embfast import __version__
 from embfast.doc2vec import Doc2Vec
 from embfast.errors import TrainingError
 from embfast.glove import CooccurrenceMatrix, GloVe
+from embfast.node2vec import Node2Vec
 from embfast.word2vec import Word2Vec
 
 if TYPE_CHECKING:
     from embfast.corpus import Corpus
+    from embfast.graph import Graph
     from embfast.vectors import Vectors
 
 app = typer.Typer(
@@ -168,7 +170,12 @@ def vocabulary_options(read_vocab: Path | None, min_count: int, max_vocab: int |
 
 
 def fit(
-    model: Word2Vec | GloVe, data: Any, checkpoint: Path | None, checkpoint_minutes: float, resume: bool, quiet: bool
+    model: Word2Vec | GloVe | Node2Vec,
+    data: Any,
+    checkpoint: Path | None,
+    checkpoint_minutes: float,
+    resume: bool,
+    quiet: bool,
 ) -> float:
     """Trains a model and returns the seconds; Ctrl-C says how to go on."""
     if resume and not quiet and not checkpoint.exists():
@@ -196,7 +203,7 @@ def read_vectors(path: Path, format: str | None = None, **options: Any) -> "Vect
 
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
-    models = {model.__name__: model for model in (Word2Vec, Doc2Vec, GloVe)}
+    models = {model.__name__: model for model in (Word2Vec, Doc2Vec, GloVe, Node2Vec)}
     if format is None and path.suffix == ".safetensors" and (name := model_class(path)) in models:
         return models[name].load(path).vectors_
     return Vectors.load(path, format, **options)
@@ -642,6 +649,97 @@ def glove(
         print(json.dumps(result))
     elif not quiet:
         for path in (keep_matrix, output, save_model):
+            if path is not None:
+                say(f"wrote {path}")
+
+
+def read_graph(path: Path, quiet: bool, **options: Any) -> "Graph":
+    """An edge list, a matrix, columns of a Parquet file, or what Graph.save wrote."""
+    from embfast.graph import Graph
+
+    if path.suffix == ".safetensors":
+        return Graph.load(path)
+    if path.suffix == ".parquet":
+        weight = "weight" if options["weighted"] else None
+        return Graph.from_parquet(
+            path, weight=weight, directed=bool(options["directed"]), duplicates=options["duplicates"]
+        )
+    with reading("reading", quiet) as progress:
+        return Graph.from_file(path, progress=progress, **options)
+
+
+@command("node2vec")
+@takes_settings(Node2Vec)
+def node2vec(
+    model: Node2Vec,
+    edges: Annotated[
+        Path,
+        typer.Argument(
+            help="Lines `node node [weight]` (plain, gz, bz2, xz, zst), Matrix Market, scipy .npz, .parquet with the "
+            "columns source, target (and weight), or a saved Graph."
+        ),
+    ],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the vectors here.")] = None,
+    format: FileFormat = None,
+    weighted: Annotated[
+        bool | None, typer.Option(help="Insist on weights, or pass over them; by default as the file has them.")
+    ] = None,
+    directed: Annotated[
+        bool | None, typer.Option(help="Edges lead one way only; by default not, unless a matrix says so.")
+    ] = None,
+    duplicates: Annotated[str, typer.Option(help="Edges listed again: sum, first or reject.")] = "sum",
+    save_graph: Annotated[Path | None, typer.Option(help="Keep the graph in this file, .safetensors.")] = None,
+    save_model: Annotated[Path | None, typer.Option(help="Write all weights here.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Keep the state of the run here.")] = None,
+    checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between two checkpoints.")] = 10.0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint, if it is there.")] = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train vectors of a graph's nodes on random walks: node2vec, or DeepWalk with --hs --negatives 0."""
+    from embfast import formats
+
+    if output is None and save_model is None:
+        raise ValueError("nothing to write: pass -o FILE or --save-model FILE")
+    for path in (output, save_graph, save_model, checkpoint):
+        if path is not None:
+            check_writable(path)
+    if output is not None:
+        format = formats.format_of(output, format)
+    if resume and checkpoint is None:
+        raise ValueError("--resume needs --checkpoint FILE, the file to continue from")
+    model._check()
+
+    started = time.perf_counter()
+    graph = read_graph(edges, quiet, weighted=weighted, directed=directed, duplicates=duplicates)
+    read_s = time.perf_counter() - started
+    if not quiet:
+        say(f"{graph!r} in {read_s:.1f} s")
+    if save_graph is not None:
+        graph.save(save_graph)
+    seconds = fit(model, graph, checkpoint, checkpoint_minutes, resume, quiet)
+    if output is not None:
+        model.vectors_.save(output, format)
+    if save_model is not None:
+        model.save(save_model)
+    result = {
+        "nodes": len(graph),
+        "edges": graph.n_edges,
+        "self_loops": graph.n_self_loops,
+        "directed": graph.directed,
+        "weighted": graph.weights is not None,
+        "loss": model.loss_,
+        "read_s": read_s,
+        "train_s": seconds,
+        "output": None if output is None else str(output),
+        "model": None if save_model is None else str(save_model),
+        "settings": model.get_params(),
+    }
+    if json_output:
+        print(json.dumps(result))
+    elif not quiet:
+        say(f"trained in {seconds:.1f} s; loss by epoch {' '.join(f'{loss:.4f}' for loss in model.loss_)}")
+        for path in (save_graph, output, save_model):
             if path is not None:
                 say(f"wrote {path}")
 

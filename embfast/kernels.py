@@ -30,6 +30,9 @@ ENTRY = _cpu.entry  # of a co-occurrence matrix: int32 row, int32 column, float3
 group_entries = _cpu.group_entries
 random_order = _cpu.random_order
 train_entries = _cpu.train_entries
+EdgeReader = _cpu.EdgeReader
+csr = _cpu.csr
+asymmetric_entry = _cpu.asymmetric_entry
 fma_peak = _cpu.fma_peak
 read_bandwidth = _cpu.read_bandwidth
 

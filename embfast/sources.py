@@ -287,6 +287,20 @@ class Parquet:
         return bytes(joined) + end
 
 
+def plain_chunks(path: Path, progress: Progress | None) -> Iterator[bytes]:
+    """The text of one file, plain or compressed, in pieces of about a megabyte."""
+    with open(path, "rb", buffering=0) as file:
+        regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+        size = os.fstat(file.fileno()).st_size
+        start = b""
+        while len(start) < 10 and (more := file.read(10 - len(start))):
+            start += more
+        for chunk in _plain_bytes(path, file, start):
+            yield chunk
+            if progress and regular:
+                progress(file.tell(), size)
+
+
 # Compressed files ---------------------------------------------------------------------------------------------------
 
 

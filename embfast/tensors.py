@@ -15,7 +15,7 @@ import numpy as np
 from embfast import kernels
 from embfast.errors import FormatError
 
-DTYPES = {"F32": np.dtype("<f4"), "I64": np.dtype("<i8"), "U8": np.dtype("u1")}
+DTYPES = {"F32": np.dtype("<f4"), "I32": np.dtype("<i4"), "I64": np.dtype("<i8"), "U8": np.dtype("u1")}
 ALIGNMENT = 64  # of the first array, in bytes: the file can be mapped
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -145,12 +145,12 @@ class TensorFile:
         self._fill(name, array)
         return array
 
-    def map(self, name: str) -> np.ndarray:
-        """The bytes of a U8 tensor of one axis where they lie in the file, read-only."""
-        entry = self._entry(name, "U8", None)
+    def map(self, name: str, dtype: str = "U8") -> np.ndarray:
+        """The numbers of a tensor of one axis where they lie in the file, read-only."""
+        entry = self._entry(name, dtype, None)
         if entry.shape == (0,):
-            return np.empty(0, np.uint8)
-        return np.memmap(self.path, np.uint8, "r", entry.begin, entry.shape)
+            return np.empty(0, DTYPES[dtype])
+        return np.memmap(self.path, DTYPES[dtype], "r", entry.begin, entry.shape)
 
     def read_words(self, name: str = "words") -> list[str]:
         """What word_tensors made of a vocabulary."""

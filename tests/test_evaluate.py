@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from embfast import evaluate
+from embfast import Graph, evaluate
 from embfast.errors import FormatError
 from embfast.vectors import Vectors
 
@@ -214,3 +214,110 @@ def test_every_similarity_set_at_hand_reads(data, make_vectors):
 def test_evaluate_runs_without_scipy():
     code = "import sys; sys.modules['scipy'] = None; import embfast.evaluate"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# ---- nodes -----------------------------------------------------------------------------------------------------------
+
+
+def labelled_nodes(n=120, noise=0.3):
+    """Three groups around three corners; every fourth node is in the next group too, and lies between both."""
+    rng = np.random.default_rng(3)
+    corners = np.eye(3, 6)
+    labels, rows = {}, []
+    for i in range(n):
+        groups = [i % 3, (i + 1) % 3] if i % 4 == 0 else [i % 3]
+        labels[f"n{i}"] = [f"g{g}" for g in groups]
+        rows.append(corners[groups].mean(0) + noise * rng.normal(size=6))
+    return Vectors(list(labels), np.array(rows, np.float32)), labels
+
+
+def test_node_classification(tmp_path):
+    vectors, labels = labelled_nodes()
+    low, high = evaluate.node_classification(vectors, {**labels, "none": []}, train=[0.1, 0.8], splits=4)
+    assert (low.train, high.train, high.splits) == (0.1, 0.8, 4)
+    assert 0.5 < low.micro < high.micro < 1
+    assert high.macro > 0.8
+    path = tmp_path / "labels"
+    path.write_text("".join(f"{node}\t{' '.join(names)}\n" for node, names in labels.items()))
+    assert evaluate.node_classification(vectors, path, train=0.8, splits=4) == [high]
+    blind = Vectors(vectors.keys, np.random.default_rng(0).normal(size=(120, 6)))
+    assert evaluate.node_classification(blind, labels)[0].micro < 0.55
+    assert "80 % labelled: Macro-F1" in str(high)
+
+
+def test_node_classification_counts_as_many_labels_as_a_node_has():
+    """With the labels themselves as vectors nothing is wrong, though nodes have one, two or three."""
+    rng = np.random.default_rng(1)
+    has = rng.random((200, 5)) < 0.4
+    has[~has.any(1), 0] = True
+    labels = {f"n{i}": [f"l{j}" for j in np.flatnonzero(row)] for i, row in enumerate(has)}
+    found = evaluate.node_classification(Vectors(list(labels), has.astype(np.float32)), labels, splits=2)[0]
+    assert found.macro == found.micro == 1.0
+
+
+def test_node_labels_that_do_not_fit(tmp_path):
+    vectors, labels = labelled_nodes(12)
+    with pytest.raises(KeyError, match="nobody"):
+        evaluate.node_classification(vectors, {**labels, "nobody": ["g1"]})
+    with pytest.raises(ValueError, match="2 labels or more"):
+        evaluate.node_classification(vectors, {"n1": ["a"], "n2": ["a"]})
+    with pytest.raises(ValueError, match="train must be"):
+        evaluate.node_classification(vectors, labels, train=1.0)
+    (tmp_path / "l").write_text("a 1\nb 2\na 3\n")
+    with pytest.raises(FormatError, match=r"l:3: node 'a' came before"):
+        evaluate.read_labels(tmp_path / "l")
+
+
+def test_edges_are_split_without_breaking_the_graph():
+    csgraph = pytest.importorskip("scipy.sparse.csgraph")
+    from scipy.sparse import csr_array
+
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 30, (2, 150))
+    a, b = np.concatenate([a, 32 + a % 9, [3]]), np.concatenate([b, 32 + b % 9, [3]])  # two components and loners
+    graph = Graph.from_edges(a, b, np.full(len(a), 2.0), n_nodes=43)
+
+    def parts(g):
+        return csgraph.connected_components(csr_array((g.weights, g.neighbours, g.offsets), (len(g), len(g))))[0]
+
+    split = evaluate.split_edges(graph, 0.5, seed=1)
+    proper = graph.n_edges - graph.n_self_loops
+    assert len(split.removed) == len(split.absent) == round(0.5 * proper)
+    assert split.graph.n_edges == graph.n_edges - len(split.removed)
+    assert split.graph.n_self_loops == graph.n_self_loops
+    assert split.graph.names == graph.names
+    assert parts(split.graph) == parts(graph)
+
+    def edges(g):
+        rows = np.repeat(np.arange(len(g)), g.degrees)
+        return {(g.names[i], g.names[j]) for i, j in zip(rows, g.neighbours, strict=True)}
+
+    assert set(split.removed) <= edges(graph) - edges(split.graph)
+    assert not set(split.absent) & edges(graph)
+    assert len(set(split.absent)) == len(split.absent)
+    with pytest.raises(ValueError, match="outside a spanning forest"):
+        evaluate.split_edges(graph, 0.95)
+    with pytest.raises(ValueError, match="not directed"):
+        evaluate.split_edges(Graph.from_edges([0], [1], directed=True))
+
+
+def test_link_prediction():
+    """Two groups, edges only inside: their corners tell an edge from a missing one, and noise does not."""
+    edges = np.array([(i, j) for i in range(40) for j in range(i) if i % 2 == j % 2]).T
+    split = evaluate.split_edges(Graph.from_edges(*edges), 0.4)
+    rng = np.random.default_rng(0)
+    rows = np.eye(2)[np.arange(40) % 2] * 2 - 1 + 0.3 * rng.normal(size=(40, 2))
+    vectors = Vectors([str(i) for i in range(40)], rows)
+    for operator in ("hadamard", "l1", "l2"):
+        assert evaluate.link_prediction(vectors, split, operator=operator) > 0.95
+    blind = Vectors(vectors.keys, rng.normal(size=(40, 2)))
+    assert evaluate.link_prediction(blind, split) < 0.65
+    with pytest.raises(ValueError, match="operator must be one of"):
+        evaluate.link_prediction(vectors, split, operator="sum")
+
+
+def test_edge_vectors():
+    vectors = Vectors(["a", "b"], np.array([[1, 2], [3, -4]], np.float32))
+    expected = {"hadamard": [3, -8], "average": [2, -1], "l1": [2, 6], "l2": [4, 36]}
+    for operator, row in expected.items():
+        assert evaluate.edge_vectors(vectors, [("a", "b"), ("b", "a")], operator).tolist() == [row, row]

@@ -1,0 +1,380 @@
+"""Node vectors: node2vec and DeepWalk, skip-gram on random walks that are drawn while it trains."""
+
+import math
+import os
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embfast import kernels
+from embfast.graph import Graph
+from embfast.training import (
+    Estimator,
+    NoisePool,
+    Path,
+    Progress,
+    ProgressOption,
+    TensorFile,
+    blocks_per_slice,
+    check_flag,
+    check_float,
+    check_int,
+    check_resumable,
+    cores,
+    initial_weights,
+    make_blocks,
+    train,
+    write_model,
+)
+from embfast.vectors import Vectors
+from embfast.word2vec import noise_weights, sharing
+
+if TYPE_CHECKING:
+    from embfast.walks import Walks
+
+BUFFER = 1 << 19  # nodes of walks that are drawn at once, and trained on while the next ones are drawn
+SAMPLE = 1 << 24  # nodes of walks at most that visits are counted in
+
+
+class Node2Vec(Estimator):
+    """Vectors of a graph's nodes: skip-gram on random walks, which never lie on disk.
+
+    >>> graph = Graph.from_edges([0, 1, 2, 3], [1, 2, 0, 0], names=["a", "b", "c", "d"])
+    >>> model = Node2Vec(dim=8, walk_length=10, window=2).fit(graph)
+    >>> model.words_[0], model.vectors_.matrix.shape
+    ('a', (4, 8))
+    >>> model
+    Node2Vec(walk_length=10, dim=8, window=2)
+
+    DeepWalk is Node2Vec(hs=True, negatives=0): hierarchical softmax on uniform walks.
+
+    Settings:
+        p: a walk goes back the way it came 1 / p as readily as to a common neighbour; 1e-6 to 1e6.
+        q: a walk goes to nodes away from the last one 1 / q as readily as to a common neighbour; 1e-6 to 1e6.
+        walk_length: nodes of a walk; it ends before in a node that no edge leaves.
+        walks_per_node: walks that start in each node, in each epoch.
+        dim: numbers per vector; multiples of 16 waste nothing.
+        window: nodes on each side in a walk, 1 to 1,000.
+        negatives: nodes drawn against each pair, in proportion to visits ** ns_exponent; 0 for none.
+        hs: hierarchical softmax, beside negative sampling or, at negatives=0, alone.
+        epochs: each draws walks of its own: 2 epochs of 10 walks per node are 20 walks, each seen once.
+        restart: probability, at each step, that a walk goes on from its first node.
+        plus: node2vec+, which looks at the weights of edges to common neighbours too; of weighted graphs only.
+        gamma: of plus: an edge is strong from the mean of a node's weights plus gamma standard deviations on.
+        ns_exponent: 0.75 in word2vec.c; 0 draws all nodes alike.
+        shrink_windows: each window draws its width from 1..window; otherwise all are full.
+        lr: step on the first pair, falling linearly to min_lr.
+        min_lr: step on the last pair; lr / 10,000 by default.
+        negatives_shared: neighbouring windows share their drawn nodes, as in Word2Vec; otherwise each pair has its own.
+        threads: all cores by default. One gives the same bits every time; more train alike but for the last digits, on
+            the same walks.
+        seed: 0 to 2**64 - 1, of first weights, walks and all draws.
+    Learned:
+        vectors_: Vectors, float32 (len(words_), dim), a view on the input weights; row i belongs to node words_[i].
+            Nodes that no walk can come to keep their small random first vector.
+        words_: names of all nodes, the most visited first.
+        counts_: int64 visits in an epoch, which weigh the drawn nodes. Exact, the degree (the sum of weights) in due
+            proportion, for p = q = 1 without restart in a graph that is not directed: there visits tend to it, in each
+            component. Otherwise estimated from a first sample of walks, a walk a node or 16.8 M nodes of them.
+        loss_: mean loss of each epoch, nats per (center, context) pair.
+
+    Memory: the graph; 8 bytes an edge more if it has weights; 4 * dim * nodes bytes for each of input, output
+    (negatives > 0) and inner node (hs) weights, dim rounded up to a multiple of 16; and about 20 MB. No table grows
+    with pairs of edges, and walks are kept in two buffers of 2 MB.
+    Sources: Grover and Leskovec 2016, arXiv:1607.00653; Perozzi et al. 2014, arXiv:1403.6652.
+    """
+
+    def __init__(
+        self,
+        p: float = 1.0,
+        q: float = 1.0,
+        walk_length: int = 80,
+        walks_per_node: int = 10,
+        dim: int = 128,
+        window: int = 10,
+        negatives: int = 5,
+        hs: bool = False,
+        epochs: int = 1,
+        restart: float = 0.0,
+        plus: bool = False,
+        gamma: float = 0.0,
+        ns_exponent: float = 0.75,
+        shrink_windows: bool = True,
+        lr: float = 0.025,
+        min_lr: float | None = None,
+        negatives_shared: bool = True,
+        threads: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.p = p
+        self.q = q
+        self.walk_length = walk_length
+        self.walks_per_node = walks_per_node
+        self.dim = dim
+        self.window = window
+        self.negatives = negatives
+        self.hs = hs
+        self.epochs = epochs
+        self.restart = restart
+        self.plus = plus
+        self.gamma = gamma
+        self.ns_exponent = ns_exponent
+        self.shrink_windows = shrink_windows
+        self.lr = lr
+        self.min_lr = min_lr
+        self.negatives_shared = negatives_shared
+        self.threads = threads
+        self.seed = seed
+
+    def fit(
+        self,
+        graph: Graph,
+        y: Any = None,
+        *,
+        transition: Any = None,
+        checkpoint: Path | None = None,
+        checkpoint_minutes: float = 10.0,
+        resume: bool = False,
+        progress: ProgressOption = None,
+    ) -> "Node2Vec":
+        """Trains from scratch, or from a checkpoint, and returns self.
+
+        Args:
+            y: not looked at; scikit-learn's pipelines pass it.
+            transition: a numba function that takes the place of p and q; see walks.Walks.
+            checkpoint, checkpoint_minutes, resume, progress: as in Word2Vec.fit. A run to be resumed must be given the
+                same transition again.
+
+        Raises:
+            ImportError: numba is missing.
+            TypeError: graph is not a Graph.
+            ValueError: a setting makes no sense, the graph has no edge, or the checkpoint is of another graph or of
+                other settings.
+            FormatError: the checkpoint is damaged.
+            TrainingError: the loss stopped being finite, most often since lr is too high.
+            KeyboardInterrupt: Ctrl-C; the model holds what was learned so far.
+        """
+        self._check()
+        if not isinstance(graph, Graph):
+            raise TypeError(f"expected a Graph, got {type(graph).__name__}; see Graph.from_file and from_edges")
+        if len(graph) < 2:
+            raise ValueError(f"need at least 2 nodes to train on, got {len(graph)}")
+        check_float("checkpoint_minutes", checkpoint_minutes, 0, math.inf)
+        if resume and checkpoint is None:
+            raise ValueError("resume=True needs checkpoint=, the file to continue from")
+        walks = self._walks(graph, transition)
+        graph_print = graph.fingerprint()
+        threads = self.threads or cores()
+        if resume and os.path.exists(checkpoint):
+            saved = type(self).load(checkpoint)
+            check_resumable(checkpoint, saved, self, graph_print)
+            self._progress, self._tables = saved._progress, saved._tables
+            self.words_, self.counts_ = saved.words_, saved.counts_
+            index = {name: i for i, name in enumerate(graph.names)}
+            order = np.array([index[name] for name in self.words_], np.int64)
+        else:
+            visits = _visits(walks, threads)
+            order = np.argsort(-visits, kind="stable")
+            self.words_, self.counts_ = [graph.names[i] for i in order], visits[order]
+            n = len(graph)
+            self._progress = Progress()
+            self._tables = {"w_in": kernels.weight_table(n, self.dim)}
+            initial_weights(self._tables["w_in"], self.dim, self.seed)
+            if self.negatives:
+                self._tables["w_out"] = kernels.weight_table(n, self.dim)
+            if self.hs:
+                self._tables["w_nodes"] = kernels.weight_table(n - 1, self.dim)
+        walks.label[order] = np.arange(len(order), dtype=np.int32)
+        self._fingerprint = graph_print
+        save = None if checkpoint is None else (lambda: write_model(checkpoint, self))
+        return self._train(walks, threads, save, checkpoint_minutes, progress)
+
+    def _check(self) -> None:
+        check_float("p", self.p, 1e-6, 1e6)
+        check_float("q", self.q, 1e-6, 1e6)
+        check_int("walk_length", self.walk_length, 2, 100_000)
+        check_int("walks_per_node", self.walks_per_node, 1, 1_000_000)
+        check_int("dim", self.dim, 1, 100_000)
+        check_int("window", self.window, 1, 1000)
+        check_int("negatives", self.negatives, 0, 1000)
+        for name in ("hs", "plus", "shrink_windows", "negatives_shared"):
+            check_flag(name, getattr(self, name))
+        if self.negatives == 0 and not self.hs:
+            raise ValueError("negatives=0 and hs=False leave nothing to learn from: set negatives >= 1 or hs=True")
+        check_int("epochs", self.epochs, 1, 1_000_000)
+        check_float("restart", self.restart, 0, 1)
+        check_float("gamma", self.gamma, -100, 100)
+        check_float("ns_exponent", self.ns_exponent, -10, 10)
+        check_float("lr", self.lr, 0, 100, above=True)
+        if self.min_lr is not None:
+            check_float("min_lr", self.min_lr, 0, self.lr)
+        if self.threads is not None:
+            check_int("threads", self.threads, 1, 4096)
+        check_int("seed", self.seed, 0, 2**64 - 1)
+
+    def _walks(self, graph: Graph, transition: Any) -> "Walks":
+        from embfast.walks import Walks
+
+        return Walks(
+            graph,
+            length=self.walk_length,
+            per_node=self.walks_per_node,
+            p=self.p,
+            q=self.q,
+            restart=self.restart,
+            plus=bool(self.plus),
+            gamma=self.gamma,
+            transition=transition,
+            seed=self.seed,
+        )
+
+    def _train(self, walks: "Walks", threads: int, save: Any, minutes: float, progress: ProgressOption) -> "Node2Vec":
+        state = self._progress
+        lr = float(self.lr)
+        min_lr = float(self.min_lr if self.min_lr is not None else lr / 10_000)
+        share = sharing(False, self.hs, self.negatives, self.negatives_shared, self.window)
+        at_once = share.drawn * (1 if share.shared else 2 * self.window)
+        weights = noise_weights(self.counts_, self.ns_exponent) if self.negatives else None
+        tree = kernels.HuffmanTree(np.maximum(self.counts_, 1)) if self.hs else None
+        w_in, w_out, w_nodes = (self._tables.get(name) for name in ("w_in", "w_out", "w_nodes"))
+
+        # A buffer is what train() takes for a block. Its edges count nodes as if no walk ended early.
+        in_buffer = max(1, BUFFER // self.walk_length)
+        n_buffers = -(-len(walks) // in_buffer)
+        edges = np.minimum(np.arange(n_buffers + 1) * in_buffer, len(walks)) * self.walk_length
+        total = self.epochs * int(edges[-1])
+        needed = BUFFER * at_once // share.centers
+        noise = None if weights is None else NoisePool(weights, at_once, needed, self.seed)
+        pieces = max(1, blocks_per_slice(self.dim, self.window, threads))
+
+        with _ahead(walks, state.epoch * n_buffers + state.block, n_buffers, in_buffer, self.epochs, threads) as next_:
+
+            def step(epoch: int, first: int, last: int) -> tuple[float, int, int]:
+                number = epoch * n_buffers + first
+                ids, offsets = next_(number)
+                blocks = make_blocks(offsets)
+                pool = noise and noise(number, 0)
+                sums = np.zeros(3)
+                for begin in range(0, len(blocks) - 1, pieces):
+                    sums += kernels.train_sequences(
+                        w_in,
+                        w_out,
+                        w_nodes,
+                        ids,
+                        offsets,
+                        blocks,
+                        begin,
+                        min(begin + pieces, len(blocks) - 1),
+                        None,
+                        pool,
+                        tree,
+                        window=self.window,
+                        shrink=bool(self.shrink_windows),
+                        cbow=False,
+                        mean=True,
+                        shared=share.shared,
+                        centers=share.centers,
+                        drawn=share.drawn,
+                        scale=share.scale,
+                        seed=self.seed,
+                        epoch=number,
+                        lr_first=lr,
+                        lr_last=min_lr,
+                        tokens_before=epoch * int(edges[-1]) + int(edges[first]),
+                        tokens_total=total,
+                        threads=threads,
+                    )
+                return float(sums[0]), int(sums[1]), int(sums[2])
+
+            try:
+                train(
+                    step,
+                    edges,
+                    state,
+                    epochs=self.epochs,
+                    per_slice=1,
+                    lr=lr,
+                    min_lr=min_lr,
+                    after_slice=lambda begin, end: None,
+                    unit="nodes",
+                    save=save,
+                    save_minutes=minutes,
+                    progress=progress,
+                )
+            finally:
+                self._show()
+        return self
+
+    def _show(self) -> None:
+        """vectors_ and loss_, from the weights as they are now."""
+        self.vectors_ = Vectors(self.words_, self._tables["w_in"][:, : self.dim])
+        self.loss_ = list(self._progress.losses)
+
+    def _tensors(self) -> dict[str, np.ndarray]:
+        return {name: table[:, : self.dim] for name, table in self._tables.items()}
+
+    def _restore(self, file: TensorFile) -> None:
+        self._check()
+        n = len(self.words_)
+        rows = {"w_in": n, **({"w_out": n} if self.negatives else {}), **({"w_nodes": n - 1} if self.hs else {})}
+        self._tables = {name: file.read_table(name, rows[name], self.dim) for name in rows}
+        self._show()
+
+
+def _visits(walks: "Walks", threads: int) -> np.ndarray:
+    """int64 (nodes,): visits to each node in an epoch, 0 only where no walk was seen to come."""
+    graph, expected = walks.graph, len(walks) * walks.length
+    if walks.first_order and walks.restart == 0 and not graph.directed:
+        share = graph.degrees if graph.weights is None else _row_sums(graph)
+    else:
+        share = np.zeros(len(graph), np.int64)
+        n = min(len(walks.starts), max(1, SAMPLE // walks.length))
+        step = max(1, BUFFER // walks.length)
+        for first in range(0, n, step):
+            ids, _ = walks.read(0, first, min(first + step, n), threads)
+            share += np.bincount(ids, minlength=len(share))
+        share[walks.starts] = np.maximum(share[walks.starts], 1)  # each starts a walk, if not of this sample
+    visits = np.round(share * (expected / share.sum())).astype(np.int64)
+    return np.where(share > 0, np.maximum(visits, 1), 0)
+
+
+def _row_sums(graph: Graph) -> np.ndarray:
+    sums = np.zeros(len(graph))
+    full = np.flatnonzero(graph.degrees)
+    sums[full] = np.add.reduceat(graph.weights, graph.offsets[full], dtype=np.float64)
+    return sums
+
+
+@contextmanager
+def _ahead(walks: "Walks", first: int, per_epoch: int, in_buffer: int, epochs: int, threads: int) -> Iterator[Any]:
+    """Gives a function of a buffer's number, to be called in order; the next one is drawn while this one is used.
+
+    One thread draws when it is asked, and nothing runs beside it.
+    """
+
+    def draw(number: int) -> tuple[np.ndarray, np.ndarray]:
+        epoch, buffer = divmod(number, per_epoch)
+        begin = buffer * in_buffer
+        return walks.read(epoch, begin, min(begin + in_buffer, len(walks)), threads)
+
+    if threads == 1:
+        yield draw
+        return
+    with ThreadPoolExecutor(1) as pool:
+        pending: dict[int, Future] = {}
+
+        def start(number: int) -> None:
+            if number < epochs * per_epoch:
+                pending[number] = pool.submit(draw, number)
+
+        start(first)
+
+        def take(number: int) -> tuple[np.ndarray, np.ndarray]:
+            drawn = pending.pop(number).result()
+            start(number + 1)
+            return drawn
+
+        yield take

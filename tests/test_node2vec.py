@@ -1,0 +1,192 @@
+"""Node vectors: what a model learns, the same bits again, checkpoints, and the command line."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from embfast import Graph, Node2Vec
+from embfast.cli import app
+from embfast.errors import FormatError
+from embfast.vectors import Vectors
+
+pytest.importorskip("numba")
+
+
+def two_cliques(n=12, weights=None):
+    """Nodes a0.. and b0.., one edge between the groups, and a node without an edge."""
+    edges = [(f"{g}{i}", f"{g}{j}") for g in "ab" for i in range(n) for j in range(i)] + [("a0", "b0")]
+    graph = Graph.from_edges(*zip(*edges, strict=True), weights)
+    return Graph([*graph.names, "alone"], np.append(graph.offsets, graph.offsets[-1]), graph.neighbours, graph.weights)
+
+
+SMALL = {"dim": 16, "walk_length": 20, "walks_per_node": 20, "window": 4, "epochs": 2, "lr": 0.05, "threads": 1}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"p": 0.25, "q": 0.5},
+        {"hs": True, "negatives": 0},
+        {"hs": True},
+        {"restart": 0.2},
+        {"negatives_shared": False},
+        {"threads": 2},
+    ],
+)
+def test_communities_are_told_apart(settings):
+    model = Node2Vec(**{**SMALL, **settings}).fit(two_cliques())
+    assert sorted(model.words_) == sorted(two_cliques().names)
+    nearest = {word: [other for other, _ in model.vectors_.most_similar(word, k=8)] for word in ("a3", "b3")}
+    for word, found in nearest.items():
+        assert all(other[0] == word[0] for other in found)
+    assert model.loss_[1] < model.loss_[0]
+
+
+def test_walks_follow_weights():
+    """A complete graph whose weights alone make the groups."""
+    n = 20
+    edges = [(i, j) for i in range(n) for j in range(i)]
+    weights = [1.0 if i % 2 == j % 2 else 0.02 for i, j in edges]
+    graph = Graph.from_edges(*np.array(edges).T, weights)
+    for settings in ({}, {"p": 0.5, "q": 2}, {"q": 0.5, "plus": True}):
+        model = Node2Vec(**SMALL, **settings).fit(graph)
+        found = [int(other) for other, _ in model.vectors_.most_similar("6", k=9)]
+        assert sum(other % 2 == 0 for other in found) >= 8
+
+
+def test_nodes_stand_in_the_order_of_visits():
+    graph = two_cliques()
+    model = Node2Vec(**SMALL).fit(graph)
+    assert set(model.words_[:2]) == {"a0", "b0"}
+    assert model.words_[-1] == "alone"
+    assert model.counts_[-1] == 0
+    degrees = dict(zip(graph.names, graph.degrees, strict=True))
+    expected = np.array([degrees[word] for word in model.words_])
+    total = 24 * 20 * 20
+    np.testing.assert_allclose(model.counts_, total * expected / expected.sum(), atol=0.51)
+    estimated = Node2Vec(**SMALL, p=0.5, q=0.5).fit(graph)  # counted in walks: not the same, but near
+    assert estimated.words_[-1] == "alone"
+    assert abs(estimated.counts_.sum() - total) < 20
+    assert 0.5 < estimated.counts_[:24].min() / estimated.counts_[:24].mean() < 1
+
+
+def test_one_thread_gives_the_same_bits_again():
+    a, b = (Node2Vec(**SMALL, p=0.5, seed=7).fit(two_cliques()) for _ in range(2))
+    assert (a.vectors_.matrix == b.vectors_.matrix).all()
+    other = Node2Vec(**SMALL, p=0.5, seed=8).fit(two_cliques())
+    assert (a.vectors_.matrix != other.vectors_.matrix).any()
+
+
+def test_many_buffers_train_on_all_walks(monkeypatch):
+    """Buffers of 5 walks, so that each thread of walks and of training meets its ends."""
+    from embfast import node2vec
+
+    seen = []
+
+    def record(status):
+        seen.append(status)
+
+    monkeypatch.setattr(node2vec, "BUFFER", 100)
+    model = Node2Vec(**{**SMALL, "threads": 2}).fit(two_cliques(), progress=record)
+    assert len(seen) == 2 * 24 * 20 // 5
+    assert seen[-1].done == 1
+    assert [status.lr for status in seen] == sorted((status.lr for status in seen), reverse=True)
+    nearest = [word for word, _ in model.vectors_.most_similar("a3", k=8)]
+    assert all(word[0] == "a" for word in nearest)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_resumes_where_it_was_interrupted(tmp_path, monkeypatch, threads):
+    from embfast import node2vec
+
+    monkeypatch.setattr(node2vec, "BUFFER", 2000)
+    settings = {**SMALL, "threads": threads, "q": 0.5}
+    whole = Node2Vec(**settings).fit(two_cliques())
+    n = 0
+
+    def stop(status):
+        nonlocal n
+        n += 1
+        if n == 7:
+            raise KeyboardInterrupt
+
+    path = tmp_path / "run.safetensors"
+    stopped = Node2Vec(**settings)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.fit(two_cliques(), checkpoint=path, checkpoint_minutes=0, progress=stop)
+    resumed = Node2Vec(**settings).fit(two_cliques(), checkpoint=path, resume=True)
+    assert resumed.words_ == whole.words_
+    if threads == 1:
+        assert (resumed.vectors_.matrix == whole.vectors_.matrix).all()
+    with pytest.raises(ValueError, match=r"q was 0\.5, is 2"):
+        Node2Vec(**{**settings, "q": 2}).fit(two_cliques(), checkpoint=path, resume=True)
+    with pytest.raises(ValueError, match="another"):
+        Node2Vec(**settings).fit(two_cliques(13), checkpoint=path, resume=True)
+
+
+def test_saved_models_come_back(tmp_path):
+    for settings in ({}, {"hs": True, "negatives": 0}):
+        model = Node2Vec(**SMALL, **settings).fit(two_cliques())
+        model.save(tmp_path / "m.safetensors")
+        loaded = Node2Vec.load(tmp_path / "m.safetensors")
+        assert loaded.get_params() == model.get_params()
+        assert (loaded.vectors_.matrix == model.vectors_.matrix).all()
+        assert loaded.words_ == model.words_
+    from embfast import Word2Vec
+
+    with pytest.raises(FormatError, match="expected a Word2Vec, got a Node2Vec"):
+        Word2Vec.load(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"p": 0}, "p must be"),
+        ({"q": float("nan")}, "q must be"),
+        ({"walk_length": 1}, "walk_length must be"),
+        ({"walks_per_node": 0}, "walks_per_node must be"),
+        ({"negatives": 0}, "leave nothing to learn from"),
+        ({"restart": 1.5}, "restart must be"),
+        ({"plus": True}, "needs a graph with weights"),
+        ({"window": 0}, "window must be"),
+        ({"lr": 0}, "lr must be"),
+    ],
+)
+def test_settings_that_make_no_sense(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Node2Vec(**{**SMALL, **settings}).fit(two_cliques())
+
+
+def test_what_is_no_graph():
+    with pytest.raises(TypeError, match="expected a Graph, got list"):
+        Node2Vec().fit([(0, 1)])
+    with pytest.raises(ValueError, match="at least 2 nodes"):
+        Node2Vec().fit(Graph.from_edges([0], [0]))
+
+
+def test_command_line(tmp_path):
+    edges = tmp_path / "edges.tsv"
+    edges.write_text("".join(f"{g}{i}\t{g}{j}\t{1 + i}\n" for g in "ab" for i in range(9) for j in range(i)))
+    arguments = ["node2vec", str(edges), "-o", str(tmp_path / "n.bin"), "--p", "0.5", "--dim", "8", "--json", "-q",
+                 "--walk-length", "10", "--walks-per-node", "3", "--window", "2", "--threads", "1"]  # fmt: skip
+    graph = tmp_path / "graph.safetensors"
+    result = CliRunner().invoke(app, [*arguments, "--save-graph", str(graph)])
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout)
+    assert (said["nodes"], said["edges"], said["weighted"], said["directed"]) == (18, 72, True, False)
+    first = Vectors.load(tmp_path / "n.bin")
+    assert first.matrix.shape == (18, 8)
+    arguments[1] = str(graph)
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert (Vectors.load(tmp_path / "n.bin").matrix == first.matrix).all()
+    arguments[1] = str(edges)
+    result = CliRunner().invoke(app, [*arguments, "--no-weighted", "--directed"])
+    said = json.loads(result.stdout)
+    assert (said["weighted"], said["directed"]) == (False, True)
+    edges.write_text("a b\nb\n")
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "edges.tsv:2: expected 2 columns" in result.stderr

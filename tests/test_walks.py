@@ -1,0 +1,191 @@
+"""Walks follow the enumerated probabilities, are those of the plain reference, and are the same at any thread count."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from embfast import Graph, reference
+
+pytest.importorskip("numba")
+from numba import njit
+
+from embfast.walks import Walks, next_draw
+
+SETTINGS = [(1, 1), (0.25, 4), (4, 0.25), (1, 0.5), (1e-3, 1e3), (1e3, 1e-3)]
+
+
+def small_graph(kind):
+    """18 nodes: a clique, a ring, a star that joins them, self loops, one isolated node; directed: dead ends too."""
+    ring = [(i, i % 6 + 6) for i in range(6, 12)]
+    clique = [(i, j) for i in range(6) for j in range(i)]
+    edges = [*clique, *ring, *[(12, i) for i in range(0, 17, 2) if i != 12], (0, 0), (7, 7), (13, 8), (15, 16)]
+    edges += [(5, 13), (5, 15), *edges[3:9:2]]  # the last ones for the second time
+    sources, targets = np.array(edges).T
+    weights = None
+    if "weighted" in kind:
+        weights = np.random.default_rng(5).uniform(0.1, 4, len(edges))
+    return Graph.from_edges(sources, targets, weights, n_nodes=18, directed="directed" in kind,
+                            duplicates="sum" if "sum" in kind or weights is not None else "first")  # fmt: skip
+
+
+KINDS = ["plain", "weighted", "directed", "directed weighted", "sum"]
+
+
+def deviation(graph, walks, p, q, thresholds=None):
+    """The p-value of all transitions against the enumerated probabilities, and how many were impossible."""
+    chi2 = pytest.importorskip("scipy.stats").chi2
+    ids, offsets = walks.read(0, 0, len(walks))
+    n = len(graph)
+    inner = np.ones(len(ids), bool)
+    inner[offsets[:-1]] = False
+    second = inner.copy()
+    second[np.minimum(offsets[:-1] + 1, len(ids) - 1)] = False
+    places = np.flatnonzero(second)
+    firsts = np.flatnonzero(inner & ~second)
+    seen = np.zeros((n + 1, n, n), np.int64)
+    np.add.at(seen, (ids[places - 2], ids[places - 1], ids[places]), 1)
+    np.add.at(seen, (np.full(len(firsts), n), ids[firsts - 1], ids[firsts]), 1)
+    statistic, freedom, impossible = 0.0, 0, 0
+    for previous, current in np.argwhere(seen.sum(2)):
+        got = seen[previous, current]
+        row = graph.neighbours[graph.offsets[current] : graph.offsets[current + 1]]
+        came = -1 if previous == n else previous
+        expected = np.zeros(n)
+        expected[row] = got.sum() * reference.transition_probabilities(graph, came, current, p, q, thresholds)
+        impossible += int(got[expected == 0].sum())
+        common = expected >= 5
+        rest = expected[~common].sum()
+        statistic += ((got[common] - expected[common]) ** 2 / expected[common]).sum()
+        freedom += int(common.sum()) - 1
+        if rest >= 5:
+            statistic += (got[~common].sum() - rest) ** 2 / rest
+            freedom += 1
+    return chi2.sf(statistic, max(freedom, 1)), impossible
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("p", "q"), SETTINGS)
+def test_transitions_have_the_probabilities_of_node2vec(kind, p, q):
+    graph = small_graph(kind)
+    walks = Walks(graph, length=30, per_node=600, p=p, q=q, seed=3)
+    value, impossible = deviation(graph, walks, p, q)
+    assert impossible == 0
+    assert 1e-4 < value < 1 - 1e-6
+
+
+@pytest.mark.parametrize("kind", ["plain", "weighted", "directed"])
+def test_swapped_p_and_q_are_seen(kind):
+    graph = small_graph(kind)
+    walks = Walks(graph, length=30, per_node=600, p=0.25, q=4, seed=3)
+    assert deviation(graph, walks, 4, 0.25)[0] < 1e-9
+
+
+@pytest.mark.parametrize(("p", "q"), [(0.25, 4), (4, 0.25), (1, 0.5)])
+def test_transitions_have_the_probabilities_of_node2vec_plus(p, q):
+    graph = small_graph("weighted")
+    thresholds = reference.noise_thresholds(graph, 0.5)
+    walks = Walks(graph, length=30, per_node=600, p=p, q=q, plus=True, gamma=0.5, seed=3)
+    value, impossible = deviation(graph, walks, p, q, thresholds)
+    assert impossible == 0
+    assert 1e-4 < value < 1 - 1e-6
+    assert deviation(graph, walks, p, q)[0] < 1e-9  # and not those of node2vec
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("p", "q"), SETTINGS)
+def test_walks_are_those_of_the_reference(kind, p, q):
+    graph = small_graph(kind)
+    for restart, plus in ((0, False), (0.2, False), (0, True)):
+        if plus and graph.weights is None:
+            continue
+        thresholds = reference.noise_thresholds(graph, 0.25) if plus else None
+        walks = Walks(graph, length=12, per_node=2, p=p, q=q, restart=restart, plus=plus, gamma=0.25, seed=2**63 + 7)
+        ids, offsets = walks.read(0, len(walks) // 2, len(walks))  # the second repetition
+        assert len(offsets) == len(walks.starts) + 1
+        for begin, end in pairwise(offsets):
+            expected = reference.random_walk(graph, int(ids[begin]), 1, length=12, p=p, q=q, restart=restart,
+                                             thresholds=thresholds, seed=2**63 + 7)  # fmt: skip
+            assert ids[begin:end].tolist() == expected
+
+
+@pytest.mark.parametrize(("kind", "p", "q"), [("directed", 1, 1), ("plain", 0.25, 4), ("weighted", 4, 0.25)])
+def test_threads_and_pieces_do_not_change_the_walks(kind, p, q):
+    graph = small_graph(kind)
+    walks = Walks(graph, length=9, per_node=60, p=p, q=q, seed=1)
+    ids, offsets = walks.read(1, 0, len(walks))
+    again, cuts = walks.read(1, 0, len(walks), threads=3)
+    assert again.tolist() == ids.tolist()
+    assert cuts.tolist() == offsets.tolist()
+    parts = [walks.read(1, lo, min(lo + 37, len(walks)))[0] for lo in range(0, len(walks), 37)]
+    assert np.concatenate(parts).tolist() == ids.tolist()
+    assert walks.read(0, 0, len(walks))[0].tolist() != ids.tolist()
+
+
+def test_every_node_with_an_edge_starts_its_walks():
+    graph = small_graph("directed")
+    walks = Walks(graph, length=7, per_node=3)
+    ids, offsets = walks.read(0, 0, len(walks))
+    starts, counts = np.unique(ids[offsets[:-1]], return_counts=True)
+    assert starts.tolist() == np.flatnonzero(graph.degrees).tolist()
+    assert set(counts.tolist()) == {3}
+    ends = ids[offsets[1:] - 1][np.diff(offsets) < 7]
+    assert len(ends)  # dead ends end walks, and nothing else does
+    assert (graph.degrees[ends] == 0).all()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_hubs_and_extreme_settings_end(weighted):
+    """A step from a clique that wants to leave it refuses nearly all; a return is a rare candidate."""
+    n = 300
+    clique = np.array([(i, j) for i in range(n) for j in range(i)] + [(0, n)]).T
+    graph = Graph.from_edges(*clique, np.ones(len(clique[0])) if weighted else None)
+    for p, q in ((1e6, 1e-6), (1e-6, 1e6), (1e6, 1e6)):
+        ids, _ = Walks(graph, length=20, per_node=1, p=p, q=q).read(0, 0, 300)
+        assert len(ids) == 20 * 300
+        rows = ids.reshape(300, 20)
+        back = (rows[:, 2:] == rows[:, :-2]).mean()
+        assert (back > 0.99) == (p < 1)
+
+
+def test_a_walk_is_restarted_as_often_as_asked():
+    graph = Graph.from_edges(np.arange(1000), (np.arange(1000) + 1) % 1000, directed=True)
+    walks = Walks(graph, length=50, per_node=4, restart=0.3)
+    rows = walks.read(0, 0, len(walks))[0].reshape(-1, 50)
+    share = (rows[:, 1:] == rows[:, :1]).mean()
+    assert abs(share - 0.3) < 0.01
+
+
+def test_transition_of_the_user():
+    @njit
+    def odd_only(offsets, neighbours, weights, start, previous, current, step, draw):
+        n = offsets[current + 1] - offsets[current]
+        for _ in range(1000):
+            x = neighbours[offsets[current] + np.int64(draw % np.uint64(n))]
+            if x % 2 or x == start:
+                return x
+            draw = next_draw(draw)
+        return -1
+
+    n = 21
+    graph = Graph.from_edges(*np.array([(i, j) for i in range(n) for j in range(i)]).T)
+    walks = Walks(graph, length=40, per_node=2, transition=odd_only, seed=4)
+    ids, offsets = walks.read(0, 0, len(walks))
+    for begin, end in pairwise(offsets):
+        assert all(x % 2 or x == ids[begin] for x in ids[begin:end])
+    assert len(np.unique(ids)) == n
+    assert walks.read(0, 0, len(walks), threads=2)[0].tolist() == ids.tolist()
+
+
+def test_transition_that_leaves_the_graph_is_an_error():
+    @njit
+    def astray(offsets, neighbours, weights, start, previous, current, step, draw):
+        return 99
+
+    with pytest.raises(ValueError, match="neither a node nor -1"):
+        Walks(small_graph("plain"), transition=astray).read(0, 0, 3)
+
+
+def test_what_cannot_be_walked_on():
+    with pytest.raises(ValueError, match="needs a graph with weights"):
+        Walks(small_graph("plain"), plus=True)

@@ -1,4 +1,4 @@
-"""The command line: embfast word2vec, doc2vec, glove, node2vec, neighbors, analogy, plot, evaluate, convert and more."""
+"""The command line: embfast word2vec, doc2vec, glove, node2vec, neighbors, analogy, plot, evaluate, convert, ..."""
 
 import functools
 import inspect

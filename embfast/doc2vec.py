@@ -72,8 +72,8 @@ class Doc2Vec(Estimator):
         lr: step on the first word, falling linearly to min_lr; by default 0.05 for PV-DM by mean or sum, 0.025 for
             PV-DM by concatenation and for PV-DBOW.
         min_lr: step on the last word; lr / 10,000 by default.
-        negatives_shared: neighbouring windows share their drawn words, two or more for each; otherwise each has its
-            own, as each word of PV-DBOW always has.
+        negatives_shared: neighbouring windows share their drawn words, two or more for each, and so do the words of an
+            inferred document; otherwise each has its own, as each word of PV-DBOW always has in training.
         threads: all cores by default. One gives the same bits every time; more differ in the last digits. Inference
             gives the same bits with any number.
         seed: 0 to 2**64 - 1, of first weights and all draws.
@@ -475,6 +475,8 @@ class Doc2Vec(Estimator):
         self._tables = {name: for_kernels(table) for name, table in self._tables.items()}
         common, parts = self._common(), self._parts()
         table = kernels.NoiseTable(noise_weights(self.counts_, self.ns_exponent)) if self.negatives else None
+        if not self.hs and self.negatives >= 5 and self.negatives_shared:
+            parts = [part if part.cbow else part._replace(share=_shared_draws(self.negatives)) for part in parts]
         result = np.empty((n, self.dim * len(parts)), np.float32)
         step = max(1, threads * _INFERENCE_WORK // (epochs * kernels.padded(self.dim)))
         for k, part in enumerate(parts):
@@ -582,6 +584,15 @@ class _Part(NamedTuple):
     concat: bool
     seed: int
     share: Sharing
+
+
+def _shared_draws(negatives: int) -> Sharing:
+    """How PV-DBOW infers: four words share drawn ones, two for each, which with frozen outputs is enough.
+
+    With five negatives that makes 12 output rows, as many as one pass of the kernel holds.
+    """
+    drawn = math.ceil(1.6 * negatives)
+    return Sharing(True, 4, drawn, negatives / drawn)
 
 
 def _of_documents(seed: int) -> int:

@@ -8,6 +8,7 @@ import pytest
 
 from bench import glove as bench_glove
 from bench import kernels as bench_kernels
+from bench import node2vec as bench_node2vec
 from bench import word2vec as bench_word2vec
 from embfast import kernels
 
@@ -226,3 +227,24 @@ def test_kernels_are_checked_before_they_are_timed(monkeypatch):
 def test_read_bandwidth_refuses_odd_sizes(n):
     with pytest.raises(ValueError, match="multiple of 1024"):
         kernels.read_bandwidth(np.zeros(n, np.float32), 0.01)
+
+
+def test_bench_of_node_vectors(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("numba")
+    pytest.importorskip("sklearn")
+    (tmp_path / "graphs").mkdir()
+    edges = [(i, (i * k + k) % 40) for i in range(40) for k in (1, 2, 3)]
+    (tmp_path / "graphs" / "small.edges.tsv.zst").write_text("".join(f"{a}\t{b}\n" for a, b in edges))
+    (tmp_path / "graphs" / "small.labels.tsv.zst").write_text("".join(f"{i}\t{i % 2}\n" for i in range(40)))
+    monkeypatch.setattr(bench_node2vec, "DATA", tmp_path)
+    monkeypatch.setattr(bench_node2vec, "SETTINGS", ((0.5, 2.0),))
+    monkeypatch.setattr(bench_node2vec, "TRAINED", ((1.0, 1.0),))
+    output = tmp_path / "result.json"
+    words = f"--graph small --programs embfast --repeats 1 --splits 2 --walks 50 --output {output}"
+    bench_node2vec.main(words.split())
+    result = json.loads(output.read_text())["result"]
+    assert set(result) == {"walk p=0.5 q=2", "walk weighted p=0.5 q=2", "train p=1 q=1"}
+    assert all(found["embfast"]["rss_mb"]["median"] > 1 for found in result.values())
+    assert result["walk p=0.5 q=2"]["embfast"]["steps_per_s"]["median"] > 0
+    assert 0 < result["train p=1 q=1"]["embfast"]["macro"] <= 1
+    assert "Macro-F1" in capsys.readouterr().out

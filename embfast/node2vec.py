@@ -81,7 +81,7 @@ class Node2Vec(Estimator):
             component. Otherwise estimated from a first sample of walks, a walk a node or 16.8 M nodes of them.
         loss_: mean loss of each epoch, nats per (center, context) pair.
 
-    Memory: the graph; 8 bytes an edge more if it has weights; 4 * dim * nodes bytes for each of input, output
+    Memory: the graph; 8 bytes an entry more if it has weights; 4 * dim * nodes bytes for each of input, output
     (negatives > 0) and inner node (hs) weights, dim rounded up to a multiple of 16; and about 20 MB. No table grows
     with pairs of edges, and walks are kept in two buffers of 2 MB.
     Sources: Grover and Leskovec 2016, arXiv:1607.00653; Perozzi et al. 2014, arXiv:1403.6652.

@@ -61,7 +61,7 @@ class Walks:
 
     Exact: a candidate is drawn by weight and accepted by its bias; what 1/p has above all other biases is drawn apart.
     A step that refuses as many candidates as the node has edges, and 16, is drawn from the enumerated probabilities.
-    Memory: 8 bytes an edge for the alias tables of a weighted graph, 8 a node, and no table of pairs.
+    Memory: 8 bytes a node, 8 an entry of neighbours for the alias tables of a weighted graph, and no table of pairs.
     """
 
     def __init__(

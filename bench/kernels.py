@@ -24,8 +24,7 @@ import numpy as np
 
 from bench.machine import machine_and_commit, report
 from embfast import kernels, reference
-from embfast.training import initial_weights, make_blocks
-from embfast.word2vec import keep_thresholds, noise_weights, sharing
+from embfast.training import initial_weights, keep_thresholds, make_blocks, noise_weights, sharing
 
 WINDOW, NEGATIVES, SAMPLE, DOCUMENT = 5, 5, 1e-3, 1000
 SEED, EPOCH, NOISE = 1, 0, 1 << 18

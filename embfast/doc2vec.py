@@ -21,6 +21,7 @@ from embfast.training import (
     Path,
     Progress,
     ProgressOption,
+    Sharing,
     blocks_per_slice,
     check_corpus,
     check_flag,
@@ -29,14 +30,17 @@ from embfast.training import (
     check_resumable,
     cores,
     fingerprint,
+    for_kernels,
     forget_read,
     initial_weights,
+    keep_thresholds,
     make_blocks,
+    noise_weights,
+    sharing,
     train,
     write_model,
 )
 from embfast.vectors import Vectors
-from embfast.word2vec import Sharing, for_kernels, keep_thresholds, noise_weights, sharing
 
 Documents = Corpus | Iterable[Iterable[str]]
 

@@ -665,11 +665,7 @@ class GloVe(Estimator):
     def transform(self, corpus: Corpus) -> np.ndarray:
         """The mean vector of the known words of each document, float32 (len(corpus), numbers of a vector); or zeros."""
         self._check_fitted()
-        if not isinstance(corpus, Corpus):
-            raise TypeError(f"expected a Corpus, got {type(corpus).__name__}; see Corpus.from_sentences")
-        index = {word: i for i, word in enumerate(self.words_)}
-        rows = np.array([index.get(word, -1) for word in corpus.words], np.int64)
-        return document_means(self.vectors_.matrix, rows, corpus)
+        return document_means(self.vectors_.matrix, self.words_, corpus)
 
     def fit_transform(self, corpus: Corpus, y: Any = None) -> np.ndarray:
         """fit, then transform."""

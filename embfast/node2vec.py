@@ -26,11 +26,12 @@ from embfast.training import (
     cores,
     initial_weights,
     make_blocks,
+    noise_weights,
+    sharing,
     train,
     write_model,
 )
 from embfast.vectors import Vectors
-from embfast.word2vec import noise_weights, sharing
 
 if TYPE_CHECKING:
     from embfast.walks import Walks

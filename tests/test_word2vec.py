@@ -15,7 +15,8 @@ import embfast.training
 from embfast import kernels
 from embfast.corpus import Corpus
 from embfast.errors import TrainingError
-from embfast.word2vec import Word2Vec, keep_thresholds, noise_weights, sharing
+from embfast.training import keep_thresholds, noise_weights, sharing
+from embfast.word2vec import Word2Vec
 
 MODES = [
     pytest.param({"cbow": cbow, "hs": hs, "negatives": negatives, "negatives_shared": shared}, id=name)

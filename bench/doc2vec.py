@@ -4,7 +4,7 @@ python -m bench.doc2vec                                        everything; hours
 python -m bench.doc2vec --speed --documents 5000               figures of speed, minutes
 python -m bench.doc2vec --scaling                              ours alone: inference in 1, 2, ... threads
 python -m bench.doc2vec --quality --seeds 1 --programs embfast accuracy of ours alone
-python -m bench.doc2vec --quality --dim 200 --c 0.001 --lr 0   the best found for both side by side, see below
+python -m bench.doc2vec --quality --dim 200 --lr 0 --infer-epochs 10 --c 0.001    settings from held-out reviews
 
 The 25,000 reviews of imdb.train.tsv.xz in $EMBFAST_DATA/imdb (by default ../shared/data beside the checkout) are
 trained on, lower-cased, each mark a word of its own, in an order shuffled by the seed; the 25,000 of imdb.test.tsv.xz

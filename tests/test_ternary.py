@@ -312,13 +312,15 @@ def test_nothing_unpacks_the_whole_unasked():
         np.asarray(matrix, dtype=np.float32)
     with pytest.raises(TypeError, match="columns cannot be taken"):
         matrix[:, 2]
-    vectors = Vectors([f"w{i}" for i in range(20)], matrix)
-    for export in (vectors.to_gensim, vectors.to_pandas, vectors.to_arrow):
-        try:
-            with pytest.raises(ValueError, match=f"{export.__name__} needs float32 rows, got ternary ones"):
-                export()
-        except ImportError as error:
-            pytest.skip(str(error))
+
+
+@pytest.mark.parametrize(
+    ("package", "export"), [("gensim", "to_gensim"), ("pandas", "to_pandas"), ("pyarrow", "to_arrow")]
+)
+def test_exports_ask_for_floats(package, export, both):
+    pytest.importorskip(package)
+    with pytest.raises(ValueError, match=f"{export} needs float32 rows, got ternary ones"):
+        getattr(both[0], export)()
 
 
 # ---- search -------------------------------------------------------------------------------------------------------

@@ -100,6 +100,35 @@ EMBFAST_INLINE void put_out(void* to, const void* from, int64_t bytes) {
 
 constexpr int64_t stretch = 64;  // words of a row that are made before they go to memory
 
+// One word of each of R rows, `stretch` words apart. Not 0 where a row has a NaN.
+template <int R>
+EMBFAST_INLINE uint64_t words_of_rows(const float* features, int64_t dim, const float* low, const float* high,
+                                      uint64_t* plus, uint64_t* minus) {
+#if EMBFAST_WIDTH == 16 && defined(__AVX512F__)
+  typedef uint16_t Mask __attribute__((may_alias));  // a mask goes to memory as it is, and not through a word
+  __mmask16 wrong = 0;
+  unrolled<block / W>([&](auto part) __attribute__((always_inline)) {
+    const __m512 below = _mm512_loadu_ps(low + part * W), above = _mm512_loadu_ps(high + part * W);
+    unrolled<R>(EMBFAST_UNROLLED {
+      const __m512 x = _mm512_loadu_ps(features + i * dim + part * W);
+      reinterpret_cast<Mask*>(plus + i * stretch)[part] = _mm512_cmp_ps_mask(x, above, _CMP_GT_OQ);
+      reinterpret_cast<Mask*>(minus + i * stretch)[part] = _mm512_cmp_ps_mask(x, below, _CMP_LT_OQ);
+      wrong = _kor_mask16(wrong, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q));
+    });
+  });
+  return wrong;
+#else
+  uint64_t wrong = 0;
+  unrolled<R>(EMBFAST_UNROLLED {
+    const Word word = word_of(features + i * dim, low, high);
+    plus[i * stretch] = word.plus;
+    minus[i * stretch] = word.minus;
+    wrong |= word.unordered;
+  });
+  return wrong;
+#endif
+}
+
 // R rows side by side, so that thresholds are read once for all of them, while the next R come from memory. True where
 // none has a NaN.
 template <int R>
@@ -117,12 +146,8 @@ EMBFAST_INLINE bool discretise_rows(const float* features, int64_t dim, const fl
       const float* x = features + w * block;
       unrolled<R * block / 16>(
           EMBFAST_UNROLLED { __builtin_prefetch(x + (R + i * 16 / block) * dim + i * 16 % block, 0, 2); });
-      unrolled<R>(EMBFAST_UNROLLED {
-        const Word word = word_of(x + i * dim, low + w * block, high + w * block);
-        plus[i][w - begin] = word.plus;
-        minus[i][w - begin] = word.minus;
-        wrong |= word.unordered;
-      });
+      wrong |=
+          words_of_rows<R>(x, dim, low + w * block, high + w * block, plus[0] + (w - begin), minus[0] + (w - begin));
     }
     for (; w < end; ++w) {
       const int64_t rest = dim - w * block;
@@ -271,7 +296,7 @@ constexpr int tall = W == 16 ? 4 : 2;  // queries in a tile: all sums stay in re
 
 int64_t discretise(const float* features, int64_t n, int64_t dim, const float* low, const float* high, uint64_t* planes,
                    int64_t words, int8_t* levels) {
-  constexpr int together = 2;
+  constexpr int together = W == 16 ? 4 : 2;
   int64_t r = 0;
   const auto from = [&](auto rows) __attribute__((always_inline)) {
     return discretise_rows<rows>(features + r * dim, dim, low, high, planes ? planes + r * 2 * words : nullptr, words,

@@ -1,12 +1,13 @@
-"""Random walks on a Graph, compiled by Numba: uniform, weighted, node2vec's, node2vec+'s, with restarts, or your own.
+"""Random walks on a Graph, compiled by Numba: uniform, weighted, node2vec's, metapaths, with restarts, or your own.
 
 Sources: node2vec (Grover and Leskovec 2016, arXiv:1607.00653), its rejection sampling (KnightKing, Yang et al. 2019),
-node2vec+ (Liu, Hirn and Krishnan 2023, arXiv:2109.08031), alias tables (Walker 1977; Vose 1991).
+node2vec+ (Liu, Hirn and Krishnan 2023, arXiv:2109.08031), metapath2vec (Dong, Chawla and Swami 2017), alias tables
+(Walker 1977; Vose 1991).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
@@ -28,7 +29,6 @@ _WALK = np.uint64(16)  # Purpose::walk of csrc/random.h
 _TRIES = 24  # bits of a draw's number that count the tries of one step
 _RESTART = np.uint64((1 << _TRIES) - 1)  # the try whose draw says whether a step goes back to the start
 _LAST_TRY = 1 << 16
-_ANY_TYPE = np.zeros(1, np.int64)
 _TOGETHER = 256  # walks that take turns, so that the memory works on all of them at once
 _MEMBER_BITS = np.uint64(16)  # of the table of members, for each entry of neighbours
 _HASH = np.uint64(0x9E3779B1)
@@ -62,13 +62,18 @@ class Walks:
             transition(offsets, neighbours, weights, start, previous, current, step, draw) returns the next node, or -1
             to end the walk. previous is -1 in the first step; weights is None in a graph without; draw is a random
             uint64 of this step, and next_draw(draw) makes another of it.
+        types: int (nodes,), 0 or more: of each node its type.
+        metapath: types that the nodes of a walk must have, over and over, as (0, 1, 2, 1, 0): the last is the first
+            again. Walks start in nodes of the first type, draw among neighbours of the next type alone, by weight, and
+            end where there are none.
 
     Exact: a candidate is drawn by weight and accepted by its bias; what 1/p has above all other biases is drawn apart.
     A step that refuses as many candidates as the node has edges, and 16, is drawn from the enumerated probabilities.
     Whether a candidate is a neighbour of the node before is read from a table of bits; where they leave it open, the
     sorted row is searched.
     Memory: 8 bytes a node; for p or q other than 1 the bits, 2 bytes an entry of neighbours; 8 an entry for the alias
-    tables of a weighted graph; and no table of pairs.
+    tables of a weighted graph; with a metapath a copy of the graph, and 8 bytes for each node and type; and no table of
+    pairs.
     """
 
     def __init__(
@@ -83,25 +88,59 @@ class Walks:
         plus: bool = False,
         gamma: float = 0.0,
         transition: Transition | None = None,
+        types: np.ndarray | None = None,
+        metapath: Sequence[int] | None = None,
         seed: int = 0,
     ) -> None:
         if plus and graph.weights is None:
             raise ValueError("plus=True needs a graph with weights; this one has none")
         self.graph, self.length, self.per_node, self.seed = graph, length, per_node, seed
         self.p, self.q, self.restart, self.plus, self.transition = float(p), float(q), float(restart), plus, transition
-        self.starts = np.flatnonzero(np.diff(graph.offsets)).astype(np.int32)
+        # The rows that steps of the first order are drawn from: the graph's, or one of each type for each node.
+        self._offsets, self._neighbours, weights = graph.offsets, graph.neighbours, graph.weights
+        self._pattern = np.zeros(1, np.int64)
+        self._n_types = 1
+        degrees = graph.degrees
+        if metapath is not None:
+            types, self._pattern = self._check_metapath(types, metapath, plus)
+            self._n_types = int(types.max()) + 1
+            self._offsets, self._neighbours, weights = _by_type(
+                graph.offsets, graph.neighbours, graph.weights, types, self._n_types
+            )
+            second = self._pattern[1 % len(self._pattern)]
+            degrees = np.diff(self._offsets).reshape(len(graph), -1)[:, second] * (types == self._pattern[0])
+        self.metapath = metapath
+        self.starts = np.flatnonzero(degrees).astype(np.int32)
         if not len(self.starts):
-            raise ValueError("the graph has no edge to walk on")
+            raise ValueError("the graph has no edge to walk on" if metapath is None else
+                             "no edge leads from the first type of the metapath to the second")  # fmt: skip
         self.label = np.arange(len(graph), dtype=np.int32)  # the number that stands for a node in what `read` returns
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int32))
         self._alias = self._strengths = self._thresholds = self._members = None
-        if graph.weights is not None and transition is None:
-            self._alias = _alias_tables(graph.offsets, graph.weights)
-            self._strengths = _strengths(graph.offsets, graph.weights)
-            if plus:
-                self._thresholds = _noise_thresholds(graph.offsets, graph.weights, float(gamma))
+        if weights is not None and transition is None:
+            self._alias = _alias_tables(self._offsets, weights)
         if transition is None and not self.first_order:
             self._members = _member_table(graph.offsets, graph.neighbours)
+            if graph.weights is not None:
+                self._strengths = _strengths(graph.offsets, graph.weights)
+            if plus:
+                self._thresholds = _noise_thresholds(graph.offsets, graph.weights, float(gamma))
+
+    def _check_metapath(self, types: Any, metapath: Sequence[int], plus: bool) -> tuple[np.ndarray, np.ndarray]:
+        """int64 types of nodes and the pattern that repeats."""
+        if types is None:
+            raise ValueError("a metapath needs the types of the nodes")
+        types, path = np.asarray(types), np.asarray(metapath)
+        if types.shape != (len(self.graph),) or types.dtype.kind not in "iu" or types.min() < 0:
+            raise ValueError(f"expected a type, 0 or more, of each of {len(self.graph)} nodes, got {types.dtype} "
+                             f"{types.shape}")  # fmt: skip
+        if path.ndim != 1 or len(path) < 2 or path.dtype.kind not in "iu" or path[0] != path[-1]:
+            raise ValueError(f"expected a metapath of types whose last is the first again, got {list(metapath)}")
+        if path.min() < 0 or path.max() > types.max():
+            raise ValueError(f"expected a metapath of types from 0 to {types.max()}, got {list(metapath)}")
+        if not (self.p == self.q == 1) or plus or self.restart or self.transition is not None:
+            raise ValueError("a metapath goes without p, q, plus, restart and transition")
+        return types.astype(np.int64), path[:-1].astype(np.int64)
 
     def __len__(self) -> int:
         """Walks in an epoch."""
@@ -111,6 +150,11 @@ class Walks:
     def first_order(self) -> bool:
         """Whether a step depends on nothing but the node that it leaves."""
         return self.p == self.q == 1 and self.transition is None
+
+    @property
+    def reversible(self) -> bool:
+        """Whether visits tend to the degree, or the sum of the weights, of each node in its component."""
+        return self.first_order and self.metapath is None and self.restart == 0 and not self.graph.directed
 
     def read(self, epoch: int, first: int, last: int, threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Walks first..last of an epoch: labels, int32 (n,), and offsets, int64 (last - first + 1,), as in a Corpus."""
@@ -143,7 +187,15 @@ class Walks:
             if self.transition is not None:
                 _custom(graph.offsets, graph.neighbours, graph.weights, self.transition, self.restart, *shared)
             elif self.first_order:
-                _first_order(graph.offsets, graph.neighbours, self._alias, 1, _ANY_TYPE, self.restart, *shared)
+                _first_order(
+                    self._offsets,
+                    self._neighbours,
+                    self._alias,
+                    self._n_types,
+                    self._pattern,
+                    self.restart,
+                    *shared,
+                )
             else:
                 _second_order(
                     graph.offsets,
@@ -665,3 +717,26 @@ def _noise_thresholds(offsets: Any, weights: Any, gamma: Any) -> Any:
             variance += (np.float64(weights[i]) - mean) ** 2
         found[row] = max(0.0, mean + gamma * np.sqrt(variance / (end - begin)))
     return found
+
+
+@njit(nogil=True, cache=True)
+def _by_type(offsets: Any, neighbours: Any, weights: Any, types: Any, n_types: Any) -> Any:
+    """Offsets, neighbours and weights of rows that each hold the neighbours of one type: n_types rows for each node."""
+    n_nodes = len(offsets) - 1
+    begins = np.zeros(n_nodes * n_types + 1, np.int64)
+    for row in range(n_nodes):
+        for i in range(offsets[row], offsets[row + 1]):
+            begins[row * n_types + types[neighbours[i]] + 1] += 1
+    for i in range(1, len(begins)):
+        begins[i] += begins[i - 1]
+    sorted_neighbours = np.empty_like(neighbours)
+    sorted_weights = None if weights is None else np.empty_like(weights)
+    next_place = begins[:-1].copy()
+    for row in range(n_nodes):
+        for i in range(offsets[row], offsets[row + 1]):
+            group = row * n_types + types[neighbours[i]]
+            sorted_neighbours[next_place[group]] = neighbours[i]
+            if weights is not None:
+                sorted_weights[next_place[group]] = weights[i]
+            next_place[group] += 1
+    return begins, sorted_neighbours, sorted_weights

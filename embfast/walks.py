@@ -30,8 +30,6 @@ _TRIES = 24  # bits of a draw's number that count the tries of one step
 _RESTART = np.uint64((1 << _TRIES) - 1)  # the try whose draw says whether a step goes back to the start
 _LAST_TRY = 1 << 16
 _TOGETHER = 256  # walks that take turns, so that the memory works on all of them at once
-_MEMBER_BITS = np.uint64(16)  # of the table of members, for each entry of neighbours
-_HASH = np.uint64(0x9E3779B1)
 _LOW = np.uint64(0xFFFFFFFF)
 _TO_UNIT = 2.0**-32
 
@@ -120,7 +118,8 @@ class Walks:
         if weights is not None and transition is None:
             self._alias = _alias_tables(self._offsets, weights)
         if transition is None and not self.first_order:
-            self._members = _member_table(graph.offsets, graph.neighbours)
+            self._members = np.zeros(len(graph.neighbours) // 4 + 1, np.uint64)  # by numpy: on huge pages
+            _set_members(graph.offsets, graph.neighbours, self._members)
             if graph.weights is not None:
                 self._strengths = _strengths(graph.offsets, graph.weights)
             if plus:
@@ -277,28 +276,59 @@ def _find(neighbours: Any, begin: Any, n: Any, x: Any) -> Any:
 
 
 @njit(inline="always")
-def _member_bit(begin: Any, degree: Any, n_nodes: Any, x: Any) -> Any:
-    """The bit of the table of members that is set if x is in the row of `degree` neighbours from begin on.
+def _own_words(begin: Any, degree: Any) -> Any:
+    """The first word of the table of members that belongs to this row alone, and how many there are."""
+    first = (begin + np.int64(3)) >> 2
+    return first, ((begin + degree) >> 2) - first
 
-    In a row with as many bits as there are nodes each node has its own; in others 16 bits or more an entry make a set
-    bit of a node that is no neighbour rare.
+
+@njit(inline="always")
+def _member_word(begin: Any, degree: Any, n_nodes: Any, x: Any) -> Any:
+    """The word, of the table of members, and the bits in it that are set if x is in the row that begins there.
+
+    The words lie along the rows, 64 bits to four entries. In a row with as many bits of its own as there are nodes each
+    node has one; in others three by a hash, so that few nodes that are no neighbours find all three set.
     """
-    size = np.uint64(degree) * _MEMBER_BITS
-    hashed = (((np.uint64(x) * _HASH) & _LOW) * size) >> np.uint64(32)
-    return np.uint64(begin) * _MEMBER_BITS + (np.uint64(x) if size >= np.uint64(n_nodes) else hashed)
+    first, n_own = _own_words(begin, degree)
+    low = np.int64(begin) >> 2
+    span = ((begin + degree + np.int64(3)) >> 2) - low
+    hashed = np.uint64(x) * _GOLDEN
+    three = _bit(hashed >> np.uint64(14)) | _bit(hashed >> np.uint64(20)) | _bit(hashed >> np.uint64(26))
+    place = np.uint64(low) + (((hashed >> np.uint64(32)) * np.uint64(span)) >> np.uint64(32))
+    each = n_own * 64 >= n_nodes
+    return np.uint64(first) + (np.uint64(x) >> np.uint64(6)) if each else place, _bit(np.uint64(x)) if each else three
+
+
+@njit(inline="always")
+def _bit(i: Any) -> Any:
+    return np.uint64(1) << (i & np.uint64(63))
 
 
 @njit(nogil=True, cache=True)
-def _member_table(offsets: Any, neighbours: Any) -> Any:
-    """uint32: a bit string for each row, as long as the row in bits times 16."""
+def _set_members(offsets: Any, neighbours: Any, words: Any) -> None:
+    """Fills the table of members, uint64 (entries / 4, rounded up), from zeros."""
     n_nodes = len(offsets) - 1
-    words = np.zeros((len(neighbours) * np.int64(_MEMBER_BITS) + 31) // 32, np.uint32)
     for row in range(n_nodes):
         begin, degree = offsets[row], offsets[row + 1] - offsets[row]
         for i in range(begin, begin + degree):
-            bit = _member_bit(begin, degree, n_nodes, neighbours[i])
-            words[bit >> np.uint64(5)] |= np.uint32(1) << np.uint32(bit & np.uint64(31))
-    return words
+            word, bits = _member_word(begin, degree, n_nodes, neighbours[i])
+            words[word] |= bits
+
+
+@njit(nogil=True, cache=True)
+def _find_each(neighbours: Any, begins: Any, sizes: Any, xs: Any, n: Any, places: Any) -> None:
+    """_find of many, step by step, so that the memory works on all of them at once; begins and sizes are used up."""
+    more = True
+    while more:
+        more = False
+        for i in range(n):
+            half = sizes[i] >> 1
+            before = np.uint64(begins[i] + half - (half > 0))
+            begins[i] = begins[i] + half if neighbours[before] < xs[i] else begins[i]
+            sizes[i] -= half
+            more |= sizes[i] > 1
+    for i in range(n):
+        places[i] = begins[i] if neighbours[np.uint64(begins[i])] == xs[i] else -1
 
 
 @njit(nogil=True, cache=True)
@@ -480,10 +510,15 @@ def _second_order(
     back_begins, back_degrees = np.empty(_TOGETHER, np.int64), np.empty(_TOGETHER, np.int64)
     mass, extra = np.empty(_TOGETHER), np.empty(_TOGETHER)
     # Of each try: its draw, the candidate and its place, the height that decides and the one it must stay below.
-    draws, places, bits = np.empty(_TOGETHER, np.uint64), np.empty(_TOGETHER, np.uint64), np.empty(_TOGETHER, np.uint64)
-    drawn = np.empty(_TOGETHER, np.int32)
+    draws, places, drawn = np.empty(_TOGETHER, np.uint64), np.empty(_TOGETHER, np.uint64), np.empty(_TOGETHER, np.int32)
+    words, bits = np.empty(_TOGETHER, np.uint64), np.empty(_TOGETHER, np.uint64)
     height, limit = np.empty(_TOGETHER), np.empty(_TOGETHER)
-    unsure = np.empty(_TOGETHER, np.int64)
+    is_member, moved = np.empty(_TOGETHER, np.bool_), np.empty(_TOGETHER, np.bool_)
+    # Candidates that the bits leave open, those to look for in the row of previous, and where they are in it.
+    unsure, perhaps = np.empty(_TOGETHER, np.int64), np.empty(_TOGETHER, np.int64)
+    find_begins, find_sizes = np.empty(_TOGETHER, np.int64), np.empty(_TOGETHER, np.int64)
+    find_xs, found_places = np.empty(_TOGETHER, np.int32), np.empty(_TOGETHER, np.int64)
+    places_back = np.empty(_TOGETHER, np.int64)
     one, step_bits, try_mask = np.uint64(1), np.uint64(_TRIES), _RESTART
     n, begun = 0, 0
     while n or begun < len(starts):
@@ -541,29 +576,36 @@ def _second_order(
         for i in range(n):
             drawn[i] = previous[i] if height[i] < 0 else drawn[i]
         for i in range(n):
-            bits[i] = _member_bit(back_begins[i], back_degrees[i], n_nodes, drawn[i])
+            words[i], bits[i] = _member_word(back_begins[i], back_degrees[i], n_nodes, drawn[i])
         for i in range(n):
-            bits[i] = np.uint64(members[bits[i] >> np.uint64(5)] >> np.uint32(bits[i] & np.uint64(31))) & one
+            is_member[i] = members[words[i]] & bits[i] == bits[i]
         for i in range(n):
-            bias = 1.0 if bits[i] else inverse_q
+            bias = 1.0 if is_member[i] else inverse_q
             bias = inverse_p if drawn[i] == previous[i] else bias
             limit[i] = np.inf if previous[i] < 0 else bias
-        # A set bit says "perhaps" in rows with fewer bits than nodes; node2vec+ needs the weight of the edge too.
-        n_unsure = 0
+        # Set bits say "perhaps" in rows with fewer bits than nodes; node2vec+ needs the weight of the edge too.
+        n_unsure, n_perhaps = 0, 0
         for i in range(n):
+            _, n_own = _own_words(back_begins[i], back_degrees[i])
+            undecided = (height[i] >= least) & (drawn[i] != previous[i]) & (previous[i] >= 0)
+            if thresholds is None:
+                undecided &= is_member[i] & (n_own * 64 < n_nodes)
             unsure[np.uint64(n_unsure)] = i
-            perhaps = np.uint64(back_degrees[i]) * _MEMBER_BITS < np.uint64(n_nodes)
-            if thresholds is not None:
-                perhaps = True
-            else:
-                perhaps &= bits[i] != 0
-            n_unsure += perhaps & (height[i] >= least) & (drawn[i] != previous[i]) & (previous[i] >= 0)
+            n_unsure += undecided
         for j in range(n_unsure):
             i = unsure[j]
-            found = np.int64(-1)
-            if bits[i]:
-                found = _find(neighbours, back_begins[i], back_degrees[i], drawn[i])
-            limit[i] = _bias(weights, thresholds, found, places[i], drawn[i], current[i], inverse_q)
+            places_back[i] = -1
+            perhaps[np.uint64(n_perhaps)] = i
+            n_perhaps += is_member[i]
+        for j in range(n_perhaps):
+            i = perhaps[j]
+            find_begins[j], find_sizes[j], find_xs[j] = back_begins[i], back_degrees[i], drawn[i]
+        _find_each(neighbours, find_begins, find_sizes, find_xs, n_perhaps, found_places)
+        for j in range(n_perhaps):
+            places_back[perhaps[j]] = found_places[j]
+        for j in range(n_unsure):
+            i = unsure[j]
+            limit[i] = _bias(weights, thresholds, places_back[i], places[i], drawn[i], current[i], inverse_q)
 
         for i in range(n):
             accepted = height[i] < limit[i]
@@ -582,11 +624,11 @@ def _second_order(
             back_degrees[i] = degrees[i] if accepted else back_degrees[i]
             previous[i] = current[i] if accepted else previous[i]
             current[i] = x if accepted else current[i]
-            bits[i] = accepted
+            moved[i] = accepted
         if excess > 0:
             # The return must be an edge: it is where edges are not directed, with the weight of the one just walked.
             for i in range(n):
-                if not bits[i]:
+                if not moved[i]:
                     continue
                 if not returns:
                     v = np.uint64(current[i])

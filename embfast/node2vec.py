@@ -113,7 +113,7 @@ class Node2Vec(Estimator):
         metapath: str | None = None,
         ns_exponent: float = 0.75,
         shrink_windows: bool = True,
-        lr: float = 0.025,
+        lr: float = 0.05,
         min_lr: float | None = None,
         negatives_shared: bool = True,
         threads: int | None = None,

@@ -625,23 +625,27 @@ def _second_order(
             previous[i] = current[i] if accepted else previous[i]
             current[i] = x if accepted else current[i]
             moved[i] = accepted
-        if excess > 0:
-            # The return must be an edge: it is where edges are not directed, with the weight of the one just walked.
+        # The return must be an edge to have mass: it is where edges are not directed, of the weight of the one walked.
+        if excess > 0 and returns:
+            if weights is None:
+                for i in range(n):
+                    extra[i] = excess if moved[i] else extra[i]
+            else:
+                for i in range(n):
+                    walked = excess * np.float64(weights[places[i]])
+                    extra[i] = walked if moved[i] & (height[i] >= 0) else extra[i]  # below 0: back over the same edge
+        elif excess > 0:
             for i in range(n):
                 if not moved[i]:
                     continue
-                if not returns:
-                    v = np.uint64(current[i])
-                    back = np.int64(-1)
-                    if offsets[v + one] > offsets[v]:
-                        back = _find(neighbours, offsets[v], offsets[v + one] - offsets[v], previous[i])
-                    if back < 0:
-                        extra[i] = 0.0
-                        continue
-                    places[i] = np.uint64(back)
-                elif height[i] < 0:
-                    continue  # back over the same edge
-                extra[i] = excess if weights is None else excess * np.float64(weights[places[i]])
+                v = np.uint64(current[i])
+                back = np.int64(-1)
+                if offsets[v + one] > offsets[v]:
+                    back = _find(neighbours, offsets[v], offsets[v + one] - offsets[v], previous[i])
+                if back < 0:
+                    extra[i] = 0.0
+                else:
+                    extra[i] = excess if weights is None else excess * np.float64(weights[back])
 
 
 @njit(nogil=True)

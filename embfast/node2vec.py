@@ -27,6 +27,7 @@ from embfast.training import (
     cores,
     for_kernels,
     initial_weights,
+    keep_thresholds,
     make_blocks,
     noise_weights,
     sharing,
@@ -66,6 +67,8 @@ class Node2Vec(Estimator):
         window: nodes on each side in a walk, 1 to 1,000.
         negatives: nodes drawn against each pair, in proportion to visits ** ns_exponent; 0 for none.
         hs: hierarchical softmax, beside negative sampling or, at negatives=0, alone.
+        sample: visits to nodes that make up more than this share of all are passed over at random, as word2vec.c does
+            with frequent words; 0 keeps all.
         epochs: each draws walks of its own: 2 epochs of 10 walks per node are 20 walks, each seen once.
         restart: probability, at each step, that a walk goes on from its first node.
         plus: node2vec+, which looks at the weights of edges to common neighbours too; of weighted graphs only.
@@ -106,6 +109,7 @@ class Node2Vec(Estimator):
         window: int = 10,
         negatives: int = 5,
         hs: bool = False,
+        sample: float = 0.0,
         epochs: int = 1,
         restart: float = 0.0,
         plus: bool = False,
@@ -113,7 +117,7 @@ class Node2Vec(Estimator):
         metapath: str | None = None,
         ns_exponent: float = 0.75,
         shrink_windows: bool = True,
-        lr: float = 0.05,
+        lr: float = 0.025,
         min_lr: float | None = None,
         negatives_shared: bool = True,
         threads: int | None = None,
@@ -127,6 +131,7 @@ class Node2Vec(Estimator):
         self.window = window
         self.negatives = negatives
         self.hs = hs
+        self.sample = sample
         self.epochs = epochs
         self.restart = restart
         self.plus = plus
@@ -284,6 +289,7 @@ class Node2Vec(Estimator):
             check_flag(name, getattr(self, name))
         if self.negatives == 0 and not self.hs:
             raise ValueError("negatives=0 and hs=False leave nothing to learn from: set negatives >= 1 or hs=True")
+        check_float("sample", self.sample, 0, 1)
         check_int("epochs", self.epochs, 1, 1_000_000)
         check_float("restart", self.restart, 0, 1)
         check_float("gamma", self.gamma, -100, 100)
@@ -338,6 +344,7 @@ class Node2Vec(Estimator):
         share = sharing(False, self.hs, self.negatives, self.negatives_shared, self.window)
         at_once = share.drawn * (1 if share.shared else 2 * self.window)
         weights = noise_weights(self.counts_, self.ns_exponent) if self.negatives else None
+        keep = keep_thresholds(self.counts_, self.sample)
         tree = kernels.HuffmanTree(np.maximum(self.counts_, 1)) if self.hs else None
         w_in, w_out, w_nodes = (self._tables.get(name) for name in ("w_in", "w_out", "w_nodes"))
 
@@ -374,7 +381,7 @@ class Node2Vec(Estimator):
                         blocks,
                         begin,
                         min(begin + pieces, len(blocks) - 1),
-                        None,
+                        keep,
                         pool,
                         tree,
                         window=self.window,

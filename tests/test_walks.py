@@ -141,8 +141,10 @@ def test_rows_with_fewer_bits_than_nodes_are_searched_where_bits_leave_it_open(w
 def test_every_neighbour_has_its_bit():
     """And of other nodes few have one, or none at all where the row has a bit for each node."""
     graph = wide_graph(False)
-    hub = Graph.from_edges(np.append(graph.neighbours, np.zeros(30, int)), np.append(
-        np.repeat(np.arange(300), graph.degrees), np.arange(100, 130)), duplicates="first")  # fmt: skip
+    # Node 0 gets 30 neighbours more, ten others some: rows with about as many bits as there are nodes.
+    more = [(0, x) for x in range(100, 130)] + [(v, x) for v in range(10, 20) for x in range(200, 196 + v)]
+    rows = np.repeat(np.arange(300), graph.degrees)
+    hub = Graph.from_edges(*np.hstack([(rows, graph.neighbours), np.array(more).T]), duplicates="first")
     table = Walks(hub, q=2)._members
     wrong = 0
     for v in range(300):
@@ -158,6 +160,7 @@ def test_every_neighbour_has_its_bit():
         if degree * 16 >= 300 + 128:
             assert sum(has) == degree
     assert hub.degrees.max() * 16 >= 300 + 128
+    assert (np.abs(hub.degrees * 16 - 300) < 64).sum() >= 8
     assert 16 * np.median(hub.degrees) < 300
     assert wrong < 300 * 300 / 30
 

@@ -9,6 +9,7 @@ import pytest
 from bench import glove as bench_glove
 from bench import kernels as bench_kernels
 from bench import node2vec as bench_node2vec
+from bench import walks as bench_walks
 from bench import word2vec as bench_word2vec
 from embfast import kernels
 
@@ -248,3 +249,15 @@ def test_bench_of_node_vectors(tmp_path, monkeypatch, capsys):
     assert result["walk p=0.5 q=2"]["embfast"]["steps_per_s"]["median"] > 0
     assert 0 < result["train p=1 q=1"]["embfast"]["macro"] <= 1
     assert "Macro-F1" in capsys.readouterr().out
+
+
+def test_walks_beyond_the_caches_and_what_their_reads_explain(tmp_path, capsys):
+    output = tmp_path / "result.json"
+    bench_walks.main(f"--nodes 3000 --small 500 --per-node 5 --walks 200 --repeats 1 --output {output}".split())
+    result = json.loads(output.read_text())["result"]
+    assert set(result["settings"]) == {"p=1 q=1", "p=0.25 q=4", "p=4 q=0.25", "p=1 q=0.5"}
+    for entry in result["settings"].values():
+        assert entry["tries"]["large"] >= 1
+        assert entry["ns_of_reads"]["large"] > 0
+    assert result["settings"]["p=0.25 q=4"]["memory"]["peak"] > 0
+    assert "explained" in capsys.readouterr().out

@@ -33,6 +33,7 @@ SMALL = {"dim": 16, "walk_length": 20, "walks_per_node": 20, "window": 4, "epoch
         {"hs": True, "negatives": 0},
         {"hs": True},
         {"restart": 0.2},
+        {"sample": 0.01},
         {"negatives_shared": False},
         {"threads": 2},
     ],

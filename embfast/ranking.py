@@ -42,8 +42,8 @@ def ranking_loss(
 
     >>> images, captions = torch.eye(3), torch.eye(3)
     >>> captions[2] = torch.tensor([0.0, 0.9, 0.1])  # nearer to image 1 than to its own
-    >>> ranking_loss(images, captions, mode="max").item() > 2
-    True
+    >>> round(ranking_loss(images, captions, mode="max").item(), 2)
+    1.37
 
     Arguments:
         images, captions: floating point (n, dim) and (m, dim), on one device. Row i of one belongs to row i of the
@@ -280,10 +280,10 @@ class _Products:
 
     def of_pairs(self, images: slice, captions: slice) -> Tensor:
         """The similarity of each image with the caption beside it."""
-        found = [
-            self._beside(self.images[images][lo : lo + _TOGETHER], self.captions[captions][lo : lo + _TOGETHER])
-            for lo in range(0, images.stop - images.start, _TOGETHER)
-        ]
+        found = []
+        for lo in range(0, images.stop - images.start, _TOGETHER):
+            some = [slice(side.start + lo, min(side.start + lo + _TOGETHER, side.stop)) for side in (images, captions)]
+            found.append(self._beside(self.images[some[0]], self.captions[some[1]]))
         return torch.cat(found)
 
     def _beside(self, images: Tensor, captions: Tensor) -> Tensor:
@@ -359,8 +359,8 @@ class _Gradients:
     """Of the loss, for the sides that want one."""
 
     def __init__(self, of: _Products, wanted: _Wanted) -> None:
-        self.images = torch.zeros_like(of.images.rows) if wanted.images else None
-        self.captions = torch.zeros_like(of.captions.rows) if wanted.captions else None
+        self.images = of.images.rows.new_zeros(of.images.rows.shape) if wanted.images else None
+        self.captions = of.captions.rows.new_zeros(of.captions.rows.shape) if wanted.captions else None
         self.temperature: Tensor | None = None
         self.wanted = any(wanted)
 

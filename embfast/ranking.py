@@ -12,9 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from embfast import kernels
 
 MODES = ("sum", "max", "semihard", "topk")
 SIMILARITIES = ("cosine", "dot", "order")
@@ -316,26 +319,35 @@ class _Order(_Products):
     def _beside(self, images: Tensor, captions: Tensor) -> Tensor:
         return (captions - images).clamp_(min=0).square_().sum(1).neg_()
 
+    def scores(self, images: Tensor, captions: Tensor) -> Tensor:
+        scores = images.new_zeros(len(images), len(captions))
+        if images.device.type == "cpu":
+            kernels.order_scores(*map(_array, (images, captions, scores)), threads=torch.get_num_threads())
+        else:
+            for _, outside in self._parts(images, captions):
+                scores -= outside.square_().sum(2)
+        return scores
+
+    def add_tile(self, weights: Tensor, images: Tensor, captions: Tensor, to: "_Gradients", tile: _Tile) -> None:
+        to_images = None if to.images is None else to.images[tile.image]
+        to_captions = None if to.captions is None else to.captions[tile.caption]
+        if images.device.type == "cpu":
+            arrays = map(_array, (images, captions, weights, to_images, to_captions))
+            kernels.add_order_gradients(*arrays, threads=torch.get_num_threads())
+            return
+        for columns, outside in self._parts(images, captions):
+            outside *= 2 * weights[:, :, None]
+            if to_images is not None:
+                to_images[:, columns] += outside.sum(1)
+            if to_captions is not None:
+                to_captions[:, columns] -= outside.sum(0)
+
     def _parts(self, images: Tensor, captions: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """max(0, caption - image) of all entries of a tile, some columns at a time."""
+        """max(0, caption - image) of all entries of a tile, some columns at a time: where there is no kernel."""
         step = max(1, _NUMBERS // (len(images) * len(captions)))
         for lo in range(0, images.shape[1], step):
             columns = slice(lo, lo + step)
             yield columns, (captions[None, :, columns] - images[:, None, columns]).clamp_(min=0)
-
-    def scores(self, images: Tensor, captions: Tensor) -> Tensor:
-        scores = images.new_zeros(len(images), len(captions))
-        for _, outside in self._parts(images, captions):
-            scores -= outside.square_().sum(2)
-        return scores
-
-    def add_tile(self, weights: Tensor, images: Tensor, captions: Tensor, to: "_Gradients", tile: _Tile) -> None:
-        for columns, outside in self._parts(images, captions):
-            outside *= 2 * weights[:, :, None]
-            if to.images is not None:
-                to.images[tile.image, columns] += outside.sum(1)
-            if to.captions is not None:
-                to.captions[tile.caption, columns] -= outside.sum(0)
 
     def add_entries(self, image: Tensor, caption: Tensor, weights: Tensor, to: "_Gradients") -> None:
         for lo in range(0, len(image), _TOGETHER):
@@ -346,6 +358,11 @@ class _Order(_Products):
                 to.images.index_add_(0, row, outside)
             if to.captions is not None:
                 to.captions.index_add_(0, column, outside, alpha=-1)
+
+
+def _array(rows: Tensor | None) -> np.ndarray | None:
+    """The same memory as kernels take it; a copy of rows that do not lie one after the other."""
+    return None if rows is None else rows.contiguous().numpy()
 
 
 def _similarity(batch: _Batch, images: Tensor, captions: Tensor) -> _Products:

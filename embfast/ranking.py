@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from embfast import kernels
 
@@ -530,8 +529,9 @@ class _Tiled(torch.autograd.Function):
         return total.to(of.dtype)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("create_graph=True: the gradient of a ranking loss has no gradient of its own")
         images, captions, temperature = ctx.saved_tensors
         with torch.autocast(images.device.type, enabled=False):
             of = _similarity(ctx.loss.batch, images, captions)

@@ -158,10 +158,6 @@ class _Batch:
         """Directions that the loss sums over: 0 for images, 1 for captions."""
         return {"both": (0, 1), "images": (0,), "captions": (1,)}[self.direction]
 
-    def numbers(self, device: torch.device) -> tuple[Tensor, ...]:
-        """The pairs, as indices."""
-        return tuple(torch.arange(side.start, side.stop, device=device) for side in self.pairs)
-
     def tiles(self) -> Iterator[_Tile]:
         """All of the matrix, image by image and within it caption by caption."""
         for i in range(0, self.n_images, self.tile):
@@ -280,16 +276,31 @@ class _Products:
         self.captions = _Side(captions, "captions", unit, dtype)
         self.dtype, self.device = dtype, images.device
 
-    def of_pairs(self, images: slice, captions: slice) -> Tensor:
+    def _pairs(self, pairs: _Tile) -> Iterator[tuple[slice, _Tile]]:
+        """Some of the pairs at a time, by their number and by their rows."""
+        n = pairs.image.stop - pairs.image.start
+        for lo in range(0, n, _TOGETHER):
+            part = slice(lo, min(lo + _TOGETHER, n))
+            yield part, _Tile(*(slice(side.start + part.start, side.start + part.stop) for side in pairs))
+
+    def of_pairs(self, pairs: _Tile) -> Tensor:
         """The similarity of each image with the caption beside it."""
-        found = []
-        for lo in range(0, images.stop - images.start, _TOGETHER):
-            some = [slice(side.start + lo, min(side.start + lo + _TOGETHER, side.stop)) for side in (images, captions)]
-            found.append(self._beside(self.images[some[0]], self.captions[some[1]]))
-        return torch.cat(found)
+        parts = (rows for _, rows in self._pairs(pairs))
+        return torch.cat([self._beside(self.images[rows.image], self.captions[rows.caption]) for rows in parts])
+
+    def add_pairs(self, pairs: _Tile, weights: Tensor, to: "_Gradients") -> None:
+        """Adds the gradient of the sum of weights * similarities of the pairs."""
+        for part, rows in self._pairs(pairs):
+            self._add_beside(self.images[rows.image], self.captions[rows.caption], weights[part, None], to, rows)
 
     def _beside(self, images: Tensor, captions: Tensor) -> Tensor:
         return (images * captions).sum(1)
+
+    def _add_beside(self, images: Tensor, captions: Tensor, weights: Tensor, to: "_Gradients", rows: _Tile) -> None:
+        if to.images is not None:
+            to.images[rows.image].addcmul_(captions, weights)
+        if to.captions is not None:
+            to.captions[rows.caption].addcmul_(images, weights)
 
     def scores(self, images: Tensor, captions: Tensor) -> Tensor:
         """A tile of similarities."""
@@ -317,6 +328,13 @@ class _Order(_Products):
 
     def _beside(self, images: Tensor, captions: Tensor) -> Tensor:
         return (captions - images).clamp_(min=0).square_().sum(1).neg_()
+
+    def _add_beside(self, images: Tensor, captions: Tensor, weights: Tensor, to: "_Gradients", rows: _Tile) -> None:
+        moves = (captions - images).clamp_(min=0).mul_(2 * weights)
+        if to.images is not None:
+            to.images[rows.image] += moves
+        if to.captions is not None:
+            to.captions[rows.caption] -= moves
 
     def scores(self, images: Tensor, captions: Tensor) -> Tensor:
         scores = images.new_zeros(len(images), len(captions))
@@ -400,7 +418,7 @@ class _Sum:
 
     def forward(self, of: _Products, temperature: Tensor | None, wanted: _Wanted) -> tuple[Tensor, Any]:
         batch, to = self.batch, _Gradients(of, wanted)
-        bounds = self.margin - of.of_pairs(*batch.pairs)
+        bounds = self.margin - of.of_pairs(batch.pairs)
         active = torch.zeros_like(bounds)
         total = torch.zeros((), dtype=torch.float64, device=of.device)
         for tile, images, captions, scores in _sweep(batch, of):
@@ -417,8 +435,7 @@ class _Sum:
             if to.wanted and (scores.is_cuda or bool(weights.any())):
                 of.add_tile(weights, images, captions, to, tile)
         if to.wanted:
-            image, caption = batch.numbers(of.device)
-            of.add_entries(image, caption, active.neg_(), to)
+            of.add_pairs(batch.pairs, active.neg_(), to)
         return total, [to] if to.wanted else None
 
     def backward(self, of: _Products, temperature: Tensor | None, state: Any, wanted: _Wanted) -> _Gradients:
@@ -438,7 +455,7 @@ class _Hardest:
 
     def forward(self, of: _Products, temperature: Tensor | None, wanted: _Wanted) -> tuple[Tensor, Any]:
         batch = self.batch
-        paired = of.of_pairs(*batch.pairs)
+        paired = of.of_pairs(batch.pairs)
         best = {axis: paired.new_full((len(paired), self.k), -_INF) for axis in batch.axes}
         found = {axis: torch.zeros_like(best[axis], dtype=torch.int64) for axis in batch.axes}
         for tile, _, _, scores in _sweep(batch, of):
@@ -486,7 +503,7 @@ class _Softmax:
 
     def forward(self, of: _Products, temperature: Tensor | None, wanted: _Wanted) -> tuple[Tensor, Any]:
         batch = self.batch
-        paired = of.of_pairs(*batch.pairs)
+        paired = of.of_pairs(batch.pairs)
         sums = {axis: torch.full_like(paired, -_INF) for axis in batch.axes}
         for tile, _, _, scores in _sweep(batch, of):
             batch.exclude(scores, tile, paired)
@@ -508,7 +525,7 @@ class _Softmax:
             if wanted.temperature:
                 slope += torch.where(shares > 0, shares * scores, 0).sum(dtype=torch.float64)
             of.add_tile(shares.div_(temperature), images, captions, to, tile)
-        of.add_entries(*batch.numbers(of.device), torch.full_like(paired, -len(batch.axes)).div_(temperature), to)
+        of.add_pairs(batch.pairs, torch.full_like(paired, -len(batch.axes)).div_(temperature), to)
         slope -= len(batch.axes) * paired.sum(dtype=torch.float64) / temperature
         to.temperature = -slope / temperature if wanted.temperature else None
         return to

@@ -339,7 +339,7 @@ class _Order(_Products):
     def scores(self, images: Tensor, captions: Tensor) -> Tensor:
         scores = images.new_zeros(len(images), len(captions))
         if images.device.type == "cpu":
-            kernels.order_scores(*map(_array, (images, captions, scores)), threads=torch.get_num_threads())
+            kernels.order_scores(_array(images), _array(captions), scores.numpy(), threads=torch.get_num_threads())
         else:
             for _, outside in self._parts(images, captions):
                 scores -= outside.square_().sum(2)
@@ -349,8 +349,11 @@ class _Order(_Products):
         to_images = None if to.images is None else to.images[tile.image]
         to_captions = None if to.captions is None else to.captions[tile.caption]
         if images.device.type == "cpu":
-            arrays = map(_array, (images, captions, weights, to_images, to_captions))
-            kernels.add_order_gradients(*arrays, threads=torch.get_num_threads())
+            kernels.add_order_gradients(
+                *map(_array, (images, captions, weights)),
+                *(None if to is None else to.numpy() for to in (to_images, to_captions)),
+                threads=torch.get_num_threads(),
+            )
             return
         for columns, outside in self._parts(images, captions):
             outside *= 2 * weights[:, :, None]
@@ -377,9 +380,9 @@ class _Order(_Products):
                 to.captions.index_add_(0, column, outside, alpha=-1)
 
 
-def _array(rows: Tensor | None) -> np.ndarray | None:
-    """The same memory as kernels take it; a copy of rows that do not lie one after the other."""
-    return None if rows is None else rows.contiguous().numpy()
+def _array(rows: Tensor) -> np.ndarray:
+    """What kernels read; a copy where rows do not lie one after the other."""
+    return rows.contiguous().numpy()
 
 
 def _similarity(batch: _Batch, images: Tensor, captions: Tensor) -> _Products:

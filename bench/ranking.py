@@ -1,7 +1,7 @@
 """Ranking losses forward and backward, beside the plain torch form that holds the whole matrix of similarities.
 
-OMP_NUM_THREADS=1 python -m bench.ranking
-OMP_NUM_THREADS=2 python -m bench.ranking --sizes 4096 --modes sum max --repeats 5 --json results/ranking.json
+python -m bench.ranking
+python -m bench.ranking --threads 2 --sizes 4096 --modes sum max --repeats 5 --json results/ranking.json
 
 Rows are normalised, dim numbers each. "mixed" rows have captions so far from their images that many negatives of every
 tile are within the margin, as at the start of training; "apart" rows are near their own and far from all others, as at
@@ -15,7 +15,6 @@ matrices, some six of them, would take more than --naive-gb.
 import argparse
 import ctypes
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -114,10 +113,9 @@ def measure_peak(form: str, mode: str, similarity: str, kind: str, n: int, dim: 
 
 
 def peak(*setting: Any) -> int:
-    command = [sys.executable, "-m", "bench.ranking", "--peak", json.dumps(setting)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    root = Path(__file__).parents[1]
-    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=True)
+    threads = str(torch.get_num_threads())
+    command = [sys.executable, "-m", "bench.ranking", "--threads", threads, "--peak", json.dumps(setting)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
     return int(done.stdout)
 
 
@@ -128,12 +126,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--modes", nargs="+", default=["sum", "max", "nce"], choices=["sum", "max", "nce"])
     parser.add_argument("--similarity", default="dot", choices=["dot", "order"])
     parser.add_argument("--rows", nargs="+", default=["mixed", "apart"], choices=["mixed", "apart"])
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--naive-gb", type=float, default=0.5)
     parser.add_argument("--no-memory", action="store_true", help="times only; memory is read as Linux tells it")
     parser.add_argument("--json", type=Path, help="also write the results here")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
     if args.peak:
         print(measure_peak(*json.loads(args.peak)))
         return
@@ -171,7 +171,6 @@ def main(argv: list[str] | None = None) -> None:
                     line += f"{times['tiled']['wall_s'] / times['naive']['wall_s']:7.2f}"
                 print(line, flush=True)
     settings = {name: value for name, value in vars(args).items() if name not in ("json", "peak")}
-    settings["threads"] = torch.get_num_threads()
     report({"settings": settings, "results": results, "machine": {**machine_and_commit(), "torch": torch.__version__}},
            args.json)  # fmt: skip
 

@@ -76,8 +76,8 @@ def ranking_loss(
         ValueError: shapes that do not fit, settings that there are not, or a row with a number that is not finite.
         TypeError: not tensors of floating point, or groups that are not integers.
 
-    The kernels run on CPUs, in float32 and float64, order similarity by C++. On CUDA everything is made of torch's
-    operations, tile by tile; not yet run on a GPU by us.
+    On CPUs products are torch's, and order similarity, hinges and the search for the hardest are kernels, for float32
+    and float64. On other devices all is made of torch's operations, tile by tile; not yet run on a GPU by us.
     """
     batch = _batch(images, captions, similarity, groups, direction, offset, tile)
     if mode not in MODES:
@@ -338,7 +338,7 @@ class _Order(_Products):
 
     def scores(self, images: Tensor, captions: Tensor) -> Tensor:
         scores = images.new_zeros(len(images), len(captions))
-        if images.device.type == "cpu":
+        if _has_kernels(images):
             kernels.order_scores(_array(images), _array(captions), scores.numpy(), threads=torch.get_num_threads())
         else:
             for _, outside in self._parts(images, captions):
@@ -348,7 +348,7 @@ class _Order(_Products):
     def add_tile(self, weights: Tensor, images: Tensor, captions: Tensor, to: "_Gradients", tile: _Tile) -> None:
         to_images = None if to.images is None else to.images[tile.image]
         to_captions = None if to.captions is None else to.captions[tile.caption]
-        if images.device.type == "cpu":
+        if _has_kernels(images):
             kernels.add_order_gradients(
                 *map(_array, (images, captions, weights)),
                 *(None if to is None else to.numpy() for to in (to_images, to_captions)),
@@ -378,6 +378,10 @@ class _Order(_Products):
                 to.images.index_add_(0, row, outside)
             if to.captions is not None:
                 to.captions.index_add_(0, column, outside, alpha=-1)
+
+
+def _has_kernels(rows: Tensor) -> bool:
+    return rows.device.type == "cpu"
 
 
 def _array(rows: Tensor) -> np.ndarray:
@@ -426,20 +430,28 @@ class _Sum:
         total = torch.zeros((), dtype=torch.float64, device=of.device)
         for tile, images, captions, scores in _sweep(batch, of):
             batch.exclude(scores, tile)
-            weights = None
-            for axis in batch.axes:
-                bound = bounds[tile[axis]].unsqueeze(1 - axis)
-                hinges = torch.add(scores, bound, out=scores if axis == batch.axes[-1] else None).clamp_(min=0)
-                total += hinges.sum(dtype=torch.float64)
-                if to.wanted:
-                    hinges.sign_()
-                    active[tile[axis]] += hinges.sum(1 - axis)
-                    weights = hinges if weights is None else weights.add_(hinges)
-            if to.wanted and (scores.is_cuda or bool(weights.any())):
-                of.add_tile(weights, images, captions, to, tile)
+            sides = [where if axis in batch.axes else None for axis, where in enumerate(tile)]
+            total += self._hinges(scores, *(None if side is None else (bounds[side], active[side]) for side in sides))
+            if to.wanted and (not _has_kernels(scores) or bool(scores.any())):  # elsewhere, asking would wait
+                of.add_tile(scores, images, captions, to, tile)
         if to.wanted:
             of.add_pairs(batch.pairs, active.neg_(), to)
         return total, [to] if to.wanted else None
+
+    def _hinges(self, scores: Tensor, *sides: tuple[Tensor, Tensor] | None) -> Tensor | float:
+        """Their sum. Each score becomes the number of its hinges. Of a side: bounds, and active ones, to be counted."""
+        if _has_kernels(scores):
+            arrays = [None if side is None else side[what].numpy() for what in (0, 1) for side in sides]
+            return kernels.hinges(scores.numpy(), *arrays)
+        total, weights = 0.0, torch.zeros_like(scores)
+        for axis, side in enumerate(sides):
+            if side is not None:
+                hinges = (scores + side[0].unsqueeze(1 - axis)).clamp_(min=0)
+                total += hinges.sum(dtype=torch.float64)
+                side[1].add_(hinges.sign_().sum(1 - axis))
+                weights += hinges
+        scores.copy_(weights)
+        return total
 
     def backward(self, of: _Products, temperature: Tensor | None, state: Any, wanted: _Wanted) -> _Gradients:
         if not state:  # handed over before
@@ -464,10 +476,9 @@ class _Hardest:
         for tile, _, _, scores in _sweep(batch, of):
             batch.exclude(scores, tile)
             for axis in batch.axes:
-                candidates, rows = scores if axis == 0 else scores.T, tile[axis]
-                if self.semihard:
-                    candidates = torch.where(candidates < paired[rows, None], candidates, -_INF)
-                self._merge(best[axis][rows], found[axis][rows], candidates, tile[1 - axis].start)
+                rows, first = tile[axis], tile[1 - axis].start
+                below = paired[rows] if self.semihard else None
+                self._merge(best[axis][rows], found[axis][rows], scores, axis, below, first)
         total = torch.zeros((), dtype=torch.float64, device=of.device)
         image, caption, weights = [], [], []
         for axis in batch.axes:
@@ -480,7 +491,15 @@ class _Hardest:
             weights += paired.new_ones(len(row)), paired.new_full((len(row),), -1)
         return total, tuple(map(torch.cat, (image, caption, weights)))
 
-    def _merge(self, best: Tensor, found: Tensor, candidates: Tensor, first: int) -> None:
+    def _merge(self, best: Tensor, found: Tensor, scores: Tensor, axis: int, below: Tensor | None, first: int) -> None:
+        """Takes a tile into the best scores of its rows, or of its columns, and where they were found."""
+        if self.k == 1 and _has_kernels(scores):
+            limit = None if below is None else below.numpy()
+            kernels.hardest(scores.numpy(), axis, limit, first, best.view(-1).numpy(), found.view(-1).numpy())
+            return
+        candidates = scores if axis == 0 else scores.T
+        if below is not None:
+            candidates = torch.where(candidates < below[:, None], candidates, -_INF)
         if self.k == 1:
             values, places = candidates.max(1, keepdim=True)
             better = values > best

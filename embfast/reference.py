@@ -755,6 +755,33 @@ def add_order_gradients(images, captions, weights, to_images, to_captions, *, th
                 to_captions[j] -= move
 
 
+def hinges(scores, row_bounds, column_bounds, row_active, column_active):
+    """What kernels.hinges does: the sum of max(0, score + bound) over rows' and columns' bounds, None for none.
+
+    Each score becomes the number of its terms above 0, which are also added up by row and by column.
+    """
+    loss = 0.0
+    for i, j in np.ndindex(scores.shape):
+        score, scores[i, j] = scores[i, j], 0
+        for bounds, active, k in ((row_bounds, row_active, i), (column_bounds, column_active, j)):
+            if bounds is not None and score + bounds[k] > 0:
+                loss += float(score + bounds[k])
+                scores[i, j] += 1
+                active[k] += 1
+    return loss
+
+
+def hardest(scores, axis, below, first, best, found):
+    """What kernels.hardest does: takes each row's largest score (axis 1: column's) into best and found.
+
+    found is its place + first; the first of equals stays. With below, only scores less than below of the row count.
+    """
+    for i, row in enumerate(scores.T if axis else scores):
+        for j, score in enumerate(row):
+            if score > best[i] and (below is None or score < below[i]):
+                best[i], found[i] = score, first + j
+
+
 def rankings(images, captions, kind, groups=None, direction="both", offset=0):
     """Of each image, then of each caption: the similarity of its pair, and those of its negatives in order."""
     for side in ("images", "captions"):

@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import embfast
-from embfast import reference
+from embfast import ranking, reference
 from embfast.ranking import info_nce, ranking_loss
 
 MODES = ("sum", "max", "semihard", "topk", "nce")
@@ -114,6 +114,26 @@ def test_loss_and_gradient_are_those_of_the_loops(mode, similarity, shape, group
         assert_allclose(fast.item(), slow, rtol=1e-12)
         for found, expected in zip(torch.autograd.grad(fast, (images, captions)), slope, strict=True):
             assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+@pytest.mark.parametrize("mode", MODES)
+def test_without_kernels_the_same(mode, similarity, shape, monkeypatch):
+    """As where tensors are on a GPU, with torch's operations alone."""
+    direction, offset, n, m = SHAPES[shape]
+    images, captions = rows(n, m)
+    settings = {"similarity": similarity, "direction": direction, "offset": offset, "groups": some_groups(max(n, m))}
+    loss = loss_of(mode, images, captions, tile=3, **settings)
+    expected = torch.autograd.grad(loss, (images, captions))
+    with monkeypatch.context() as patch:
+        patch.setattr(ranking, "_has_kernels", lambda rows: False)
+        patch.setattr(ranking, "_NUMBERS", 20)  # two columns at once
+        again = loss_of(mode, images, captions, tile=3, **settings)
+        found = torch.autograd.grad(again, (images, captions))
+    assert_allclose(again.item(), loss.item(), rtol=1e-12)
+    for other, gradient in zip(found, expected, strict=True):
+        assert_allclose(other, gradient, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("grouped", [False, True])

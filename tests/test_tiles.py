@@ -1,4 +1,4 @@
-"""The kernels of order similarity: against the reference, the reference against calculus, and wrong arguments."""
+"""The kernels of ranking losses: against the reference, the reference against calculus, and wrong arguments."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from order_problems import OrderProblem, every_problem
+from tile_problems import TileProblem, every_problem
 
 import embfast
 from embfast import kernels, reference
@@ -20,10 +20,10 @@ PROBLEMS = every_problem()
 @pytest.fixture(scope="session", params=["baseline", "avx2", "avx512"])
 def solved(request, tmp_path_factory):
     """What the kernels make of every problem on one instruction set, which a process chooses once."""
-    path = tmp_path_factory.mktemp("solved") / f"order-{request.param}.npz"
+    path = tmp_path_factory.mktemp("solved") / f"tiles-{request.param}.npz"
     root = str(Path(embfast.__file__).parents[1])
     environment = {**os.environ, "EMBFAST_ISA": request.param, "PYTHONPATH": root}
-    script = Path(__file__).parent / "order_problems.py"
+    script = Path(__file__).parent / "tile_problems.py"
     done = subprocess.run(
         [sys.executable, script, path], env=environment, capture_output=True, text=True, errors="replace"
     )
@@ -47,7 +47,7 @@ def test_kernels_match_reference(name, solved):
 
 
 def test_reference_follows_the_gradient_of_its_scores():
-    images, captions, weights, _, _ = OrderProblem(3, 4, 5).arguments(np.float64)
+    images, captions, weights, _, _ = TileProblem(3, 4, 5).arguments(np.float64)
 
     def total():
         scores = np.empty_like(weights)
@@ -69,13 +69,13 @@ def test_reference_follows_the_gradient_of_its_scores():
 
 
 def test_threads_do_not_change_a_bit():
-    one, many = OrderProblem(70, 40, 200), OrderProblem(70, 40, 200, threads=4)
+    one, many = TileProblem(70, 40, 200), TileProblem(70, 40, 200, threads=4)
     for part, values in one.solve(kernels, np.float32).items():
         assert_array_equal(values, many.solve(kernels, np.float32)[part], err_msg=part)
 
 
 def test_wrong_arguments_are_errors():
-    images, captions, weights, to_images, to_captions = OrderProblem(3, 4, 5).arguments(np.float32)
+    images, captions, weights, to_images, to_captions = TileProblem(3, 4, 5).arguments(np.float32)
     scores = np.empty_like(weights)
     frozen = scores.copy()
     frozen.flags.writeable = False
@@ -103,6 +103,35 @@ def test_wrong_arguments_are_errors():
             kernels.order_scores(images, captions, scores, threads=threads)
 
 
+def test_wrong_arguments_of_hinges_and_hardest_are_errors():
+    scores, by_row, by_column = np.ones((3, 4)), np.ones(3), np.ones(4)
+    places = np.zeros(3, np.int64)
+    frozen = by_row.copy()
+    frozen.flags.writeable = False
+    for arguments, told in [
+        ((scores.T, by_column, None, by_column, None), "scores: .*not C-contiguous"),
+        ((scores.astype(np.int64), by_row, None, by_row, None), "scores: expected .* got int64"),
+        ((scores, by_column, None, by_row, None), "row_bounds: expected 3 entries"),
+        ((scores, None, by_row, None, by_column), "column_bounds: expected 4 entries"),
+        ((scores, by_row, None, by_column, None), "row_active: expected 3 entries"),
+        ((scores, by_row, None, frozen, None), "row_active: expected a writable array"),
+        ((scores, by_row.astype(np.float32), None, by_row, None), "row_bounds: .*got float32"),
+        ((scores, by_row, by_column, by_row, None), "expected bounds and active, or None for both"),
+    ]:
+        with pytest.raises(ValueError, match=told):
+            kernels.hinges(*arguments)
+    for arguments, told in [
+        ((scores, 2, None, 0, by_row, places), "axis: expected 0 for rows or 1 for columns"),
+        ((scores, 0, by_column, 0, by_row, places), "below: expected 3 entries"),
+        ((scores, 1, None, 0, by_row, places), "best: expected 4 entries"),
+        ((scores, 0, None, 0, frozen, places), "best: expected a writable array"),
+        ((scores, 0, None, 0, by_row, places.astype(np.int32)), "found: .*got int32"),
+        ((scores, 0, None, 0, by_row, places[:2]), "found: expected 3 entries"),
+    ]:
+        with pytest.raises(ValueError, match=told):
+            kernels.hardest(*arguments)
+
+
 def test_nothing_against_nothing():
     for n, m, dim in [(0, 4, 5), (3, 0, 5), (3, 4, 0)]:
         images, captions, weights = np.ones((n, dim)), np.ones((m, dim)), np.ones((n, m))
@@ -110,4 +139,8 @@ def test_nothing_against_nothing():
         kernels.order_scores(images, captions, scores, threads=2)
         kernels.add_order_gradients(images, captions, weights, found, None, threads=2)
         assert (scores == 0).all()
+        by_row, by_column, best, places = np.ones(n), np.ones(m), np.ones(n), np.zeros(n, np.int64)
+        assert kernels.hinges(scores, by_row, by_column, by_row.copy(), by_column.copy()) == n * m * 2
+        kernels.hardest(scores, 0, None, 0, best, places)
+        assert (best == np.where(m, np.maximum(1, scores.max(1, initial=-1)), 1)).all()
         assert (found == 1).all()

@@ -245,36 +245,37 @@ def _batch(
 class _Side:
     """The rows of one side as the similarity sees them, divided by their norms for cosine."""
 
-    def __init__(self, rows: Tensor, name: str, unit: bool, dtype: torch.dtype) -> None:
-        self.rows = rows.detach().to(dtype)
-        norms = torch.linalg.vector_norm(self.rows, dim=1)
+    def __init__(self, rows: Tensor, scale: Tensor | None) -> None:
+        self.rows, self.scale = rows, scale
+
+    @classmethod
+    def checked(cls, rows: Tensor, name: str, unit: bool) -> "_Side":
+        """Of rows that are all finite; the others are an error."""
+        norms = torch.linalg.vector_norm(rows, dim=1)
         if not bool(norms.isfinite().all()):
             row = int(norms.isfinite().logical_not().nonzero()[0])
             raise ValueError(f"{name}: row {row} has a NaN, an infinity, or numbers too large to be squared")
-        self.scale = torch.where(norms > torch.finfo(dtype).tiny, 1 / norms, 0) if unit else None
+        return cls(rows, torch.where(norms > torch.finfo(rows.dtype).tiny, 1 / norms, 0) if unit else None)
 
     def __getitem__(self, where: slice | Tensor) -> Tensor:
         return self.rows[where] if self.scale is None else self.rows[where] * self.scale[where, None]
 
-    def finish(self, gradient: Tensor) -> Tensor:
-        """From the gradient for rows as the similarity sees them, the gradient for those that came; in its place."""
+    def finish(self, gradient: Tensor, upstream: Tensor) -> Tensor:
+        """The gradient for rows as the similarity sees them becomes upstream times that for the rows that came."""
         if self.scale is not None:
             for lo in range(0, len(gradient), _TOGETHER):
                 part, unit = gradient[lo : lo + _TOGETHER], self[lo : lo + _TOGETHER]
                 part.addcmul_(unit, (part * unit).sum(1, keepdim=True), value=-1)
                 part.mul_(self.scale[lo : lo + _TOGETHER, None])
-        return gradient
+        return gradient if _has_kernels(gradient) and upstream.item() == 1 else gradient.mul_(upstream)
 
 
 class _Products:
     """Dot products, or cosines."""
 
-    def __init__(self, batch: _Batch, images: Tensor, captions: Tensor) -> None:
-        dtype = torch.promote_types(torch.promote_types(images.dtype, captions.dtype), torch.float32)
-        unit = batch.similarity == "cosine"
-        self.images = _Side(images, "images", unit, dtype)
-        self.captions = _Side(captions, "captions", unit, dtype)
-        self.dtype, self.device = dtype, images.device
+    def __init__(self, images: _Side, captions: _Side) -> None:
+        self.images, self.captions = images, captions
+        self.dtype, self.device = images.rows.dtype, images.rows.device
 
     def _pairs(self, pairs: _Tile) -> Iterator[tuple[slice, _Tile]]:
         """Some of the pairs at a time, by their number and by their rows."""
@@ -389,8 +390,10 @@ def _array(rows: Tensor) -> np.ndarray:
     return rows.contiguous().numpy()
 
 
-def _similarity(batch: _Batch, images: Tensor, captions: Tensor) -> _Products:
-    return (_Order if batch.similarity == "order" else _Products)(batch, images, captions)
+def _computed(images: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
+    """Both sides in the dtype that is computed in: float32, or float64 where one side is."""
+    dtype = torch.promote_types(torch.promote_types(images.dtype, captions.dtype), torch.float32)
+    return images.detach().to(dtype), captions.detach().to(dtype)
 
 
 # Losses ---------------------------------------------------------------------------------------------------------------
@@ -430,9 +433,12 @@ class _Sum:
         total = torch.zeros((), dtype=torch.float64, device=of.device)
         for tile, images, captions, scores in _sweep(batch, of):
             batch.exclude(scores, tile)
-            sides = [where if axis in batch.axes else None for axis, where in enumerate(tile)]
-            total += self._hinges(scores, *(None if side is None else (bounds[side], active[side]) for side in sides))
-            if to.wanted and (not _has_kernels(scores) or bool(scores.any())):  # elsewhere, asking would wait
+            sides = {axis: (bounds[tile[axis]], torch.zeros_like(bounds[tile[axis]])) for axis in batch.axes}
+            total += self._hinges(scores, sides.get(0), sides.get(1))
+            for axis, (_, counted) in sides.items():
+                active[tile[axis]] += counted
+            # Where there are no kernels, to ask would be to wait for the device.
+            if to.wanted and (not _has_kernels(scores) or any(bool(counted.any()) for _, counted in sides.values())):
                 of.add_tile(scores, images, captions, to, tile)
         if to.wanted:
             of.add_pairs(batch.pairs, active.neg_(), to)
@@ -561,9 +567,12 @@ class _Tiled(torch.autograd.Function):
         ctx: Any, images: Tensor, captions: Tensor, temperature: Tensor | None, loss: Any, wanted: _Wanted
     ) -> Tensor:
         with torch.autocast(images.device.type, enabled=False):
-            of = _similarity(loss.batch, images, captions)
+            unit = loss.batch.similarity == "cosine"
+            names = zip(_computed(images, captions), ("images", "captions"), strict=True)
+            sides = [_Side.checked(rows, name, unit) for rows, name in names]
+            of = (_Order if loss.batch.similarity == "order" else _Products)(*sides)
             total, ctx.state = loss.forward(of, temperature, wanted)
-        ctx.loss = loss
+        ctx.loss, ctx.kind, ctx.scales = loss, type(of), [side.scale for side in sides]
         ctx.save_for_backward(images, captions, temperature)
         return total.to(of.dtype)
 
@@ -573,12 +582,12 @@ class _Tiled(torch.autograd.Function):
             raise RuntimeError("create_graph=True: the gradient of a ranking loss has no gradient of its own")
         images, captions, temperature = ctx.saved_tensors
         with torch.autocast(images.device.type, enabled=False):
-            of = _similarity(ctx.loss.batch, images, captions)
+            of = ctx.kind(*map(_Side, _computed(images, captions), ctx.scales))
             to = ctx.loss.backward(of, temperature, ctx.state, _Wanted(*ctx.needs_input_grad[:3]))
             if to.images is not None:
-                to.images = of.images.finish(to.images).mul_(upstream).to(images.dtype)
+                to.images = of.images.finish(to.images, upstream).to(images.dtype)
             if to.captions is not None:
-                to.captions = of.captions.finish(to.captions).mul_(upstream).to(captions.dtype)
+                to.captions = of.captions.finish(to.captions, upstream).to(captions.dtype)
             if to.temperature is not None:
                 to.temperature = (to.temperature * upstream).to(temperature.dtype)
         return to.images, to.captions, to.temperature, None, None

@@ -20,6 +20,7 @@
 #include "glove.h"
 #include "huffman.h"
 #include "isa.h"
+#include "ranking.h"
 #include "roofline.h"
 #include "sequences.h"
 #include "ternary.h"
@@ -915,6 +916,126 @@ void bind_ternary(py::module_& m) {
       "threads"_a, "Takes the best so far, ids int64 and keys float64 (m, k), further by these rows: csrc/ternary.h.");
 }
 
+// Ranking ------------------------------------------------------------------------------------------------------------
+
+template <class T>
+T* writable(py::array& a, const char* name, int64_t n, int64_t dim) {
+  check::array<T>(a, name, 2, "a C-contiguous matrix of the images' dtype");
+  if (!a.writeable() || a.shape(0) != n || a.shape(1) != dim) {
+    check::fail(name, "a writable matrix (" + std::to_string(n) + ", " + std::to_string(dim) + ")", a);
+  }
+  return static_cast<T*>(a.mutable_data());
+}
+
+template <class T>
+T* writable(py::array& a, const char* name, int64_t n) {
+  check::vector<T>(a, name, n);
+  return writable<T>(a, name);
+}
+
+template <class T>
+OrderTile<T> order_tile(const py::array& images, const py::array& captions, int threads) {
+  if (threads < 1 || threads > 4096) throw py::value_error("threads: expected 1..4096");
+  OrderTile<T> tile{};
+  tile.images = check::array<T>(images, "images", 2, "a C-contiguous matrix of float32 or float64");
+  tile.captions = check::array<T>(captions, "captions", 2, "a C-contiguous matrix of the images' dtype");
+  tile.n_images = images.shape(0), tile.n_captions = captions.shape(0), tile.dim = images.shape(1);
+  if (captions.shape(1) != tile.dim) check::fail("captions", std::to_string(tile.dim) + " columns", captions);
+  return tile;
+}
+
+// f(T()) with the type of the array's numbers; what is neither float nor double fails in order_tile<double>.
+template <class F>
+void with_type_of(const py::array& a, const F& f) {
+  if (py::isinstance<py::array_t<float>>(a)) {
+    f(float());
+  } else {
+    f(double());
+  }
+}
+
+void bind_ranking(py::module_& m) {
+  m.def(
+      "order_scores",
+      [](const py::array& images, const py::array& captions, py::array scores, int threads) {
+        with_type_of(images, [&](auto number) {
+          using T = decltype(number);
+          const OrderTile<T> tile = order_tile<T>(images, captions, threads);
+          T* to = writable<T>(scores, "scores", tile.n_images, tile.n_captions);
+          py::gil_scoped_release no_gil;
+          order_scores(tile, to, threads);
+        });
+      },
+      "images"_a, "captions"_a, "scores"_a, py::kw_only(), "threads"_a);
+  m.def(
+      "add_order_gradients",
+      [](const py::array& images, const py::array& captions, const py::array& weights,
+         std::optional<py::array> to_images, std::optional<py::array> to_captions, int threads) {
+        with_type_of(images, [&](auto number) {
+          using T = decltype(number);
+          const OrderTile<T> tile = order_tile<T>(images, captions, threads);
+          const T* weight = check::array<T>(weights, "weights", 2, "a C-contiguous matrix of the images' dtype");
+          if (weights.shape(0) != tile.n_images || weights.shape(1) != tile.n_captions) {
+            check::fail("weights", "a number for each image and caption", weights);
+          }
+          T* image = to_images ? writable<T>(*to_images, "to_images", tile.n_images, tile.dim) : nullptr;
+          T* caption = to_captions ? writable<T>(*to_captions, "to_captions", tile.n_captions, tile.dim) : nullptr;
+          py::gil_scoped_release no_gil;
+          add_order_gradients(tile, weight, image, caption, threads);
+        });
+      },
+      "images"_a, "captions"_a, "weights"_a, "to_images"_a, "to_captions"_a, py::kw_only(), "threads"_a);
+
+  m.def(
+      "hinges",
+      [](py::array scores, const std::optional<py::array>& row_bounds, const std::optional<py::array>& column_bounds,
+         std::optional<py::array> row_active, std::optional<py::array> column_active) {
+        double loss = 0.0;
+        with_type_of(scores, [&](auto number) {
+          using T = decltype(number);
+          check::array<T>(scores, "scores", 2, "a C-contiguous matrix of float32 or float64");
+          HingeTile<T> tile{};
+          tile.n_rows = scores.shape(0), tile.n_columns = scores.shape(1);
+          tile.scores = writable<T>(scores, "scores", tile.n_rows, tile.n_columns);
+          if (bool(row_bounds) != bool(row_active) || bool(column_bounds) != bool(column_active)) {
+            throw py::value_error("expected bounds and active, or None for both");
+          }
+          if (row_bounds) {
+            tile.row_bounds = check::vector<T>(*row_bounds, "row_bounds", tile.n_rows);
+            tile.row_active = writable<T>(*row_active, "row_active", tile.n_rows);
+          }
+          if (column_bounds) {
+            tile.column_bounds = check::vector<T>(*column_bounds, "column_bounds", tile.n_columns);
+            tile.column_active = writable<T>(*column_active, "column_active", tile.n_columns);
+          }
+          py::gil_scoped_release no_gil;
+          loss = EMBFAST_CHOOSE(hinges<T>)(tile);
+        });
+        return loss;
+      },
+      "scores"_a, "row_bounds"_a, "column_bounds"_a, "row_active"_a, "column_active"_a);
+  m.def(
+      "hardest",
+      [](const py::array& scores, int axis, const std::optional<py::array>& below, int64_t first, py::array best,
+         py::array found) {
+        with_type_of(scores, [&](auto number) {
+          using T = decltype(number);
+          const T* from = check::array<T>(scores, "scores", 2, "a C-contiguous matrix of float32 or float64");
+          if (axis != 0 && axis != 1) throw py::value_error("axis: expected 0 for rows or 1 for columns");
+          const int64_t n_rows = scores.shape(0), n_columns = scores.shape(1), n = axis ? n_columns : n_rows;
+          if (std::max(n_rows, n_columns) > std::numeric_limits<int32_t>::max())
+            check::fail("scores", "a tile", scores);
+          const T* limit = below ? check::vector<T>(*below, "below", n) : nullptr;
+          T* value = writable<T>(best, "best", n);
+          int64_t* place = writable<int64_t>(found, "found", n);
+          py::gil_scoped_release no_gil;
+          (axis ? EMBFAST_CHOOSE(hardest_of_columns<T>) : EMBFAST_CHOOSE(hardest_of_rows<T>))(
+              from, n_rows, n_columns, limit, first, value, place);
+        });
+      },
+      "scores"_a, "axis"_a, "below"_a, "first"_a, "best"_a, "found"_a);
+}
+
 // The machine --------------------------------------------------------------------------------------------------------
 
 void bind_roofline(py::module_& m) {
@@ -950,5 +1071,6 @@ PYBIND11_MODULE(_cpu, m) {
   bind_glove(m);
   bind_edges(m);
   bind_ternary(m);
+  bind_ranking(m);
   bind_roofline(m);
 }

@@ -522,11 +522,13 @@ def test_the_benchmark_measures_speed_and_accuracy(tmp_path, monkeypatch, capsys
     assert all(len(row["wall_s"]) == 2 and row["times_one"] == 1 for row in scaling if row["threads"] == 1)
     assert "documents/CPU s" in capsys.readouterr().out
     options += ["--quality", "--modes", "dbow", "--seeds", "1", "--json", str(path)]
-    inferred = {"--transductive": 1, "--validate=20": 20, "--reinfer": result["runs"]["quality"][0]["inferred"]}
+    n_test = result["runs"]["quality"][0]["inferred"]
+    inferred = {"--transductive": 1, "--validate=20": 20, "--reinfer": n_test, "--bigrams": n_test}
     for option, n in inferred.items():
         bench_doc2vec.main([*options, option])
         (row,) = json.loads(path.read_text())["runs"]["quality"]
         assert row["accuracy"] > 0.8
         assert row["inferred"] == n
+        assert (row["tokens"] > result["runs"]["quality"][0]["tokens"]) == (option in ("--transductive", "--bigrams"))
     with pytest.raises(SystemExit):
         bench_doc2vec.main([*options, "--transductive", "--reinfer"])

@@ -13,6 +13,7 @@ __all__ = [
     "Node2Vec",
     "Phrases",
     "Tags",
+    "TernaryMatrix",
     "Vectors",
     "Word2Vec",
     "evaluate",
@@ -29,6 +30,7 @@ _HOMES = {
     "Graph": "graph",
     "Node2Vec": "node2vec",
     "Phrases": "phrases",
+    "TernaryMatrix": "ternary",
     "Vectors": "vectors",
     "Word2Vec": "word2vec",
 }

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -637,18 +638,23 @@ class Extractor:
             keys = [key for i, key in enumerate(keys) if i not in lost]
         return Features(list(keys), sink.finish(), {pictures.keys[i]: why for i, why in sink.broken})
 
+    @cached_property
+    def weights(self) -> int:
+        """A checksum of the network's weights."""
+        crc = 0
+        for tensor in self.module.state_dict().values():
+            crc = zlib.crc32(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy(), crc)
+        return crc
+
     def fingerprint(self, pictures: Pictures) -> dict[str, Any]:
         """What features depend on: pictures, layers, weights, preparation."""
-        weights = 0
-        for tensor in self.module.state_dict().values():
-            weights = zlib.crc32(np.ascontiguousarray(tensor.detach().cpu().contiguous().view(-1).numpy()), weights)
         return {
             "pictures": len(pictures),
             "keys": zlib.crc32("\0".join(pictures.keys).encode("utf-8", "surrogatepass")),
             "layers": zlib.crc32(repr(self.points).encode()),
             "dim": self.dim,
             "pool": self.pool,
-            "weights": weights,
+            "weights": self.weights,
             "preparation": json.loads(json.dumps(asdict(self.backbone.preparation))),
             "views": self.run.views,
             "combine": self.run.combine,

@@ -142,7 +142,8 @@ class ImageEmbedding(Estimator):
 
     # ---- running --------------------------------------------------------------------------------------------------
 
-    def _backbone(self) -> Backbone:
+    def network(self) -> Backbone:
+        """The network, its name, and how pictures are made ready for it; loaded at the first call."""
         asked = (self.backbone, self.weights, self.preparation)
         if self._loaded is None or any(was is not now for was, now in zip(self._loaded[0], asked, strict=True)):
             preparation = self.preparation
@@ -163,7 +164,7 @@ class ImageEmbedding(Estimator):
         self._check()
         self._run().check()
         pictures = open_pictures(images)
-        extractor = Extractor(self._backbone(), pictures, self._wanted(), self.at, self.pool, self._run())
+        extractor = Extractor(self.network(), pictures, self._wanted(), self.at, self.pool, self._run())
         if fitting:
             return pictures, extractor
         layers = _columns(extractor)

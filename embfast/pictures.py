@@ -12,10 +12,10 @@ import re
 import tarfile
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -339,3 +339,30 @@ def _picture(item: Any) -> Image.Image | np.ndarray:
         array = item.detach().cpu().numpy()
         return of_array(array if array.dtype.kind == "f" or array.ndim == 2 else array.transpose(1, 2, 0))
     return of_array(np.asarray(item))
+
+
+# ---- for drawing --------------------------------------------------------------------------------------------------
+
+
+def thumbnail_of(pictures: Pictures, i: int, side: int) -> np.ndarray:
+    """Picture i, upright, its longer side of so many pixels: uint8 (height, width, 3).
+
+    Raises:
+        FormatError: it cannot be read, or holds floats that were made for a network.
+    """
+    try:
+        with pictures.read(i) as found:
+            return np.asarray(ImageOps.contain(upright_rgb(found), (side, side)))
+    except (KeyboardInterrupt, MemoryError):
+        raise
+    except Exception as error:
+        raise FormatError(f"{pictures.place(i)}: expected a picture: {error or type(error).__name__}") from None
+
+
+def encoder_of(path: str | os.PathLike[str]) -> Callable[[np.ndarray, BinaryIO], None]:
+    """What writes uint8 (height, width, 3) in the format of a path's extension. ValueError when Pillow has none."""
+    extension = Path(path).suffix.lower()
+    format = Image.registered_extensions().get(extension)
+    if format is None or format not in Image.SAVE:
+        raise ValueError(f"{os.fspath(path)}: expected a picture's extension, say .png, .jpg or .webp")
+    return lambda pixels, stream: Image.fromarray(pixels).save(stream, format)

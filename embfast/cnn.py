@@ -62,8 +62,7 @@ _BLOCK = 1 << 18  # half-precision numbers widened at once: they and their copy 
 class Point(NamedTuple):
     """One tensor of a forward pass: what a module, or a function called by one, returned or was given.
 
-    name: of the module, with ":relu" and the like for a function that is no module of its own; "#2" where it is called
-    the second time.
+    name: of the module, or "module:relu" and the like for a function that it calls itself; "#2" at the second call.
     """
 
     name: str
@@ -235,7 +234,7 @@ class _Tracer:
                 self._stages[made] = source, part
             return
         owner, call = self._stack[-1] if self._stack else ("", 0)
-        label = f"{owner}:{name}" if owner else name
+        label = f"{owner}:{name}"
         self._labels[label] += 1
         if self._labels[label] > 1:
             label += f"#{self._labels[label]}"
@@ -624,19 +623,22 @@ class Extractor:
         Raises:
             ValueError: the folder has features of other pictures, layers or weights.
         """
-        sink = _Kept(Path(work), self, pictures) if work is not None else _Scratch(len(pictures), self.dim)
-        with first_interrupt() as interrupted, reporting(progress, len(pictures), sink.stop) as report:
+        made = _Kept(Path(work), self, pictures) if work is not None else _Scratch(len(pictures), self.dim)
+        with (
+            made as sink,
+            first_interrupt() as interrupted,
+            reporting(progress, len(pictures), sink.stop) as report,
+        ):
             for batch in self.stream(pictures, sink.stop) if sink.stop < len(pictures) else ():
                 sink.add(batch)
                 report(batch.stop)
                 if interrupted():
                     sink.save()
                     raise KeyboardInterrupt
-        keys = pictures.keys
-        if sink.broken:
-            lost = {i for i, _ in sink.broken}
-            keys = [key for i, key in enumerate(keys) if i not in lost]
-        return Features(list(keys), sink.finish(), {pictures.keys[i]: why for i, why in sink.broken})
+            matrix = sink.finish()
+        lost = {i for i, _ in sink.broken}
+        keys = [key for i, key in enumerate(pictures.keys) if i not in lost]
+        return Features(keys, matrix, {pictures.keys[i]: why for i, why in sink.broken})
 
     @cached_property
     def weights(self) -> int:
@@ -671,6 +673,12 @@ class _Scratch:
         self.n = self.stop = 0
         self.broken: list[tuple[int, str]] = []
 
+    def __enter__(self) -> _Scratch:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        pass
+
     def add(self, batch: Batch) -> None:
         self.rows[self.n : self.n + len(batch.rows)] = batch.rows
         self.n += len(batch.rows)
@@ -698,6 +706,12 @@ class _Kept:
         self.stream.truncate(self.n * self.dim * 4)
         self.stream.seek(0, os.SEEK_END)
         self.saved = time.monotonic()
+
+    def __enter__(self) -> _Kept:
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.stream.close()
 
     def _resume(self) -> None:
         try:
@@ -740,7 +754,6 @@ class _Kept:
 
     def finish(self) -> np.ndarray:
         self.save()
-        self.stream.close()
         if self.n == 0:
             return np.empty((0, self.dim), np.float32)
         return np.memmap(self.path, np.float32, "r", shape=(self.n, self.dim))

@@ -142,9 +142,10 @@ def classify(
             f"{classifier!r} and {scaling!r}"
         )
     rows, others = _scaled(train, test, scaling)
+    dual = rows.shape[0] <= rows.shape[1]  # liblinear's other solver may take minutes to end nowhere there
     rows, others = _turned(rows, others)
     made = (
-        LinearSVC(C=C or 1.0, dual="auto", max_iter=20_000, random_state=seed)
+        LinearSVC(C=C or 1.0, dual=dual, max_iter=20_000, random_state=seed)
         if classifier == "svm"
         else LogisticRegression(C=C or 1.0, max_iter=5_000)
     )

@@ -73,45 +73,83 @@ EMBFAST_INLINE void spread(uint64_t plus, uint64_t minus, int8_t* levels) {
 #endif
 }
 
-EMBFAST_INLINE void put(const Word& word, int64_t words, uint64_t* planes, int8_t* levels) {
-  if (planes) {
-    planes[0] = word.plus;
-    planes[words] = word.minus;
-  } else {
-    spread(word.plus, word.minus, levels);
+// `dim` levels of a row.
+EMBFAST_INLINE void unpack_words(const uint64_t* plus, const uint64_t* minus, int64_t dim, int8_t* levels) {
+  const int64_t whole = dim / block, rest = dim % block;
+  for (int64_t w = 0; w < whole; ++w) spread(plus[w], minus[w], levels + w * block);
+  if (rest) {
+    int8_t bytes[block];
+    spread(plus[whole], minus[whole], bytes);
+    std::memcpy(levels + whole * block, bytes, static_cast<size_t>(rest));
   }
 }
 
-// R rows side by side, so that thresholds are read once for all of them. True where none has a NaN.
+// Copies whole cache lines to memory that is not read soon, past the caches where the machine can.
+EMBFAST_INLINE void put_out(void* to, const void* from, int64_t bytes) {
+#if EMBFAST_WIDTH == 16 && defined(__AVX512F__)
+  if (reinterpret_cast<uintptr_t>(to) % 64 == 0 && bytes % 64 == 0) {
+    for (int64_t b = 0; b < bytes; b += 64) {
+      _mm512_stream_si512(reinterpret_cast<__m512i*>(static_cast<char*>(to) + b),
+                          _mm512_loadu_si512(static_cast<const char*>(from) + b));
+    }
+    return;
+  }
+#endif
+  std::memcpy(to, from, static_cast<size_t>(bytes));
+}
+
+constexpr int64_t stretch = 64;  // words of a row that are made before they go to memory
+
+// R rows side by side, so that thresholds are read once for all of them, while the next R come from memory. True where
+// none has a NaN.
 template <int R>
 EMBFAST_INLINE bool discretise_rows(const float* features, int64_t dim, const float* low, const float* high,
                                     uint64_t* planes, int64_t words, int8_t* levels) {
   uint64_t wrong = 0;
-  int64_t d = 0;
-  for (; d + block <= dim; d += block) {
-    Word word[R];
-    unrolled<R>(EMBFAST_UNROLLED { word[i] = word_of(features + i * dim + d, low + d, high + d); });
-    unrolled<R>(EMBFAST_UNROLLED {
-      wrong |= word[i].unordered;
-      put(word[i], words, planes ? planes + i * 2 * words + d / block : nullptr,
-          levels ? levels + i * dim + d : nullptr);
-    });
-  }
-  if (const int64_t rest = dim - d; rest > 0) {
-    float last[block] = {}, last_low[block] = {}, last_high[block] = {};
-    std::memcpy(last_low, low + d, rest * sizeof(float));
-    std::memcpy(last_high, high + d, rest * sizeof(float));
-    for (int r = 0; r < R; ++r) {
-      std::memcpy(last, features + r * dim + d, rest * sizeof(float));
-      const Word word = word_of(last, last_low, last_high);
-      wrong |= word.unordered;
-      int8_t bytes[block];
-      put(word, words, planes ? planes + r * 2 * words + d / block : nullptr, bytes);
-      if (levels) std::memcpy(levels + r * dim + d, bytes, rest);
+  alignas(64) uint64_t plus[R][stretch], minus[R][stretch];
+  for (int64_t begin = 0; begin * block < dim || (planes && begin < words); begin += stretch) {
+    const int64_t end =
+        planes ? (words - begin < stretch ? words : begin + stretch)
+               : ((dim + block - 1) / block - begin < stretch ? (dim + block - 1) / block : begin + stretch);
+    const int64_t whole = dim / block < end ? dim / block : end;
+    int64_t w = begin;
+    for (; w < whole; ++w) {
+      const float* x = features + w * block;
+      unrolled<R * block / 16>(
+          EMBFAST_UNROLLED { __builtin_prefetch(x + (R + i * 16 / block) * dim + i * 16 % block, 0, 2); });
+      unrolled<R>(EMBFAST_UNROLLED {
+        const Word word = word_of(x + i * dim, low + w * block, high + w * block);
+        plus[i][w - begin] = word.plus;
+        minus[i][w - begin] = word.minus;
+        wrong |= word.unordered;
+      });
     }
-  }
-  for (int64_t w = (dim + block - 1) / block; planes && w < words; ++w) {
-    for (int r = 0; r < R; ++r) planes[r * 2 * words + w] = planes[(r * 2 + 1) * words + w] = 0;
+    for (; w < end; ++w) {
+      const int64_t rest = dim - w * block;
+      float last_low[block] = {}, last_high[block] = {};
+      if (rest > 0) {
+        std::memcpy(last_low, low + w * block, static_cast<size_t>(rest) * sizeof(float));
+        std::memcpy(last_high, high + w * block, static_cast<size_t>(rest) * sizeof(float));
+      }
+      for (int r = 0; r < R; ++r) {
+        float last[block] = {};
+        if (rest > 0) std::memcpy(last, features + r * dim + w * block, static_cast<size_t>(rest) * sizeof(float));
+        const Word word = word_of(last, last_low, last_high);
+        plus[r][w - begin] = word.plus;
+        minus[r][w - begin] = word.minus;
+        wrong |= word.unordered;
+      }
+    }
+    for (int r = 0; r < R; ++r) {
+      if (planes) {
+        put_out(planes + 2 * r * words + begin, plus[r], (end - begin) * 8);
+        put_out(planes + (2 * r + 1) * words + begin, minus[r], (end - begin) * 8);
+      } else {
+        unpack_words(plus[r], minus[r],
+                     (dim - begin * block < stretch * block ? dim : stretch * block + begin * block) - begin * block,
+                     levels + r * dim + begin * block);
+      }
+    }
   }
   return wrong == 0;
 }
@@ -206,13 +244,34 @@ EMBFAST_INLINE void dot_rows(const uint64_t* queries, const uint64_t* planes, in
   for (; r < n; ++r) dot_tile<Q, 1>(queries, planes + 2 * words * r, words, dots + r, n);
 }
 
+// One query times one row, plane after plane: memory is read straight on, which is the fastest way through it.
+EMBFAST_INLINE int32_t dot_row(const uint64_t* query, const uint64_t* planes, int64_t words) {
+  const uint64_t* sign = query + words;
+  const auto product = [&](const uint64_t* plane) __attribute__((always_inline)) {
+    Bits sum{};
+    for (int64_t w = 0; w < words;) {
+      const int64_t stop = words - w > most_ones * lanes ? w + most_ones * lanes : words;
+      Bits plus{}, minus{};
+#pragma GCC unroll 5
+      for (; w < stop; w += lanes) {
+        const Bits met = load_bits(plane + w), negative = load_bits(sign + w);
+        plus += ones(met & load_bits(query + w) & ~negative);
+        minus += ones(met & negative);
+      }
+      sum += words_of(plus) - words_of(minus);
+    }
+    return sum;
+  };
+  return static_cast<int32_t>(sum_of(product(planes) - product(planes + words)));
+}
+
 constexpr int tall = W == 16 ? 4 : 2;  // queries in a tile: all sums stay in registers
 
 }  // namespace
 
 int64_t discretise(const float* features, int64_t n, int64_t dim, const float* low, const float* high, uint64_t* planes,
                    int64_t words, int8_t* levels) {
-  constexpr int together = 4;
+  constexpr int together = 2;
   int64_t r = 0;
   const auto from = [&](auto rows) __attribute__((always_inline)) {
     return discretise_rows<rows>(features + r * dim, dim, low, high, planes ? planes + r * 2 * words : nullptr, words,
@@ -229,15 +288,8 @@ int64_t discretise(const float* features, int64_t n, int64_t dim, const float* l
 
 void unpack(const uint64_t* planes, int64_t n, int64_t words, int64_t dim, int8_t* levels) {
   for (int64_t r = 0; r < n; ++r) {
-    const uint64_t *plus = planes + 2 * r * words, *minus = plus + words;
-    int8_t* row = levels + r * dim;
-    const int64_t whole = dim / block, rest = dim % block;
-    for (int64_t w = 0; w < whole; ++w) spread(plus[w], minus[w], row + w * block);
-    if (rest) {
-      int8_t bytes[block];
-      spread(plus[whole], minus[whole], bytes);
-      std::memcpy(row + whole * block, bytes, static_cast<size_t>(rest));
-    }
+    const uint64_t* plus = planes + 2 * r * words;
+    unpack_words(plus, plus + words, dim, levels + r * dim);
   }
 }
 
@@ -253,7 +305,11 @@ void count_nonzeros(const uint64_t* planes, int64_t n, int64_t words, int32_t* n
 void dots(const uint64_t* queries, int64_t m, const uint64_t* planes, int64_t n, int64_t words, int32_t* dots) {
   int64_t q = 0;
   for (; q + tall <= m; q += tall) dot_rows<tall, 2>(queries + 2 * words * q, planes, n, words, dots + q * n);
-  for (; q < m; ++q) dot_rows<1, tall>(queries + 2 * words * q, planes, n, words, dots + q * n);
+  for (; q < m; ++q) {
+    for (int64_t r = 0; r < n; ++r) {
+      dots[q * n + r] = dot_row(queries + 2 * words * q, planes + 2 * words * r, words);
+    }
+  }
 }
 
 }  // namespace embfast::EMBFAST_ISA

@@ -141,9 +141,13 @@ class Vectors:
 
     def rank(self, a: str, b: str) -> int:
         """1 when no key but `a` itself is nearer to `a` than `b` is, 2 when one is, and so on."""
-        query = _unit(self[a]).astype(np.float32)[None]
         own, other = self.index_of(a), self.index_of(b)
-        scores = np.concatenate([self.cosines(query, lo, hi)[0] for lo, hi in self._row_blocks(len(self), 1)])
+        if isinstance(self.matrix, TernaryMatrix):
+            ids, cosines = self.matrix.top(self.matrix.take([own]), len(self))
+            scores = cosines[0, np.argsort(ids[0])]
+        else:
+            query = _unit(self[a]).astype(np.float32)[None]
+            scores = np.concatenate([self.cosines(query, lo, hi)[0] for lo, hi in self._row_blocks(len(self), 1)])
         scores[own] = -np.inf if own != other else scores[own]
         return int(np.count_nonzero(scores > scores[other])) + 1
 

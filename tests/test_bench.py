@@ -9,6 +9,7 @@ import pytest
 from bench import glove as bench_glove
 from bench import kernels as bench_kernels
 from bench import node2vec as bench_node2vec
+from bench import ternary as bench_ternary
 from bench import word2vec as bench_word2vec
 from embfast import kernels
 
@@ -248,3 +249,14 @@ def test_bench_of_node_vectors(tmp_path, monkeypatch, capsys):
     assert result["walk p=0.5 q=2"]["embfast"]["steps_per_s"]["median"] > 0
     assert 0 < result["train p=1 q=1"]["embfast"]["macro"] <= 1
     assert "Macro-F1" in capsys.readouterr().out
+
+
+def test_bench_of_ternary_rows(tmp_path, capsys):
+    output = tmp_path / "result.json"
+    bench_ternary.main(f"--rows 128 --dim 600 --queries 1 5 --repeats 2 --json {output}".split())
+    result = json.loads(output.read_text())
+    assert {"cpu", "commit", "kernels", "blas_threads"} <= set(result["machine"])
+    assert set(result["making"]) == {"pack", "levels", "unpack", "numpy", "read"}
+    assert set(result["search"]) == {"1", "5"}
+    assert all(row["float32"]["median"] >= row["float32"]["best"] > 0 for row in result["search"].values())
+    assert "ratio" in capsys.readouterr().out

@@ -10,6 +10,8 @@ create_feature_extractor where torchvision is installed, else hooks that do the 
 """
 
 import argparse
+import contextlib
+import ctypes
 import gc
 import statistics
 import time
@@ -101,6 +103,8 @@ def peak_mb(run: Callable[[], object]) -> float | None:
         return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith(name)) / 1024
 
     gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # or memory that an earlier call freed is used again, and nothing rises
     clear.write_text("5")
     before = read("VmRSS")
     run()

@@ -727,6 +727,9 @@ def random_walk(graph, start, repetition, *, length, p, q, restart=0.0, threshol
     return nodes
 
 
+# ---- images: embfast/images.py ------------------------------------------------------------------------------------
+
+
 def full_network_embedding(
     train: list[np.ndarray], test: list[np.ndarray], lower: float = -0.25, upper: float = 0.15
 ) -> np.ndarray:

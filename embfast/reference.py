@@ -732,6 +732,25 @@ def random_walk(graph, start, repetition, *, length, p=1.0, q=1.0, restart=0.0, 
     return nodes
 
 
+# ---- images: embfast/images.py ------------------------------------------------------------------------------------
+
+
+def full_network_embedding(
+    train: list[np.ndarray], test: list[np.ndarray], lower: float = -0.25, upper: float = 0.15
+) -> np.ndarray:
+    """What FullNetworkEmbedding makes of test, int8 (n, dim), when fitted to train; layers as (n, channels[, h, w])."""
+    fitted, asked = (
+        np.concatenate([m.reshape(*m.shape[:2], -1).mean(axis=2) for m in maps], 1) for maps in (train, test)
+    )
+    mean, sd = fitted.mean(axis=0), fitted.std(axis=0)
+    out = np.zeros(asked.shape, np.int8)
+    for row, features in zip(out, asked, strict=True):
+        for d in np.flatnonzero(sd):
+            z = (features[d] - mean[d]) / sd[d]
+            row[d] = 1 if z > upper else -1 if z < lower else 0
+    return out
+
+
 # ---- ternary rows: csrc/ternary.h ---------------------------------------------------------------------------------
 
 

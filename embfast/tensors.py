@@ -17,6 +17,7 @@ from embfast.errors import FormatError
 
 DTYPES = {
     "F32": np.dtype("<f4"),
+    "F64": np.dtype("<f8"),
     "I32": np.dtype("<i4"),
     "I64": np.dtype("<i8"),
     "U8": np.dtype("u1"),

@@ -445,7 +445,7 @@ def train(
     n_blocks, n_tokens = len(blocks) - 1, int(blocks[-1] - blocks[0])
     started = saved = time.monotonic()
     trained = 0
-    with _first_interrupt() as interrupted, _reporter(progress) as report:
+    with first_interrupt() as interrupted, _reporter(progress) as report:
         while state.epoch < epochs:
             while state.block < n_blocks:
                 first = state.block
@@ -489,7 +489,7 @@ def train(
 
 
 @contextmanager
-def _first_interrupt() -> Iterator[Callable[[], bool]]:
+def first_interrupt() -> Iterator[Callable[[], bool]]:
     """Inside, the first Ctrl-C is only noted; the next one has the system's meaning and ends the process."""
     pressed = False
 

@@ -292,3 +292,31 @@ def test_ranking_measures_time_and_memory(tmp_path, capsys):
         assert row["tiled"]["extra_bytes"] < 1500 * 1500 * 4 < row["naive"]["extra_bytes"]
     bench_ranking.main(["--sizes", "20", "--similarity", "order", "--no-memory", *common])
     assert min(row["tiled"]["cpu_s"] for row in json.loads(path.read_text())["results"]) > 0
+
+
+def test_images_measures_speed_packing_and_accuracy(tmp_path, monkeypatch, capsys):
+    torch = pytest.importorskip("torch", reason="torch is not installed: pip install embfast[images]")
+    image = pytest.importorskip("PIL.Image", reason="Pillow is not installed: pip install embfast[images]")
+    from networks import SMALL, photographs, plain
+
+    from bench import images as bench_images
+    from embfast.backbones import Backbone
+
+    network = torch.nn.Sequential(*plain()[:5], torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), *plain()[7:])
+    monkeypatch.setattr(bench_images, "load_backbone", lambda name: Backbone(network, name, SMALL))
+    for i, pixels in enumerate(photographs(48, classes=3)):
+        path = tmp_path / "tints" / str(i % 3) / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.fromarray(pixels).save(path)
+    options = ["--batch", "2", "--repeats", "1", "--dim", "700", "--labelled", tmp_path / "tints", "--seeds", "2"]
+    options += ["--per-class", "2", "4", "--tested", "10", "--json", tmp_path / "out.json"]
+    bench_images.main([str(option) for option in options])
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result["speed"][0]["dim"] == 18
+    assert set(result["speed"][0]["ways"]) == {"forward", "embfast", "keeps all"}
+    assert min(result["packing"].values()) > 0
+    table = result["labelled"]["tints"]["accuracy"]
+    assert list(table) == ["2", "4"]
+    assert all(len(score["values"]) == 2 and score["mean"] > 0.5 for score in table["4"].values())
+    assert result["labelled"]["tints"]["bytes"]["FNE"] == 128
+    assert "embfast takes" in capsys.readouterr().out

@@ -5,6 +5,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 __all__ = [
+    "LINE",
     "CooccurrenceMatrix",
     "Corpus",
     "Doc2Vec",
@@ -27,6 +28,7 @@ _HOMES = {
     "Tags": "tags",
     "read_tagged": "corpus",
     "Graph": "graph",
+    "LINE": "line",
     "Node2Vec": "node2vec",
     "Phrases": "phrases",
     "Vectors": "vectors",

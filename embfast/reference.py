@@ -865,7 +865,8 @@ def transition_probabilities(graph, previous, current, p, q, thresholds=None):
     return mass / mass.sum()
 
 
-def random_walk(graph, start, repetition, *, length, p, q, restart=0.0, thresholds=None, seed=0):
+def random_walk(graph, start, repetition, *, length, p=1.0, q=1.0, restart=0.0, thresholds=None, types=None,
+                metapath=None, seed=0):  # fmt: skip
     """The walk of a node in a repetition, as walks.Walks has it: a list of nodes."""
     stream = Stream(seed, repetition, Purpose.WALK)
     walk = Stream.__new__(Stream)
@@ -877,9 +878,9 @@ def random_walk(graph, start, repetition, *, length, p, q, restart=0.0, threshol
 
     def candidate(draw):
         cell = int(below(draw, degree))
-        if graph.weights is None:
+        if weights is None:
             return cell
-        table = NoiseTable(graph.weights[row].astype(np.float64))
+        table = NoiseTable(weights.astype(np.float64))
         coin = int(mix64(draw)) & 0xFFFFFFFF
         return cell if coin < table.thresholds[cell] else int(table.aliases[cell])
 
@@ -887,6 +888,10 @@ def random_walk(graph, start, repetition, *, length, p, q, restart=0.0, threshol
         current = nodes[-1]
         row = slice(graph.offsets[current], graph.offsets[current + 1])
         neighbours = graph.neighbours[row]
+        weights = None if graph.weights is None else graph.weights[row]
+        if metapath is not None:
+            allowed = types[neighbours] == metapath[step % (len(metapath) - 1)]
+            neighbours, weights = neighbours[allowed], None if weights is None else weights[allowed]
         degree = len(neighbours)
         if degree == 0:
             break

@@ -14,6 +14,7 @@ __all__ = [
     "Node2Vec",
     "Phrases",
     "Tags",
+    "TernaryMatrix",
     "Vectors",
     "Word2Vec",
     "evaluate",
@@ -31,6 +32,7 @@ _HOMES = {
     "LINE": "line",
     "Node2Vec": "node2vec",
     "Phrases": "phrases",
+    "TernaryMatrix": "ternary",
     "Vectors": "vectors",
     "Word2Vec": "word2vec",
 }

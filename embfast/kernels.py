@@ -40,6 +40,8 @@ ternary_pack = _cpu.ternary_pack
 ternary_unpack = _cpu.ternary_unpack
 ternary_nonzeros = _cpu.ternary_nonzeros
 ternary_top = _cpu.ternary_top
+order_scores = _cpu.order_scores
+add_order_gradients = _cpu.add_order_gradients
 fma_peak = _cpu.fma_peak
 read_bandwidth = _cpu.read_bandwidth
 

@@ -914,6 +914,8 @@ void bind_ternary(py::module_& m) {
       },
       "queries"_a, "planes"_a, "nonzeros"_a, py::kw_only(), "excluded"_a, "own"_a, "first"_a, "ids"_a, "keys"_a,
       "threads"_a, "Takes the best so far, ids int64 and keys float64 (m, k), further by these rows: csrc/ternary.h.");
+}
+
 // Ranking ------------------------------------------------------------------------------------------------------------
 
 template <class T>

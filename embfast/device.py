@@ -50,3 +50,50 @@ def sequence_shape(pitch: int, window: int, most_tags: int, *, cbow: bool, docum
     name = f"{'cbow' if cbow else 'skip_gram'}{'_documents' if documents else ''}_{kind}"
     shared = {"wide": partial, "warp": ring, "warps": ring + partial}[kind]
     return Shape(name, warps * LANES, shared, ring if wide else 0)
+
+
+# ---- GloVe ----------------------------------------------------------------------------------------------------------
+
+# struct RunJob of csrc/glove.cu.
+RUN_JOB = np.dtype(
+    [
+        *((name, np.uint64) for name in ("w_in", "w_out", "sums_in", "sums_out", "entries", "runs", "order", "loss")),
+        *((name, np.uint64) for name in ("seed", "epoch")),
+        *((name, np.int64) for name in ("first", "last", "first_entry")),
+        *((name, np.int32) for name in ("dim", "pitch", "longest")),
+        *((name, np.float32) for name in ("x_max", "alpha", "lr")),
+    ]
+)
+RUN_WARPS = 4  # of a block where a warp takes a run
+MAX_RUN = 1024  # entries of a run at most: 4 bytes of shared memory each
+
+
+class RunShape(NamedTuple):
+    """How a GloVe kernel is launched."""
+
+    kernel: str
+    threads: int  # of a block
+    shared: int  # bytes of dynamic shared memory of a block
+    teams: int  # runs that a block trains at a time
+
+
+def run_shape(pitch: int, longest: int) -> RunShape:
+    """The kernel for rows of `pitch` float4 and runs of `longest` entries at most, and its launch."""
+    if pitch <= LANES:
+        return RunShape("train_runs_warp", RUN_WARPS * LANES, RUN_WARPS * longest * 4, RUN_WARPS)
+    warps = -(-pitch // LANES)
+    return RunShape("train_runs_warps", warps * LANES, longest * 4 + 2 * 4 * warps * 4, 1)
+
+
+# ---- walks ----------------------------------------------------------------------------------------------------------
+
+# struct WalkJob of csrc/walks.cu.
+WALK_JOB = np.dtype(
+    [
+        *((name, np.uint64) for name in ("offsets", "neighbours", "weights", "alias", "strengths", "thresholds")),
+        *((name, np.uint64) for name in ("members", "pattern", "starts", "steps", "lengths", "seed", "repetition")),
+        *((name, np.float64) for name in ("inverse_p", "inverse_q", "restart")),
+        *((name, np.int64) for name in ("n_walks", "n_nodes")),
+        *((name, np.int32) for name in ("length", "returns", "n_types", "n_pattern")),
+    ]
+)

@@ -122,6 +122,7 @@ inline int __all_sync(unsigned mask, int vote, SHIM_HERE) {
   return shim::meet(shim::Wait::vote, mask, vote != 0, 0, file, line) == mask;
 }
 
+inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline int __clz(int x) { return x ? __builtin_clz(static_cast<unsigned>(x)) : 32; }
@@ -172,6 +173,27 @@ T atomicAdd(T* p, T value) {
   } while (!__atomic_compare_exchange(p, &before, &after, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
   return before;
 }
+// Returns what was there. The least or the greatest stays.
+template <class T, class Better>
+T shim_keep(T* p, T value, Better better) {
+  SHIM_COUNT(bytes_added, sizeof(T));
+  SHIM_COUNT(additions, 1);
+  shim::pause();
+  T before;
+  __atomic_load(p, &before, __ATOMIC_RELAXED);
+  while (better(value, before) &&
+         !__atomic_compare_exchange(p, &before, &value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  }
+  return before;
+}
+template <class T>
+T atomicMin(T* p, T value) {
+  return shim_keep(p, value, [](T a, T b) { return a < b; });
+}
+template <class T>
+T atomicMax(T* p, T value) {
+  return shim_keep(p, value, [](T a, T b) { return a > b; });
+}
 // What no thread writes to while the kernel runs.
 template <class T>
 T __ldg(const T* p) {
@@ -183,6 +205,8 @@ T __ldg(const T* p) {
 inline float __expf(float x) { return expf(x); }
 inline float __logf(float x) { return logf(x); }
 inline float __fdividef(float a, float b) { return a / b; }
+inline double __dadd_rn(double a, double b) { return a + b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
 inline float __saturatef(float x) { return x < 0 ? 0 : x > 1 ? 1 : x; }
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 using std::max;

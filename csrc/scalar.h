@@ -2,6 +2,7 @@
 #pragma once
 
 #ifdef __CUDACC_RTC__  // NVRTC has no standard library
+using int8_t = signed char;
 using int32_t = int;
 using int64_t = long long;
 using uint8_t = unsigned char;

@@ -197,8 +197,8 @@ extern "C" __global__ void __launch_bounds__(256) walk_second_order(const WalkJo
       place = candidate(job.alias, row, draw);
       x = __ldg(job.neighbours + place);
       const double level = height / mass;
-      accepted = previous < 0 || (x == previous ? level < job.inverse_p
-                                                : level < least || level < bias(job, back, place, x, current));
+      accepted = previous < 0 ||
+                 (x == previous ? level < job.inverse_p : level < least || level < bias(job, back, place, x, current));
     }
     ++tried;
     if (!accepted) {
@@ -230,9 +230,9 @@ extern "C" __global__ void __launch_bounds__(256) walk_second_order(const WalkJo
 
 // Walks one behind the other: ids[offsets[w]..] is walk w, each node by its label. Blocks of 32 x 8 threads take 32
 // walks and 32 steps.
-extern "C" __global__ void __launch_bounds__(256) pack_walks(const int32_t* steps, const int64_t* offsets,
-                                                             const int32_t* label, int64_t n_walks, int32_t length,
-                                                             int32_t* ids) {
+extern "C" __global__ void __launch_bounds__(256)
+    pack_walks(const int32_t* steps, const int64_t* offsets, const int32_t* label, int64_t n_walks, int32_t length,
+               int32_t* ids) {
   EMBFAST_DYNAMIC_SHARED(int32_t, tile);  // 32 rows of 33, so that columns lie in banks of their own
   const int64_t walk = int64_t{blockIdx.x} * lanes;
   const int32_t step = static_cast<int32_t>(blockIdx.y) * lanes;

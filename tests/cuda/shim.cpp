@@ -272,7 +272,12 @@ bool release(Block& block) {
     }
   }
   TSAN(order(block, 0, n, [](size_t) { return true; });)
-  for (Thread& t : block.threads) t.state = State::ready;
+  bool any_vote = false;
+  for (const Thread& t : block.threads) any_vote |= t.value != 0;
+  for (Thread& t : block.threads) {
+    t.state = State::ready;
+    t.result = any_vote;
+  }
   return true;
 }
 

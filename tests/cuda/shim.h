@@ -86,6 +86,9 @@ T from_bits(uint64_t u) {
 #define SHIM_HERE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
 inline void __syncthreads(SHIM_HERE) { shim::meet(shim::Wait::block, 0, 0, 0, file, line); }
+inline int __syncthreads_or(int vote, SHIM_HERE) {
+  return static_cast<int>(shim::meet(shim::Wait::block, 0, vote != 0, 0, file, line));
+}
 inline void __syncwarp(unsigned mask = 0xffffffffu, SHIM_HERE) { shim::meet(shim::Wait::warp, mask, 0, 0, file, line); }
 
 template <class T>
@@ -205,6 +208,9 @@ T __ldg(const T* p) {
 inline float __expf(float x) { return expf(x); }
 inline float __logf(float x) { return logf(x); }
 inline float __fdividef(float a, float b) { return a / b; }
+inline unsigned __float_as_uint(float x) { return static_cast<unsigned>(shim::bits(x)); }
+inline float __uint_as_float(unsigned x) { return shim::from_bits<float>(x); }
+inline double __longlong_as_double(long long x) { return shim::from_bits<double>(static_cast<uint64_t>(x)); }
 inline double __dadd_rn(double a, double b) { return a + b; }
 inline double __dmul_rn(double a, double b) { return a * b; }
 inline float __saturatef(float x) { return x < 0 ? 0 : x > 1 ? 1 : x; }

@@ -92,8 +92,8 @@ struct Trainer {
     meet();
   }
 
-  // One step of AdaGrad on the row x, which moves, and on the row y, which does not: returns its move.
-  __device__ Part step(Part& x, const Part& y, float log, float weight) {
+  // One step of AdaGrad on the row of the run and on a row of w_out, which has been read as y.
+  __device__ void step(Part& x, const Part& y, int64_t row, float log, float weight) {
     float score = 0.0f;
     EMBFAST_UNROLL
     for (int i = 0; i < 4; ++i) score += i == bias ? x.w[i] + y.w[i] : x.w[i] * y.w[i];
@@ -108,7 +108,7 @@ struct Trainer {
       adagrad(in, rsqrtf(x.sums[i]), &x.w[i], &x.sums[i]);
       adagrad(out, rsqrtf(y.sums[i]), &by.w[i], &by.sums[i]);
     }
-    return by;
+    move(job.w_out, job.sums_out, row, by);
   }
 
   __device__ void run(int64_t begin, int n) {
@@ -137,7 +137,7 @@ struct Trainer {
         Part y_next = y;
         const bool more = e + 1 < m;
         if (more && next != now) y_next = read(job.w_out, job.sums_out, next);  // on its way while this one is at work
-        move(job.w_out, job.sums_out, now, step(x, y, log, weight));
+        step(x, y, now, log, weight);
         if (more && next == now) y_next = read(job.w_out, job.sums_out, next);
         y = y_next;
       }

@@ -76,3 +76,26 @@ def _zeros(shape: tuple[int, ...], dtype: type) -> np.ndarray:
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, dtype, size).reshape(shape)
+
+
+def device_entries(
+    device: Any, tables: dict[str, np.ndarray], entries: np.ndarray, parts: np.ndarray, runs: np.ndarray, **settings: Any
+) -> Any:
+    """GloVe's tables on a device, to be trained on entries in runs: device_glove.Entries."""
+    from embfast.device_glove import Entries
+
+    return Entries(device, tables, entries, parts, runs, **settings)
+
+
+def device_walks(device: Any, arrays: dict[str, np.ndarray | None], settings: dict[str, Any]) -> Any:
+    """A graph on a device, to be walked on: device_walks.DeviceWalks."""
+    from embfast.device_walks import DeviceWalks
+
+    return DeviceWalks(device, arrays, settings)
+
+
+def device_packer(device: Any, low: np.ndarray, high: np.ndarray) -> Any:
+    """Makes ternary rows on a device: device_ternary.Packer."""
+    from embfast.device_ternary import Packer
+
+    return Packer(device, low, high)

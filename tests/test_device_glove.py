@@ -10,7 +10,7 @@ from entry_problems import TABLES, EntryProblem
 from numpy.testing import assert_allclose, assert_array_equal
 
 from embfast import reference
-from embfast.device import RUN_JOB, run_shape
+from embfast.device_glove import RUN_JOB, run_shape
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def test_a_slice_of_the_entries_gives_the_same_bits(library):
     library.launch(shape.kernel, 1, 32, [job], shape.shared)
     middle = int(whole["last"]) // 2
     for first, last, skipped in ((0, middle, 0), (middle, whole["last"], int(whole["groups"][middle]))):
-        job, shape, arrays = run_job(parts | {"first": first, "last": last}, losses[1], first_entry=skipped)
+        job, shape, _arrays = run_job(parts | {"first": first, "last": last}, losses[1], first_entry=skipped)
         library.launch(shape.kernel, 1, 32, [job], shape.shared)
     for name in TABLES:
         assert_array_equal(parts[name], whole[name], name)

@@ -1,8 +1,9 @@
-"""The one door to compiled code: nothing else imports embfast._cpu."""
+"""The one door to compiled code: nothing else imports embfast._cpu, or embfast.device with its kernels."""
 
 import math
 import mmap
 import os
+from typing import Any
 
 import numpy as np
 
@@ -78,8 +79,33 @@ def _zeros(shape: tuple[int, ...], dtype: type) -> np.ndarray:
     return np.frombuffer(memory, dtype, size).reshape(shape)
 
 
+def device(name: str) -> tuple[Any, str]:
+    """The device.Device that a setting names, None for the CPU, and a text that says which it is and why.
+
+    Raises:
+        ImportError, ValueError: there is none; the text says what to install.
+    """
+    if name == "cpu":
+        return None, "cpu"
+    from embfast.device import choose
+
+    return choose(name)
+
+
+def device_sequences(device: Any, tables: dict[str, np.ndarray | None], **settings: Any) -> Any:
+    """Weights on a device, to be trained on sequences: device.Sequences."""
+    from embfast.device import Sequences
+
+    return Sequences(device, tables, **settings)
+
+
 def device_entries(
-    device: Any, tables: dict[str, np.ndarray], entries: np.ndarray, parts: np.ndarray, runs: np.ndarray, **settings: Any
+    device: Any,
+    tables: dict[str, np.ndarray],
+    entries: np.ndarray,
+    parts: np.ndarray,
+    runs: np.ndarray,
+    **settings: Any,
 ) -> Any:
     """GloVe's tables on a device, to be trained on entries in runs: device_glove.Entries."""
     from embfast.device_glove import Entries

@@ -7,6 +7,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -89,6 +90,12 @@ def run_sanitized(sanitizer, script):
 def run(command, folder):
     done = subprocess.run([str(c) for c in command], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def fields(source, struct):
+    """Names of the fields of a struct of csrc."""
+    body = re.search(rf"struct {struct} {{(.*?)\n}};", (SOURCES / source).read_text(), re.DOTALL)[1]
+    return re.findall(r"[*\s](\w+)(?=[,;])", re.sub(r"//.*", "", body))
 
 
 class ShimError(RuntimeError):

@@ -1,13 +1,15 @@
 """The walk kernels of csrc/walks.cu, run on the CPU by the shim: draw by draw the walks of embfast.walks."""
 
+import sys
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import shim
+import standin
 from numpy.testing import assert_array_equal
 
-from embfast import Graph, reference
+from embfast import Graph, device, reference
 from embfast.device_walks import WALK_JOB
 
 pytest.importorskip("numba")
@@ -23,7 +25,7 @@ def library():
     return shim.Shim(shim.build())
 
 
-class DeviceWalks:
+class ShimWalks:
     """Walks, read from the kernels: stands in for Walks where a test asks for walks alone."""
 
     def __init__(self, library, walks, *, threads=128, grid=2, p=None, q=None):
@@ -97,7 +99,7 @@ def test_walks_are_those_of_the_cpu(kind, p, q, library):
         walks.label[:] = np.arange(len(graph))[::-1]
         library.schedule(policy, seed=1, resident=2)
         first, last = len(walks.starts) // 2, len(walks) - 3  # from the middle of a repetition to that of another
-        ids, offsets = DeviceWalks(library, walks, threads=64).read(1, first, last)
+        ids, offsets = ShimWalks(library, walks, threads=64).read(1, first, last)
         expected, expected_offsets = walks.read(1, first, last)
         assert_array_equal(offsets, expected_offsets)
         assert_array_equal(ids, expected)
@@ -110,7 +112,7 @@ def test_walks_of_the_first_order_by_types(library):
     types = np.arange(18) % 2
     walks = Walks(graph, length=20, per_node=4, types=types, metapath=[0, 1, 0], seed=5)
     library.schedule()
-    ids, offsets = DeviceWalks(library, walks).read(0, 0, len(walks))
+    ids, offsets = ShimWalks(library, walks).read(0, 0, len(walks))
     for mine, theirs in zip((ids, offsets), walks.read(0, 0, len(walks)), strict=True):
         assert_array_equal(mine, theirs)
     assert set(types[ids[offsets[:-1]]]) == {0}
@@ -122,7 +124,7 @@ def test_walks_are_those_of_the_reference(library):
     for kind, (p, q) in (("weighted", (0.25, 4)), ("directed", (1e-3, 1e3)), ("directed weighted", (4, 0.25))):
         graph = small_graph(kind)
         walks = Walks(graph, length=12, per_node=1, p=p, q=q, seed=9)
-        ids, offsets = DeviceWalks(library, walks).read(0, 0, len(walks))
+        ids, offsets = ShimWalks(library, walks).read(0, 0, len(walks))
         for begin, end in pairwise(offsets):
             walk = reference.random_walk(graph, ids[begin], 0, length=12, p=p, q=q, seed=9)
             assert ids[begin:end].tolist() == walk
@@ -133,9 +135,9 @@ def test_a_step_that_refuses_all_is_drawn_from_the_enumerated_probabilities(libr
     leaves = np.arange(1, 400)
     graph = Graph.from_edges(np.zeros_like(leaves), leaves)
     walks = Walks(graph, length=10, per_node=1, p=1e6, q=1e6, seed=4)
-    assert_array_equal(DeviceWalks(library, walks).read(0, 0, 30)[0], walks.read(0, 0, 30)[0])
+    assert_array_equal(ShimWalks(library, walks).read(0, 0, 30)[0], walks.read(0, 0, 30)[0])
     walks = Walks(graph, length=10, per_node=1, p=1e6, q=1e-6, seed=4)
-    assert_array_equal(DeviceWalks(library, walks).read(0, 0, 30)[0], walks.read(0, 0, 30)[0])
+    assert_array_equal(ShimWalks(library, walks).read(0, 0, 30)[0], walks.read(0, 0, 30)[0])
 
 
 @pytest.mark.parametrize("kind", ["plain", "weighted", "directed weighted"])
@@ -143,7 +145,7 @@ def test_a_step_that_refuses_all_is_drawn_from_the_enumerated_probabilities(libr
 def test_transitions_have_the_probabilities_of_node2vec(kind, p, q, library):
     graph = small_graph(kind)
     library.schedule()
-    walks = DeviceWalks(library, Walks(graph, length=30, per_node=400, p=p, q=q, seed=3), grid=1)
+    walks = ShimWalks(library, Walks(graph, length=30, per_node=400, p=p, q=q, seed=3), grid=1)
     value, impossible = deviation(graph, walks, p, q)
     assert impossible == 0
     assert 1e-4 < value < 1 - 1e-6
@@ -152,6 +154,47 @@ def test_transitions_have_the_probabilities_of_node2vec(kind, p, q, library):
 def test_swapped_p_and_q_are_seen(library):
     graph = small_graph("weighted")
     walks = Walks(graph, length=30, per_node=400, p=0.25, q=4, seed=3)
-    swapped = DeviceWalks(library, walks, p=4, q=0.25, grid=1)
+    swapped = ShimWalks(library, walks, p=4, q=0.25, grid=1)
     assert deviation(graph, swapped, 0.25, 4)[0] < 1e-9
     assert not np.array_equal(swapped.read(0, 0, 50)[0], walks.read(0, 0, 50)[0])
+
+
+# ---- the host side, on a stand-in for CuPy --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", standin)
+    monkeypatch.setattr(device.Device, "built", lambda self: "fatbin")
+    return standin
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "wide"])
+@pytest.mark.parametrize(("p", "q", "restart"), [(1, 1, 0), (1, 1, 0.2), (0.25, 4, 0), (4, 0.25, 0.2)])
+def test_walks_read_from_a_device_are_those_of_the_cpu(kind, p, q, restart, cupy):
+    graph = graph_named(kind)
+    walks = Walks(graph, length=35, per_node=3, p=p, q=q, restart=restart, seed=11)
+    walks.label[:] = np.random.default_rng(0).permutation(len(graph))
+    n = len(walks.starts)
+    spans = [(0, 0, len(walks)), (2, n // 2, n + 3), (1, 5, 5)]
+    expected = [walks.read(*span) for span in spans]
+    walks.to_device(device.find())
+    for span, (ids, offsets) in zip(spans, expected, strict=True):
+        found, found_offsets = walks.read(*span)
+        assert found.dtype == np.int32
+        assert_array_equal(found_offsets, offsets)
+        assert_array_equal(found, ids)
+
+
+def test_what_a_device_cannot_walk(cupy, monkeypatch):
+    graph = small_graph("weighted")
+    with pytest.raises(ValueError, match="on the CPU: device='cpu'"):
+        Walks(graph, transition=lambda *arguments: -1).to_device(device.find())
+    monkeypatch.setattr(standin, "FREE", [500])
+    with pytest.raises(MemoryError, match=r"walks on this graph need .* neighbours .* device='cpu'"):
+        Walks(graph, p=2).to_device(device.find())
+
+
+def test_the_job_is_laid_out_as_in_the_source(library):
+    assert library.arguments("walk_second_order") == [WALK_JOB.itemsize]
+    assert shim.fields("walks.cu", "WalkJob") == list(WALK_JOB.names)

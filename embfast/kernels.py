@@ -1,7 +1,8 @@
-"""The one door to compiled code: nothing else imports embfast._cpu."""
+"""The one door to compiled code: nothing else imports embfast._cpu, or embfast.device with its kernels."""
 
 import mmap
 import os
+from typing import Any
 
 import numpy as np
 
@@ -56,3 +57,23 @@ def weight_table(n: int, dim: int) -> np.ndarray:
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, np.float32, n * padded(dim)).reshape(n, padded(dim))
+
+
+def device(name: str) -> tuple[Any, str]:
+    """The device.Device that a setting names, None for the CPU, and a text that says which it is and why.
+
+    Raises:
+        ImportError, ValueError: there is none; the text says what to install.
+    """
+    if name == "cpu":
+        return None, "cpu"
+    from embfast.device import choose
+
+    return choose(name)
+
+
+def device_sequences(device: Any, tables: dict[str, np.ndarray | None], **settings: Any) -> Any:
+    """Weights on a device, to be trained on sequences: device.Sequences."""
+    from embfast.device import Sequences
+
+    return Sequences(device, tables, **settings)

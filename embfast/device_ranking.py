@@ -5,11 +5,7 @@ Only embfast.kernels imports this module, and only when a device is asked for.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-
-from embfast.device import Device
 
 # struct RankingJob of csrc/ranking.cu.
 RANKING_JOB = np.dtype(

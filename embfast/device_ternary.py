@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from embfast.device import Device, Lane
+from embfast.device import LANES, Device, Lane
 
 FOUND = np.dtype([("key", np.float64), ("row", np.int64)])  # of a search
 BEST_THREADS = 256  # of a block of ternary_best
-MAX_BEST = 768  # rows that one search returns: with those of a block they fit into 16 KB of shared memory
+MOST_BEST = 768  # rows that one search returns: with those of a block they fit into 16 KB of shared memory
 THREADS = 256
 NONE = 2**64 - 1
 
@@ -26,52 +26,54 @@ def best_size(k: int) -> int:
 class Packer:
     """Makes bit planes of features on a device, by two thresholds each: kernels.ternary_pack.
 
-    Features pass through two lanes, one being copied while the other is packed; those that are on the device already,
-    a cupy.ndarray or what has its interface, are packed where they lie. Memory on the device: two blocks and their
-    planes.
+    Features pass through two lanes, one being copied while the other is packed; those that are on the device already
+    are packed where they lie. Memory on the device: two blocks and their planes.
     """
 
     def __init__(self, device: Device, low: np.ndarray, high: np.ndarray) -> None:
-        self.device, self._cupy, self._dim = device, device.cupy, len(low)
+        self.device, cupy = device, device.cupy
         with device.current():
-            self._lanes = [Lane(self._cupy), Lane(self._cupy)]
+            self._lanes = [Lane(cupy), Lane(cupy)]
             stream = self._lanes[0].stream
-            self._low, self._high = (self._cupy.empty(len(low), np.float32) for _ in range(2))
+            self._low, self._high = (cupy.empty(len(low), np.float32) for _ in range(2))
             self._low.set(np.ascontiguousarray(low, np.float32), stream=stream)
             self._high.set(np.ascontiguousarray(high, np.float32), stream=stream)
             stream.synchronize()
-        self._waiting: list[Any] = [None, None]
+        self._waiting: list[Any] = [None, None]  # of each lane: planes to be filled, and the number of their first row
         self._turn = 0
 
     def pack(self, features: Any, planes: np.ndarray, first: int) -> tuple[int, int] | None:
-        """Enqueues features (n, dim), whose planes will be in `planes`. Returns what finish returns for its lane."""
+        """Enqueues features (n, dim), rows `first` and on of all, whose planes are filled by the next call but one.
+
+        Returns what was wrong with the block before the last: its first, and the number in it of the first row with a
+        NaN; or None.
+        """
         which = self._turn % 2
         self._turn += 1
         found = self._finish(which)
-        lane, (n, dim) = self._lanes[which], features.shape
-        words = planes.shape[2]
+        lane, (n, dim), words = self._lanes[which], features.shape, planes.shape[2]
         with self.device.current():
             if isinstance(features, np.ndarray):
                 rows = lane.send("features", np.ascontiguousarray(features, np.float32).reshape(-1))
             else:
                 rows = features
+                if rows.dtype != np.float32 or not rows.flags.c_contiguous:
+                    raise ValueError(f"features on a device: expected float32 in C order, got {rows.dtype}")
             bits = lane.room("planes", planes.size, np.uint64)
             unordered = lane.send("unordered", np.array([NONE], np.uint64))
-            arguments = (*(rows, self._low, self._high, np.int64(n), np.int64(dim), np.int64(words), bits, unordered),)
             kernel = self.device.kernel("ternary", "ternary_pack")
-            blocks = min(-(-n // (THREADS // 32)), 8 * self.device.blocks(kernel, THREADS, 0))
+            blocks = min(-(-n // (THREADS // LANES)), self.device.blocks(kernel, THREADS, 0))
             with lane.stream:
+                arguments = (rows, self._low, self._high, np.int64(n), np.int64(dim), np.int64(words), bits, unordered)
                 kernel((max(blocks, 1),), (THREADS,), arguments)
         self._waiting[which] = (planes, first)
         return found
 
     def _finish(self, which: int) -> tuple[int, int] | None:
-        """Waits for a lane. Returns (first, row) of the block where a row has a NaN, or None."""
         if self._waiting[which] is None:
             return None
-        planes, first = self._waiting[which]
+        (planes, first), lane = self._waiting[which], self._lanes[which]
         self._waiting[which] = None
-        lane = self._lanes[which]
         with self.device.current():
             bits = lane.room("planes", 1, np.uint64)[: planes.size].get(stream=lane.stream)
             planes[:] = bits.reshape(planes.shape)
@@ -79,6 +81,11 @@ class Packer:
         return None if row == NONE else (first, row)
 
     def finish(self) -> tuple[int, int] | None:
-        """Waits for all; the first block with a NaN, as _finish returns it."""
+        """Fills all planes; returns what pack returns, of the first block that is wrong."""
         found = [self._finish((self._turn + i) % 2) for i in range(2)]
         return next((f for f in found if f is not None), None)
+
+    def row(self, features: Any, row: int) -> np.ndarray:
+        """float32 (dim,), on the CPU."""
+        values = features[row : row + 1]
+        return np.asarray(values if isinstance(values, np.ndarray) else values.get(), np.float32)[0]

@@ -83,7 +83,8 @@ class Node2Vec(Estimator):
         threads: all cores by default. One gives the same bits every time; more train alike but for the last digits, on
             the same walks.
         seed: 0 to 2**64 - 1, of first weights, walks and all draws.
-        device: as in Word2Vec; walks are drawn on the CPU while the device trains.
+        device: as in Word2Vec; the same walks are drawn there, but on the CPU where the graph does not fit, or with a
+            transition of your own.
     Learned:
         vectors_: Vectors, float32 (len(words_), dim), a view on the input weights; row i belongs to node words_[i].
             Nodes that no walk can come to keep their small random first vector.
@@ -362,6 +363,11 @@ class Node2Vec(Estimator):
         usable = self.device != "auto" or (self.negatives_shared and self.dim <= 1024)
         device, self.device_ = choose_device(self.device if usable else "cpu", progress)
         on_device = None
+        if device is not None and walks.transition is None:
+            try:
+                walks.to_device(device)
+            except MemoryError as error:  # the graph is larger than the tables: they may still fit
+                self.device_ += f"; walks on the CPU, since {error}"
         if device is not None:
             on_device = kernels.device_sequences(
                 device,

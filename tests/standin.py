@@ -39,6 +39,7 @@ class Array:
     def __init__(self, memory):
         self._memory = memory
         self.shape, self.dtype, self.size, self.nbytes = memory.shape, memory.dtype, memory.size, memory.nbytes
+        self.ndim, self.flags = memory.ndim, memory.flags
         self.data = Pointer(memory.ctypes.data)
 
     def __getitem__(self, key):

@@ -1,7 +1,6 @@
 """The GloVe kernels of csrc/glove.cu, run on the CPU by the shim, against the reference of the CPU kernel."""
 
 import sys
-import types
 from dataclasses import replace
 from itertools import cycle, pairwise
 
@@ -55,7 +54,7 @@ def run_arguments(problem, dtype=np.float32, longest=64):
     entries = arguments["entries"] = arguments["entries"][np.argsort(arguments["entries"]["row"], kind="stable")]
     edges = np.flatnonzero(np.diff(entries["row"], prepend=-1, append=-1))
     arguments["groups"] = np.append(
-        np.concatenate([np.arange(begin, end, longest) for begin, end in zip(edges, edges[1:], strict=False)]),
+        np.concatenate([np.arange(begin, end, longest) for begin, end in pairwise(edges)]),
         len(entries),
     )
     n = len(arguments["groups"]) - 1
@@ -139,7 +138,7 @@ def test_teams_that_run_at_once_see_the_same_entries(dim, library):
             assert (together[name] >= 1 - 1e-6).all()
         for name in ("w_in", "w_out"):
             moved = np.abs(alone[name] - run_arguments(problem)[name]).max()
-            assert np.abs(together[name] - alone[name]).max() < 0.25 * moved, name
+            assert np.abs(together[name] - alone[name]).max() < 0.5 * moved, name
 
 
 def test_a_slice_of_the_entries_gives_the_same_bits(library):

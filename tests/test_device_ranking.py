@@ -5,13 +5,11 @@ from itertools import product
 import numpy as np
 import pytest
 import shim
+import torch
 from numpy.testing import assert_allclose
 
 from embfast import reference
 from embfast.device_ranking import RANKING_JOB, SHARED, TILE
-
-torch = pytest.importorskip("torch")
-
 from embfast.ranking import ranking_loss
 
 

@@ -1,12 +1,15 @@
 """The kernels of csrc/ternary.cu, run on the CPU by the shim: the bits of the CPU's."""
 
+import sys
+
 import numpy as np
 import pytest
 import shim
+import standin
 from numpy.testing import assert_array_equal
 
-from embfast import kernels
-from embfast.device_ternary import BEST_THREADS, FOUND, MAX_BEST, best_size
+from embfast import device, kernels, ternary
+from embfast.device_ternary import BEST_THREADS, FOUND, MOST_BEST, best_size
 from embfast.ternary import TernaryMatrix, levels, thresholds
 
 NONE = 2**64 - 1
@@ -130,10 +133,55 @@ def test_the_most_rows_of_a_search(library):
     rows = TernaryMatrix.from_rows(rows_of(900, 20, 5))
     queries = TernaryMatrix.from_rows(rows_of(2, 20, 6).take([1], axis=0))
     library.schedule()
-    assert best_size(MAX_BEST) == 1024
-    _, ids, keys = search(library, queries, rows, MAX_BEST)
-    expected_ids, expected_keys = np.full((1, MAX_BEST), -1, np.int64), np.full((1, MAX_BEST), -np.inf)
+    assert best_size(MOST_BEST) == 1024
+    _, ids, keys = search(library, queries, rows, MOST_BEST)
+    expected_ids, expected_keys = np.full((1, MOST_BEST), -1, np.int64), np.full((1, MOST_BEST), -np.inf)
     kernels.ternary_top(queries.planes, rows.planes, rows.nonzeros, excluded=None, own=None, first=0,
                         ids=expected_ids, keys=expected_keys, threads=1)  # fmt: skip
     assert_array_equal(ids, expected_ids)
     assert_array_equal(keys, expected_keys)
+
+
+# ---- the host side, on a stand-in for CuPy --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", standin)
+    monkeypatch.setattr(device.Device, "built", lambda self: "fatbin")
+    return standin
+
+
+def on_device(features):
+    array = standin.empty(features.shape, np.float32)
+    array.set(features)
+    standin.Stream.current.synchronize()
+    return array
+
+
+@pytest.mark.parametrize("where", ["host", "device"])
+def test_rows_packed_on_a_device_have_the_bits_of_the_cpu(where, cupy, monkeypatch):
+    monkeypatch.setattr(ternary, "_NUMBERS", 7 * 70)  # seven rows at a time
+    features, low, high = problem(40, 70)
+    features[~np.isfinite(features)] = 0
+    expected = TernaryMatrix.from_features(features, low, high)
+    given = features if where == "host" else on_device(features)
+    assert_array_equal(TernaryMatrix.from_features(given, low, high, device="cuda").planes, expected.planes)
+
+
+@pytest.mark.parametrize("where", ["host", "device"])
+@pytest.mark.parametrize("row", [0, 20, 39])
+def test_a_nan_is_named_with_its_place(row, where, cupy, monkeypatch):
+    monkeypatch.setattr(ternary, "_NUMBERS", 7 * 70)
+    features, low, high = problem(40, 70)
+    features[~np.isfinite(features)] = 0
+    features[row, 69] = np.nan
+    given = features if where == "host" else on_device(features)
+    with pytest.raises(ValueError, match=f"NaN in row {row}, column 69"):
+        TernaryMatrix.from_features(given, low, high, device="cuda")
+
+
+def test_features_on_a_device_that_are_not_float32(cupy):
+    array = standin.empty((4, 9), np.float64)
+    with pytest.raises(ValueError, match="expected float32 in C order, got float64"):
+        TernaryMatrix.from_features(array, np.zeros(9), np.ones(9), device="cuda")

@@ -59,6 +59,7 @@ class Packer:
                 rows = features
                 if rows.dtype != np.float32 or not rows.flags.c_contiguous:
                     raise ValueError(f"features on a device: expected float32 in C order, got {rows.dtype}")
+                self.device.cupy.cuda.get_current_stream().synchronize()  # they may still be on their way
             bits = lane.room("planes", planes.size, np.uint64)
             unordered = lane.send("unordered", np.array([NONE], np.uint64))
             kernel = self.device.kernel("ternary", "ternary_pack")

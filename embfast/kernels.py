@@ -125,3 +125,10 @@ def device_packer(device: Any, low: np.ndarray, high: np.ndarray) -> Any:
     from embfast.device_ternary import Packer
 
     return Packer(device, low, high)
+
+
+def device_ranking_loss(device: Any, images: Any, captions: Any, **settings: Any) -> tuple[float, Any, Any]:
+    """A ranking loss of rows that are on a device, and its gradients: device_ranking.ranking_loss."""
+    from embfast.device_ranking import ranking_loss
+
+    return ranking_loss(device, images, captions, **settings)

@@ -53,6 +53,9 @@ class Array:
         source = arr if is_pinned(arr) else arr.copy()
         (stream or Stream.current).enqueue(lambda: np.copyto(self._memory, source))
 
+    def fill(self, value):
+        Stream.current.enqueue(lambda: self._memory.fill(value))
+
     def get(self, stream=None, order="C", out=None, blocking=True):
         assert blocking
         (stream or Stream.current).synchronize()
@@ -178,6 +181,11 @@ driver = types.SimpleNamespace(
     occupancyMaxActiveBlocksPerMultiprocessor=lambda func, blockSize, dynamicSMemSize: 1,
 )
 cuda = types.SimpleNamespace(
-    runtime=runtime, driver=driver, Stream=Stream, Device=CudaDevice, alloc_pinned_memory=alloc_pinned_memory
+    runtime=runtime,
+    driver=driver,
+    Stream=Stream,
+    Device=CudaDevice,
+    alloc_pinned_memory=alloc_pinned_memory,
+    get_current_stream=lambda: Stream.current,
 )
 __version__ = "14.0.0"

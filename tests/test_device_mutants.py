@@ -7,36 +7,37 @@ schedules, AddressSanitizer, ThreadSanitizer.
 import pytest
 import shim
 
+# Each drives the kernels of a source. Under a sanitizer there is nothing to compare: `compare` is False.
 SCRIPTS = {
     "glove": """
 import shim, test_device_glove as t
 from entry_problems import EntryProblem
-library = shim.Shim({library!r})
+library = shim.Shim(path)
 for dim, policy in ((20, "forward"), (20, "reverse"), (200, "random")):
     problem = EntryProblem(dim=dim, words=8, n=60)
     library.schedule(policy, seed=3)
-    t.assert_same(t.solve(library, problem), t.expected(problem), problem)
+    found = t.solve(library, problem)
+    if compare:
+        t.assert_same(found, t.expected(problem), problem)
 library.schedule("random", seed=3, resident=2)
 t.solve(library, EntryProblem(dim=20, words=8, n=60), grid=2, threads=64)
 """,
     "ternary": """
-import numpy as np, shim, test_device_ternary as t
-from embfast.ternary import TernaryMatrix
-library = shim.Shim({library!r})
-for dim in (33, 513):
-    for policy in shim.SCHEDULES:
-        t.test_levels_and_planes_have_the_bits_of_the_cpu(dim, policy, library)
+import shim, test_device_ternary as t
+library = shim.Shim(path)
+for policy in shim.SCHEDULES:
+    t.test_levels_and_planes_have_the_bits_of_the_cpu(513, policy, library)
 t.test_search_gives_the_rows_and_keys_of_the_cpu(64, 5, library)
 """,
     "ranking": """
 import shim, test_device_ranking as t
-library = shim.Shim({library!r})
-for mode, similarity in (("sum", "dot"), ("max", "cosine"), ("sum", "order")):
+library = shim.Shim(path)
+for mode, similarity in (("sum", "cosine"), ("max", "order")):
     images, captions, groups = t.batch(65, 65, 35, True)
     settings = dict(mode=mode, similarity=similarity, margin=0.3, groups=groups)
-    for policy in ("reverse", "random"):
-        library.schedule(policy, seed=5, resident=2)
-        loss, *gradients = t.solve(library, images, captions, **settings)
+    library.schedule("random", seed=5, resident=2)
+    loss, *gradients = t.solve(library, images, captions, **settings)
+    if compare:
         slow, *slopes = t.expected(images, captions, **settings)
         assert abs(loss - slow) < 1e-5 * slow, (mode, similarity, loss, slow)
         for found, slope in zip(gradients, slopes, strict=True):
@@ -44,11 +45,12 @@ for mode, similarity in (("sum", "dot"), ("max", "cosine"), ("sum", "order")):
 """,
     "walks": """
 import shim, test_device_walks as t
-library = shim.Shim({library!r})
-for kind, p, q in (("weighted", 0.25, 4), ("directed", 4, 0.25)):
+library = shim.Shim(path)
+for kind, p, q in (("weighted", 0.25, 4), ("directed", 0.25, 0.5)):
     walks = t.Walks(t.small_graph(kind), length=35, per_node=3, p=p, q=q, seed=3)
     library.schedule("random", seed=2, resident=2)
-    for mine, theirs in zip(t.ShimWalks(library, walks, threads=32).read(0, 0, len(walks)), walks.read(0, 0, len(walks))):
+    found = t.ShimWalks(library, walks, threads=32).read(0, 0, len(walks))
+    for mine, theirs in zip(found, walks.read(0, 0, len(walks)), strict=True):
         t.assert_array_equal(mine, theirs)
 """,
 }
@@ -106,8 +108,8 @@ MUTANTS = {
     ),
     "p and q are swapped": (
         "walks",
-        "accepted = previous < 0 || (x == previous ? level < job.inverse_p",
-        "accepted = previous < 0 || (x == previous ? level < job.inverse_q",
+        "(x == previous ? level < job.inverse_p",
+        "(x == previous ? level < job.inverse_q",
         None,
         "Arrays are not equal",
     ),
@@ -172,7 +174,7 @@ MUTANTS = {
 
 def run(source, library, sanitizer=None):
     """What a script says that drives the kernels of a source; nothing where all is well."""
-    script = SCRIPTS[source].format(library=str(library))
+    script = f"path, compare = {str(library)!r}, {sanitizer is None}\n{SCRIPTS[source]}"
     if sanitizer:
         done = shim.run_sanitized(sanitizer, script)
         return "" if done.returncode == 0 else done.stderr + done.stdout

@@ -1,16 +1,16 @@
 """The kernels of csrc/ranking.cu, run on the CPU by the shim, against the loops of reference and torch's gradients."""
 
+import sys
 from itertools import product
 
 import numpy as np
 import pytest
 import shim
-import torch
+import standin
 from numpy.testing import assert_allclose
 
-from embfast import reference
+from embfast import device, kernels, reference
 from embfast.device_ranking import RANKING_JOB, SHARED, TILE
-from embfast.ranking import ranking_loss
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,10 @@ def solve(library, images, captions, *, mode, similarity, margin, groups=None, d
 
 def expected(images, captions, *, groups=None, **settings):
     """Loss and gradients of embfast.ranking in float64, which its own tests hold to calculus."""
+    import torch
+
+    from embfast.ranking import ranking_loss
+
     sides = [torch.tensor(rows, dtype=torch.float64, requires_grad=True) for rows in (images, captions)]
     loss = ranking_loss(*sides, groups=None if groups is None else torch.tensor(groups), tile=50, **settings)
     loss.backward()
@@ -132,3 +136,37 @@ def test_of_equally_hard_negatives_the_first_counts(library):
         _, _, to_captions = solve(library, images, captions, **settings)
         assert to_captions[1, 0] == 1
         assert to_captions[2, 0] == 0
+
+
+def test_the_job_is_laid_out_as_in_the_source(library):
+    assert library.arguments("ranking_sum") == [RANKING_JOB.itemsize]
+    assert shim.fields("ranking.cu", "RankingJob") == list(RANKING_JOB.names)
+
+
+@pytest.mark.parametrize("mode", ["sum", "max", "semihard"])
+@pytest.mark.parametrize("similarity", ["cosine", "dot", "order"])
+def test_rows_on_a_device(mode, similarity, library, monkeypatch):
+    """The host side on a stand-in for CuPy: the same launches as above."""
+    monkeypatch.setitem(sys.modules, "cupy", standin)
+    monkeypatch.setattr(device.Device, "built", lambda self: "fatbin")
+    images, captions, groups = batch(70, 70, 40, True)
+    settings = {"mode": mode, "similarity": similarity, "margin": 0.3, "groups": groups}
+    rows = []
+    for side in (images, captions):
+        rows.append(standin.empty(side.shape, np.float32))
+        rows[-1].set(side)
+    library.schedule()
+    loss, *gradients = kernels.device_ranking_loss(device.find(), *rows, **settings)
+    slow, *slopes = expected(images, captions, **settings)
+    assert loss == pytest.approx(slow, rel=1e-5)
+    for found, slope in zip(gradients, slopes, strict=True):
+        assert_allclose(found.get(), slope, atol=2e-6 * np.abs(slope).max() + 1e-6, rtol=1e-5)
+
+
+def test_rows_that_a_device_does_not_take(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", standin)
+    rows = standin.empty((4, 5), np.float32)
+    with pytest.raises(ValueError, match="captions: expected float32"):
+        kernels.device_ranking_loss(device.find(), rows, standin.empty((4, 5), np.float64))
+    with pytest.raises(ValueError, match="sum, max and semihard, got 'topk'"):
+        kernels.device_ranking_loss(device.find(), rows, rows, mode="topk")

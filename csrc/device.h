@@ -88,20 +88,6 @@ struct Team {
     turn = turn ? 0 : 4 * n_warps;  // whoever is slow may still read: the next four go elsewhere
     return total;
   }
-
-  // One sum over all threads; all get the same bits.
-  __device__ float sum(float s) {
-    EMBFAST_UNROLL
-    for (int by = lanes / 2; by > 0; by /= 2) s += __shfl_xor_sync(all_lanes, s, by);
-    if (!several) return s;
-    float* const sums = partial + turn;
-    if (lane == 0) sums[warp] = s;
-    __syncthreads();
-    float total = 0.0f;
-    for (int w = 0; w < n_warps; ++w) total += sums[w];
-    turn = turn ? 0 : 4 * n_warps;
-    return total;
-  }
 };
 
 // Of a logistic step: p = sigmoid(score), and -log p for label 1, -log(1 - p) for label 0.

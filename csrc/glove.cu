@@ -58,6 +58,20 @@ struct Trainer {
 
   __device__ void meet() const { several ? __syncthreads() : __syncwarp(); }
 
+  // The sum over all threads of the team; all get the same bits.
+  __device__ float sum(float s) {
+    EMBFAST_UNROLL
+    for (int by = lanes / 2; by > 0; by /= 2) s += __shfl_xor_sync(all_lanes, s, by);
+    if (!several) return s;
+    float* const sums = team.partial + team.turn;
+    if (team.lane == 0) sums[team.warp] = s;
+    __syncthreads();
+    float total = 0.0f;
+    for (int w = 0; w < team.n_warps; ++w) total += sums[w];
+    team.turn = team.turn ? 0 : team.n_warps;  // whoever is slow may still read: the next go elsewhere
+    return total;
+  }
+
   __device__ Part read(const float4* w, const float4* sums, int64_t row) const {
     Part p{{0.0f, 0.0f, 0.0f, 0.0f}, {1.0f, 1.0f, 1.0f, 1.0f}};
     if (mine) {
@@ -97,7 +111,7 @@ struct Trainer {
     float score = 0.0f;
     EMBFAST_UNROLL
     for (int i = 0; i < 4; ++i) score += i == bias ? x.w[i] + y.w[i] : x.w[i] * y.w[i];
-    const float difference = team.sum(score) - log, gradient = weight * difference;
+    const float difference = sum(score) - log, gradient = weight * difference;
     loss += 0.5 * gradient * difference;
     Part by{};
     EMBFAST_UNROLL
@@ -169,7 +183,7 @@ extern "C" __global__ void __launch_bounds__(128) train_runs_warp(const RunJob j
   trainer.train(int64_t{blockIdx.x} * warps + warp, int64_t{gridDim.x} * warps);
 }
 
-// A block to a run. Shared memory: `longest` int32, and 8 float a warp.
+// A block to a run. Shared memory: `longest` int32, and 2 float a warp.
 extern "C" __global__ void __launch_bounds__(288) train_runs_warps(const RunJob job) {
   EMBFAST_DYNAMIC_SHARED(int32_t, shared);
   glove::Trainer<true> trainer(job, reinterpret_cast<float*>(shared + job.longest), shared);

@@ -43,13 +43,13 @@ def run_shape(pitch: int, longest: int, most: int = MOST_WARPS) -> RunShape:
 
     >>> run_shape(32, 64), run_shape(33, 64)  # a warp takes a run; two warps take one
     (RunShape(kernel='train_runs_warp', threads=128, shared=1024, runs=4), \
-RunShape(kernel='train_runs_warps', threads=64, shared=320, runs=1))
+RunShape(kernel='train_runs_warps', threads=64, shared=272, runs=1))
     """
     if pitch <= LANES:
         warps = min(MOST_WARPS, max(1, most))
         return RunShape("train_runs_warp", warps * LANES, warps * longest * 4, warps)
     warps = -(-pitch // LANES)
-    return RunShape("train_runs_warps", warps * LANES, longest * 4 + 2 * 4 * warps * 4, 1)
+    return RunShape("train_runs_warps", warps * LANES, longest * 4 + 2 * warps * 4, 1)
 
 
 class Entries:

@@ -68,9 +68,9 @@ MUTANTS = {
     "the bias of a column is read by every lane after its owner may have added to it": (
         "glove",
         """i == bias ? x.w[i] + y.w[i] : x.w[i] * y.w[i];
-    const float difference = team.sum(score) - log, gradient""",
+    const float difference = sum(score) - log, gradient""",
         """i == bias ? x.w[i] : x.w[i] * y.w[i];
-    const float known = team.sum(score) - log;
+    const float known = sum(score) - log;
     if (bias >= 0 && bias < 4) {
       const float g = weight * (known + y.w[bias]);
       atomicAdd(reinterpret_cast<float*>(job.w_out + row * job.pitch) + job.dim, -g * rsqrtf(y.sums[bias]));
@@ -89,6 +89,13 @@ MUTANTS = {
         """        order[j] = i;
       }
     }""",
+        "thread",
+        "data race",
+    ),
+    "the sums of two steps share their place": (
+        "glove",
+        "team.turn ? 0 : team.n_warps;",
+        "0;",
         "thread",
         "data race",
     ),
@@ -137,7 +144,7 @@ MUTANTS = {
     "the bits of the minus plane are those of the plus plane": (
         "ternary",
         "minus = minuses;",
-        "minus = pluses;",
+        "minus = pluses & ~minuses;",
         None,
         "Arrays are not equal",
     ),

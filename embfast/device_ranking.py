@@ -41,9 +41,9 @@ def ranking_loss(
 ) -> tuple[float, Any, Any]:
     """The loss of embfast.ranking.ranking_loss for modes "sum", "max" and "semihard", and its two gradients.
 
-    images, captions: cupy.ndarray float32 (n, dim) and (m, dim) in C order on the device, which cupy.from_dlpack makes
-    of a torch tensor without a copy. The gradients, cupy.ndarray too, are of the same shapes. Extra memory: 16 bytes a
-    row, and the gradients themselves.
+    images, captions: arrays of CuPy on the device, float32 (n, dim) and (m, dim) in C order; its from_dlpack makes them
+    of torch's tensors without a copy. The gradients are such arrays too. Extra memory: 28 bytes a row, and the gradients
+    themselves.
     """
     (n, dim), m = images.shape, captions.shape[0]
     for name, rows in (("images", images), ("captions", captions)):

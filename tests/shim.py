@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,9 @@ def fields(source, struct):
     return re.findall(r"[*\s](\w+)(?=[,;])", re.sub(r"//.*", "", body))
 
 
+ONE_AT_A_TIME = threading.Lock()  # the scheduler of a library is one
+
+
 class ShimError(RuntimeError):
     """What the shim found wrong with a launch."""
 
@@ -138,5 +142,6 @@ class Shim:
         cells = [np.array(value) for value in values]
         pointers = (ctypes.c_void_p * max(len(cells), 1))(*(cell.ctypes.data for cell in cells))
         three = [(ctypes.c_uint * 3)(*((n if isinstance(n, tuple) else (n,)) + (1, 1))[:3]) for n in (grid, block)]
-        if self._library.shim_launch(name.encode(), *three, ctypes.c_uint64(shared), pointers):
-            raise ShimError(self._library.shim_message().decode())
+        with ONE_AT_A_TIME:
+            if self._library.shim_launch(name.encode(), *three, ctypes.c_uint64(shared), pointers):
+                raise ShimError(self._library.shim_message().decode())

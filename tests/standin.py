@@ -4,6 +4,7 @@ As strict as CuPy, and later than it: what is enqueued on a stream happens when 
 a buffer used before it may be is seen.
 """
 
+import threading
 import types
 
 import numpy as np
@@ -77,9 +78,19 @@ def empty(shape, dtype=float, order="C"):
     return Array(np.frombuffer(np.full(max(n, 1), 0xFF, np.uint8), dtype, int(np.prod(shape))).reshape(shape))
 
 
-class Stream:
-    current = None
+class CurrentStream(type):
+    """Each thread has its own, as in CuPy."""
 
+    @property
+    def current(cls):
+        return getattr(THREAD, "stream", DEFAULT)
+
+    @current.setter
+    def current(cls, stream):
+        THREAD.stream = stream
+
+
+class Stream(metaclass=CurrentStream):
     def __init__(self, null=False, non_blocking=False, ptds=False, priority=None):
         self._queue, self._outer = [], []
 
@@ -99,7 +110,7 @@ class Stream:
         Stream.current = self._outer.pop()
 
 
-Stream.current = Stream(null=True)
+THREAD, DEFAULT = threading.local(), Stream(null=True)
 
 
 class CudaDevice:

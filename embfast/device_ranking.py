@@ -42,8 +42,8 @@ def ranking_loss(
     """The loss of embfast.ranking.ranking_loss for modes "sum", "max" and "semihard", and its two gradients.
 
     images, captions: arrays of CuPy on the device, float32 (n, dim) and (m, dim) in C order; its from_dlpack makes them
-    of torch's tensors without a copy. The gradients are such arrays too. Extra memory: 28 bytes a row, and the gradients
-    themselves.
+    of tensors of torch without a copy. The gradients are such arrays too. Extra memory: 28 bytes a row, and the
+    gradients themselves.
     """
     (n, dim), m = images.shape, captions.shape[0]
     for name, rows in (("images", images), ("captions", captions)):

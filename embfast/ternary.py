@@ -156,7 +156,7 @@ class TernaryMatrix:
 
         Settings:
             features: float32 (n, dim), which may be mapped; read once, 16 MB at a time. With a device also a
-                cupy.ndarray on it, in C order, which never leaves it.
+                CuPy's array on it, in C order, which never leaves it.
             low, high: float32 (dim,).
             planes: where the result goes, say a mapped file; new memory when None.
             device: "cpu", or "cuda", "cuda:1", "auto" as in Word2Vec: where rows are packed, to the same bits.

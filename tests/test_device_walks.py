@@ -16,7 +16,6 @@ pytest.importorskip("numba")
 
 from test_walks import KINDS, SETTINGS, deviation, small_graph, wide_graph
 
-from embfast import kernels
 from embfast.walks import Walks
 
 
@@ -44,41 +43,43 @@ class ShimWalks:
         return np.concatenate([ids for ids, _ in parts]), np.cumsum([0, *lengths])
 
     def repetition(self, repetition, begin, end):
-        walks, length = self.walks, self.walks.length
-        order = kernels.random_order(len(walks.starts), walks.seed, repetition)
-        starts = np.ascontiguousarray(walks.starts[order][begin:end])
-        first_order = walks.first_order
-        lengths = np.full(len(starts), -1, np.int32)
-        steps = np.full((length, len(starts)), -7, np.int32)
-        arrays = {
-            "offsets": walks._offsets if first_order else walks.graph.offsets,
-            "neighbours": walks._neighbours if first_order else walks.graph.neighbours,
-            "weights": walks.graph.weights,
-            "alias": walks._alias,
-            "strengths": walks._strengths,
-            "thresholds": walks._thresholds,
-            "members": walks._members,
-            "pattern": walks._pattern,
-            "starts": starts,
-            "steps": steps,
-            "lengths": lengths,
-        }
-        job = np.zeros((), WALK_JOB)
-        for name, array in arrays.items():
-            job[name] = 0 if array is None else array.ctypes.data
-        job["seed"], job["repetition"] = walks.seed, repetition
-        job["inverse_p"], job["inverse_q"], job["restart"] = 1 / self.p, 1 / self.q, walks.restart
-        job["n_walks"], job["n_nodes"], job["length"] = len(starts), len(walks.graph), length
-        job["returns"], job["n_types"] = not walks.graph.directed, walks._n_types
-        job["n_pattern"] = len(walks._pattern)
-        name = "walk_first_order" if first_order else "walk_second_order"
-        self.library.launch(name, self.grid, self.threads, [job[()]])
+        walks = self.walks
+        name, job, arrays = walk_job(walks, repetition, begin, end, p=self.p, q=self.q)
+        steps, lengths, length = arrays["steps"], arrays["lengths"], walks.length
+        self.library.launch(name, self.grid, self.threads, [job])
         offsets = np.cumsum([0, *lengths]).astype(np.int64)
         ids = np.full(offsets[-1], -9, np.int32)
-        grid = (-(-len(starts) // 32), -(-length // 32))
-        arguments = [steps, offsets, walks.label, np.int64(len(starts)), np.int32(length), ids]
+        grid = (-(-len(lengths) // 32), -(-length // 32))
+        arguments = [steps, offsets, walks.label, np.int64(len(lengths)), np.int32(length), ids]
         self.library.launch("pack_walks", grid, (32, 8), arguments, 32 * 33 * 4)
         return ids, offsets
+
+
+def walk_job(walks, repetition, begin, end, p=None, q=None):
+    """The kernel that draws walks begin..end of a repetition, its job, and the arrays that it points to."""
+    starts = np.ascontiguousarray(walks._starts(repetition, begin, end))
+    first_order, length = walks.first_order, walks.length
+    arrays = {
+        "offsets": walks._offsets if first_order else walks.graph.offsets,
+        "neighbours": walks._neighbours if first_order else walks.graph.neighbours,
+        "weights": walks.graph.weights,
+        "alias": walks._alias,
+        "strengths": walks._strengths,
+        "thresholds": walks._thresholds,
+        "members": walks._members,
+        "pattern": walks._pattern,
+        "starts": starts,
+        "steps": np.full((length, len(starts)), -7, np.int32),
+        "lengths": np.full(len(starts), -1, np.int32),
+    }
+    job = np.zeros((), WALK_JOB)
+    for name, array in arrays.items():
+        job[name] = 0 if array is None else array.ctypes.data
+    job["seed"], job["repetition"] = walks.seed, repetition
+    job["inverse_p"], job["inverse_q"], job["restart"] = 1 / (p or walks.p), 1 / (q or walks.q), walks.restart
+    job["n_walks"], job["n_nodes"], job["length"] = len(starts), len(walks.graph), length
+    job["returns"], job["n_types"], job["n_pattern"] = not walks.graph.directed, walks._n_types, len(walks._pattern)
+    return "walk_first_order" if first_order else "walk_second_order", job[()], arrays
 
 
 def graph_named(kind):

@@ -279,11 +279,11 @@ extern "C" __global__ void __launch_bounds__(256) ranking_pairs(const RankingJob
 }
 
 // All hinges: loss, active, and the gradients but for those of the pairs. A block takes a tile: captions along x.
-extern "C" __global__ void __launch_bounds__(256) ranking_sum(const RankingJob job) {
+extern "C" __global__ void __launch_bounds__(256, 1) ranking_sum(const RankingJob job) {
   EMBFAST_DYNAMIC_SHARED(ranking::Tile, shared);
   ranking::Block<false>(job, *shared).sum();
 }
-extern "C" __global__ void __launch_bounds__(256) ranking_sum_order(const RankingJob job) {
+extern "C" __global__ void __launch_bounds__(256, 1) ranking_sum_order(const RankingJob job) {
   EMBFAST_DYNAMIC_SHARED(ranking::Tile, shared);
   ranking::Block<true>(job, *shared).sum();
 }
@@ -300,11 +300,11 @@ extern "C" __global__ void __launch_bounds__(256) ranking_add_pairs(const Rankin
 }
 
 // best_captions and best_images, which begin as 0.
-extern "C" __global__ void __launch_bounds__(256) ranking_hardest(const RankingJob job) {
+extern "C" __global__ void __launch_bounds__(256, 1) ranking_hardest(const RankingJob job) {
   EMBFAST_DYNAMIC_SHARED(ranking::Tile, shared);
   ranking::Block<false>(job, *shared).hardest();
 }
-extern "C" __global__ void __launch_bounds__(256) ranking_hardest_order(const RankingJob job) {
+extern "C" __global__ void __launch_bounds__(256, 1) ranking_hardest_order(const RankingJob job) {
   EMBFAST_DYNAMIC_SHARED(ranking::Tile, shared);
   ranking::Block<true>(job, *shared).hardest();
 }

@@ -102,7 +102,7 @@ def test_flags_reach_the_model(text, tmp_path):
     given = {
         "dim": 9, "window": 3, "negatives": 7, "hs": True, "cbow": True, "cbow_mean": False, "sample": 0.01,
         "ns_exponent": 0.5, "shrink_windows": False, "epochs": 2, "lr": 0.03, "min_lr": 0.001,
-        "negatives_shared": False, "threads": 1, "seed": 5,
+        "negatives_shared": False, "threads": 1, "seed": 5, "device": "cpu",
     }  # fmt: skip
     assert given.keys() == Word2Vec.settings().keys()
     flags = []
@@ -125,6 +125,7 @@ def test_flags_reach_glove(text, tmp_path):
     given = {
         "dim": 9, "window": 3, "symmetric": False, "distance_weighting": False, "epochs": 2, "x_max": 7.0,
         "alpha": 0.5, "lr": 0.03, "vectors": "both", "shuffle": "full", "memory_gb": 0.5, "threads": 1, "seed": 5,
+        "device": "cpu",
     }  # fmt: skip
     assert given.keys() == GloVe.settings().keys()
     flags = []

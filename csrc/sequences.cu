@@ -453,25 +453,26 @@ __device__ inline void train_cbow(const SequenceJob& job) {
 // ---- kernels ------------------------------------------------------------------------------------------------------
 
 // One warp, rows of up to 128 numbers, the ring in shared memory; then several warps; then the ring in global memory.
-// _documents: tags are in the windows.
-#define EMBFAST_KERNELS(model)                                                                                \
-  extern "C" __global__ void __launch_bounds__(32) model##_warp(const embfast::SequenceJob job) {             \
-    embfast::train_##model<false, false, false>(job);                                                         \
-  }                                                                                                           \
-  extern "C" __global__ void __launch_bounds__(256) model##_warps(const embfast::SequenceJob job) {           \
-    embfast::train_##model<true, false, false>(job);                                                          \
-  }                                                                                                           \
-  extern "C" __global__ void __launch_bounds__(256) model##_wide(const embfast::SequenceJob job) {            \
-    embfast::train_##model<true, true, false>(job);                                                           \
-  }                                                                                                           \
-  extern "C" __global__ void __launch_bounds__(32) model##_documents_warp(const embfast::SequenceJob job) {   \
-    embfast::train_##model<false, false, true>(job);                                                          \
-  }                                                                                                           \
-  extern "C" __global__ void __launch_bounds__(256) model##_documents_warps(const embfast::SequenceJob job) { \
-    embfast::train_##model<true, false, true>(job);                                                           \
-  }                                                                                                           \
-  extern "C" __global__ void __launch_bounds__(256) model##_documents_wide(const embfast::SequenceJob job) {  \
-    embfast::train_##model<true, true, true>(job);                                                            \
+// _documents: tags are in the windows. One block per multiprocessor is all that is promised, so that no register
+// spills; shared memory says how many there are.
+#define EMBFAST_KERNELS(model)                                                                                   \
+  extern "C" __global__ void __launch_bounds__(32, 1) model##_warp(const embfast::SequenceJob job) {             \
+    embfast::train_##model<false, false, false>(job);                                                            \
+  }                                                                                                              \
+  extern "C" __global__ void __launch_bounds__(256, 1) model##_warps(const embfast::SequenceJob job) {           \
+    embfast::train_##model<true, false, false>(job);                                                             \
+  }                                                                                                              \
+  extern "C" __global__ void __launch_bounds__(256, 1) model##_wide(const embfast::SequenceJob job) {            \
+    embfast::train_##model<true, true, false>(job);                                                              \
+  }                                                                                                              \
+  extern "C" __global__ void __launch_bounds__(32, 1) model##_documents_warp(const embfast::SequenceJob job) {   \
+    embfast::train_##model<false, false, true>(job);                                                             \
+  }                                                                                                              \
+  extern "C" __global__ void __launch_bounds__(256, 1) model##_documents_warps(const embfast::SequenceJob job) { \
+    embfast::train_##model<true, false, true>(job);                                                              \
+  }                                                                                                              \
+  extern "C" __global__ void __launch_bounds__(256, 1) model##_documents_wide(const embfast::SequenceJob job) {  \
+    embfast::train_##model<true, true, true>(job);                                                               \
   }
 
 EMBFAST_KERNELS(skip_gram)

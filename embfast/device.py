@@ -177,6 +177,42 @@ class Device:
         return self.processors * max(1, int(occupancy(kernel.kernel.ptr, threads, shared)))
 
 
+def describe() -> list[tuple[str, str]]:
+    """What `embfast doctor` says of devices: rows of name and text."""
+    rows = []
+    path = HOME / "built.json"
+    if path.exists():
+        built = json.loads(path.read_text())
+        architectures = ", ".join(f"sm_{architecture}" for architecture in built["architectures"])
+        text = f"compiled by nvcc {built['toolkit'][0]}.{built['toolkit'][1]} for {architectures}"
+    else:
+        text = "sources, which CuPy compiles at first use (NVRTC)" if (HOME / "sequences.cu").exists() else "missing"
+    rows.append(("device kernels", text))
+    try:
+        first = find()
+    except (ImportError, ValueError) as error:
+        return [*rows, ("CUDA device", str(error))]
+    cupy = first.cupy
+    driver = cupy.cuda.runtime.driverGetVersion()
+    rows += [("CuPy", cupy.__version__), ("CUDA driver", f"CUDA {driver // 1000}.{driver % 1000 // 10}")]
+    for number in range(cupy.cuda.runtime.getDeviceCount()):
+        try:
+            device = find(number)
+        except ValueError as error:
+            rows.append((f"cuda:{number}", str(error)))
+            continue
+        how = {"fatbin": "runs the compiled kernels", "nvrtc": "compiles kernels at first use"}[device.built()]
+        rows.append(
+            (
+                str(device),
+                f"compute capability {device.capability[0]}.{device.capability[1]}, "
+                f"{device.processors} multiprocessors, "
+                f"{device.free() / 1e9:.3g} of {device.properties['totalGlobalMem'] / 1e9:.3g} GB free; {how}",
+            )
+        )
+    return rows
+
+
 # ---- sequences ----------------------------------------------------------------------------------------------------
 
 

@@ -99,6 +99,13 @@ def device_sequences(device: Any, tables: dict[str, np.ndarray | None], **settin
     return Sequences(device, tables, **settings)
 
 
+def describe_devices() -> list[tuple[str, str]]:
+    """What there is to train on beside the CPU, or what is missing: rows of name and text."""
+    from embfast.device import describe
+
+    return describe()
+
+
 def device_entries(
     device: Any,
     tables: dict[str, np.ndarray],

@@ -76,16 +76,18 @@ def run_sanitized(sanitizer, script):
         subprocess.run(["g++", f"-print-file-name={n}.so"], capture_output=True, text=True).stdout.strip()
         for n in (*names, "libstdc++")
     ]
-    environment = {
-        **os.environ,
+    settings = {
         "LD_PRELOAD": " ".join(os.path.realpath(path) for path in paths),
         "ASAN_OPTIONS": "detect_leaks=0",
         "UBSAN_OPTIONS": "print_stacktrace=1",
         "TSAN_OPTIONS": "exitcode=66:suppress_equal_addresses=0",
-        "OPENBLAS_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
     }
-    return subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-c", script], env=environment() | settings, capture_output=True, text=True)
+
+
+def environment():
+    """For a process that imports from tests."""
+    return {**os.environ, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
 
 
 def run(command, folder):

@@ -47,6 +47,10 @@ class Array:
         assert isinstance(key, slice)
         return Array(self._memory[key])
 
+    def __setitem__(self, key, other):
+        assert isinstance(other, Array)
+        Stream.current.enqueue(lambda: np.copyto(self._memory[key], other._memory))
+
     def set(self, arr, stream=None):
         assert isinstance(arr, np.ndarray)
         assert arr.flags.c_contiguous
@@ -116,12 +120,16 @@ THREAD, DEFAULT = threading.local(), Stream(null=True)
 class CudaDevice:
     def __init__(self, device=None):
         assert device in range(runtime.getDeviceCount())
+        self.id = device
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exception):
         pass
+
+    def synchronize(self):
+        Stream.current.synchronize()
 
 
 class RawKernel:

@@ -359,6 +359,55 @@ def test_the_package_has_the_sources_of_the_kernels(cupy):
             assert path.read_text() == (source / path.name).read_text(), f"{path.name} has changed: build the package"
 
 
+# ---- what is said of a device --------------------------------------------------------------------------------------
+
+
+def test_doctor_names_the_device_or_what_is_missing(cupy, monkeypatch, tmp_path):
+    monkeypatch.setattr(device, "HOME", tmp_path)
+    assert ("device kernels", "missing") in kernels.describe_devices()
+    (tmp_path / "sequences.cu").write_text("")
+    rows = dict(kernels.describe_devices())
+    assert "NVRTC" in rows["device kernels"]
+    assert rows["cuda:0 (Stand-in)"] == (
+        "compute capability 8.0, 2 multiprocessors, 17.2 of 17.2 GB free; compiles kernels at first use"
+    )
+    assert (rows["CuPy"], rows["CUDA driver"]) == ("14.0.0", "CUDA 13.0")
+    (tmp_path / "built.json").write_text(json.dumps({"toolkit": [13, 0], "architectures": [80, 90]}))
+    rows = dict(kernels.describe_devices())
+    assert rows["device kernels"] == "compiled by nvcc 13.0 for sm_80, sm_90"
+    assert rows["cuda:0 (Stand-in)"].endswith("runs the compiled kernels")
+    monkeypatch.setitem(standin.PROPERTIES, "major", 7)
+    monkeypatch.setitem(standin.PROPERTIES, "minor", 0)
+    assert "compute capability 7.0" in dict(kernels.describe_devices())["CUDA device"]
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert "pip install" in dict(kernels.describe_devices())["CUDA device"]
+
+
+def test_the_bench_holds_kernels_to_the_reference_and_models_the_device(cupy, monkeypatch):
+    bench = pytest.importorskip("bench.device")
+    found = device.find()
+    bench.check(found, 20, cbow=True)
+    with monkeypatch.context() as planted:
+        planted.setattr(bench, "NEGATIVES", 4)
+        wrong = reference.device_train_sequences
+        planted.setattr(reference, "device_train_sequences", lambda *a, **k: wrong(*a, **{**k, "drawn": 5}))
+        with pytest.raises(AssertionError):
+            bench.check(found, 20, cbow=True)
+    allowed = bench.roofline(128, processors=100, bandwidth=1e12, hertz=1e9)
+    assert_allclose(allowed["memory"], 1e12 / 7168)
+    assert_allclose(allowed["issue"], 4e11 / (165 / 4 * 36))
+    assert list(bench.roofline(128, 100, 1e12, None)) == ["memory"]
+    assert bench.copy_bandwidth(found) > 0
+
+
+def test_the_bench_says_what_it_needs(monkeypatch):
+    bench = pytest.importorskip("bench.device")
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    monkeypatch.setattr(sys, "argv", ["bench.device"])
+    with pytest.raises(SystemExit, match=r"needs a CUDA device: .*pip install"):
+        bench.main()
+
+
 # ---- CuPy itself ----------------------------------------------------------------------------------------------------
 
 USED = {
@@ -390,7 +439,7 @@ USED = {
 
 def parameters(function):
     """Names of parameters, from the signature and, of compiled functions, from the first lines of the docstring."""
-    found = re.findall(r"\w+\(([^()]*)\)", (function.__doc__ or "").replace("\\", ""))
+    found = re.findall(r"\w+\(([^()]*)\)", re.sub(r"=\(\)|\\", "", function.__doc__ or ""))
     names = [name for one in found for name in re.findall(r"(\w+)\s*(?==|,|$)", re.sub(r"=[^,]*", "", one))]
     try:
         return names + list(inspect.signature(function).parameters)

@@ -294,7 +294,7 @@ def test_bytes_per_word_are_those_of_the_model(library):
 def test_every_kernel_of_the_sources_can_be_launched(library):
     sources = {path.name: path.read_text() for path in shim.SOURCES.glob("*.cu")}
     found = re.findall(
-        r"__global__ void\s+(?:__launch_bounds__\(\d+\)\s+)?(model##)?(\w+)\(", "".join(sources.values())
+        r"__global__ void\s+(?:__launch_bounds__\([\d, ]+\)\s+)?(model##)?(\w+)\(", "".join(sources.values())
     )
     names = {model + name for prefix, name in found for model in (("skip_gram", "cbow") if prefix else ("",))}
     assert {"keep_tokens", "cbow_documents_wide"} < names

@@ -153,7 +153,7 @@ extern "C" __global__ void __launch_bounds__(256) walk_first_order(const WalkJob
 }
 
 // node2vec's walks, and node2vec+'s.
-extern "C" __global__ void __launch_bounds__(256) walk_second_order(const WalkJob job) {
+extern "C" __global__ void __launch_bounds__(256, 1) walk_second_order(const WalkJob job) {
   using namespace walks;
   const Thread thread;
   const Stream stream(job.seed, job.repetition, Purpose::walk);

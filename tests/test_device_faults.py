@@ -123,6 +123,23 @@ def test_the_tests_run_every_line_of_the_kernels(tmp_path):
         t.device_solve(library, Problem(dim=140, words=40, tokens=40, window=2))
         t.device_solve(library, Problem(dim=20, words=40, tokens=40, window=2), shared_most=1024)
         t.test_inference_matches_the_reference("dm-mean", "ns", False, library)
+        import test_device_glove as glove, test_device_ranking as ranking, test_device_ternary as ternary
+        import test_device_walks as walks
+        from entry_problems import EntryProblem
+        for problem in (EntryProblem(dim=20, words=40, n=300), EntryProblem(dim=140, n=60)):
+            glove.solve(library, problem)
+        settings = (("weighted", 1, 1, False), ("directed weighted", 0.25, 4, True), ("wide", 1e3, 1e-3, False))
+        for kind, p, q, plus in settings:
+            drawn = walks.Walks(walks.graph_named(kind), length=9, per_node=2, p=p, q=q, plus=plus, restart=0.1, seed=3)
+            walks.ShimWalks(library, drawn).read(0, 0, 60 if kind == "wide" else len(drawn))
+        walks.test_a_step_that_refuses_all_is_drawn_from_the_enumerated_probabilities(library)
+        walks.test_walks_of_the_first_order_by_types(library)
+        ternary.test_levels_and_planes_have_the_bits_of_the_cpu(33, "forward", library)
+        ternary.test_search_gives_the_rows_and_keys_of_the_cpu(64, 5, library)
+        images, captions, groups = ranking.batch(70, 70, 40, True)
+        for mode in ("sum", "max"):
+            for kind in ("cosine", "order"):
+                ranking.solve(library, images, captions, mode=mode, similarity=kind, margin=0.3, groups=groups)
         ctypes.CDLL({str(library)!r}).shim_write_coverage()
     """
     where = {"GCOV_PREFIX": str(tmp_path), "GCOV_PREFIX_STRIP": "99"}  # all directories: the counts come here
@@ -133,7 +150,7 @@ def test_the_tests_run_every_line_of_the_kernels(tmp_path):
     shutil.copy(library.parent / "kernels.gcno", tmp_path)
     listed = subprocess.run(["gcov", "kernels.gcda"], cwd=tmp_path, text=True, capture_output=True, check=True).stdout
     found = dict(re.findall(r"File '.*/csrc/([^']+)'\nLines executed:([\d.]+)% of", listed))
-    assert {"sequences.cu", "device.h"} <= set(found)
+    assert {"glove.cu", "ranking.cu", "sequences.cu", "ternary.cu", "walks.cu", "device.h"} <= set(found)
     for file, percent in found.items():
         if file.endswith(".cu") or file == "device.h":
             assert float(percent) >= 95, f"{file}: {percent} % of lines run"

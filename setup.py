@@ -37,7 +37,8 @@ class CMakeBuild(build_ext):
         """For an editable install: the device kernels go where the module goes."""
         super().copy_extensions_to_source()
         built = Path(self.build_lib).resolve() / "embfast" / "cuda"
-        shutil.copytree(built, SOURCE / "embfast" / "cuda", dirs_exist_ok=True)
+        shutil.rmtree(SOURCE / "embfast" / "cuda", ignore_errors=True)  # binaries of other sources, say
+        shutil.copytree(built, SOURCE / "embfast" / "cuda")
 
 
 setup(ext_modules=[Extension("embfast._cpu", sources=[])], cmdclass={"build_ext": CMakeBuild})

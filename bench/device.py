@@ -25,7 +25,7 @@ from embfast import kernels, reference
 from embfast.training import initial_weights, make_blocks, make_pieces, noise_weights
 
 WINDOW, NEGATIVES, SEED = 5, 5, 1
-INSTRUCTIONS = 165 / 4  # of a pair of rows on sm_90
+INSTRUCTIONS = 164 / 4  # of a pair of rows on sm_90
 PAIRS = (WINDOW + 1) * (1 + NEGATIVES)  # of a word: the mean window has WINDOW + 1 words
 
 

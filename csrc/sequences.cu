@@ -425,15 +425,20 @@ struct Trainer {
 template <bool several, bool in_global, bool documents>
 __device__ inline void train_skip_gram(const SequenceJob& job) {
   EMBFAST_DYNAMIC_SHARED(float4, shared);
-  Trainer<several, in_global, documents> trainer(job, shared);
-  trainer.train([&](const auto& members, int32_t word, uint64_t place) { trainer.skip_gram(members, word, place); });
+  using Work =
+      Trainer<several, in_global, documents>;  // spelled out below: NVRTC takes a generic lambda for the host's
+  Work trainer(job, shared);
+  trainer.train([&](const typename Work::Members& members, int32_t word, uint64_t place) {
+    trainer.skip_gram(members, word, place);
+  });
 }
 
 template <bool several, bool in_global, bool documents>
 __device__ inline void train_cbow(const SequenceJob& job) {
   EMBFAST_DYNAMIC_SHARED(float4, shared);
-  Trainer<several, in_global, documents> trainer(job, shared);
-  trainer.train([&](const auto& members, int32_t word, uint64_t place) {
+  using Work = Trainer<several, in_global, documents>;
+  Work trainer(job, shared);
+  trainer.train([&](const typename Work::Members& members, int32_t word, uint64_t place) {
     if (documents && !job.words) {  // PV-DBOW: each tag on its own
       for (int i = 0; i < members.n; ++i) {
         const float4 delta = trainer.predict(trainer.held(trainer.width + i), word, place);

@@ -50,6 +50,7 @@ Documents = Corpus | Iterable[Iterable[str]]
 
 _INFERENCE_DRAWS = 1 << 18  # a pool of 1 MB, the same for every call, or a document would depend on its company
 _INFERENCE_WORK = 50_000_000  # tokens x epochs x padded dim of one kernel call and thread: under a second
+_DEVICE_THREADS = 32  # as many threads' work goes to a device at once
 
 
 class Doc2Vec(Estimator):
@@ -284,8 +285,8 @@ class Doc2Vec(Estimator):
             check_int("threads", self.threads, 1, 4096)
         check_int("seed", self.seed, 0, 2**64 - 1)
         check_device(self.device)
-        if self.device not in ("cpu", "auto") and self.mode != "dbow" and self.dm == "concat":
-            raise ValueError("dm='concat' is of device='cpu'")
+        if self.device not in ("cpu", "auto") and self._of_cpu():
+            raise ValueError(f"{self._of_cpu()} is of the CPU alone; use device='cpu'")
 
     def _parts(self) -> "list[_Part]":
         """The models to train, and how their kernels share draws.
@@ -387,7 +388,7 @@ class Doc2Vec(Estimator):
         blocks = make_blocks(corpus.offsets)
         parts = self._parts()
         common = self._common()
-        device, self.device_ = choose_device(self._usable_device(), progress)
+        device, self.device_ = choose_device(self.device, progress, self._of_cpu())
         on_device = {}
         if device is not None:
             pieces = make_pieces(corpus.offsets, blocks)
@@ -473,10 +474,11 @@ class Doc2Vec(Estimator):
         first = self.lr if self.lr is not None else 0.05 if part.cbow and not part.concat else 0.025
         return float(first), float(self.min_lr if self.min_lr is not None else first / 10_000)
 
-    def _usable_device(self) -> str:
-        """The device setting; "cpu" in place of "auto" where the settings are of the CPU alone."""
-        concat = self.mode != "dbow" and self.dm == "concat"
-        return "cpu" if self.device == "auto" and (concat or self.dim > 1024) else self.device
+    def _of_cpu(self) -> str | None:
+        """What in the settings a device does not have."""
+        if self.mode != "dbow" and self.dm == "concat":
+            return 'dm="concat"'
+        return f"dim={self.dim:,}, above 1,024," if self.dim > 1024 else None
 
     def _on_device(self, device: Any, part: "_Part", common: dict[str, Any], tags: "Tags | None") -> Any:
         """A part's weights on a device; without tags for inference, where they are frozen."""
@@ -552,10 +554,12 @@ class Doc2Vec(Estimator):
         threads = self.threads or cores()
         self._tables = {name: for_kernels(table) for name, table in self._tables.items()}
         common, parts = self._common(), self._parts()
-        device, _ = choose_device(self._usable_device(), False)
+        device, _ = choose_device(self.device, False, self._of_cpu())
         table = kernels.NoiseTable(noise_weights(self.counts_, self.ns_exponent)) if self.negatives else None
         result = np.empty((n, self.dim * len(parts)), np.float32)
-        step = max(1, threads * _INFERENCE_WORK // (epochs * kernels.padded(self.dim)))
+        step = max(
+            1, (threads if device is None else _DEVICE_THREADS) * _INFERENCE_WORK // (epochs * kernels.padded(self.dim))
+        )
         for k, part in enumerate(parts):
             session = None if device is None else self._on_device(device, part, common, None)
             noise = None if table is None else table.sample(max(_INFERENCE_DRAWS, part.share.drawn), part.seed, 0)

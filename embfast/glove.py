@@ -702,6 +702,12 @@ class GloVe(Estimator):
             check_int("threads", self.threads, 1, 4096)
         check_int("seed", self.seed, 0, 2**64 - 1)
         check_device(self.device)
+        if self.device not in ("cpu", "auto") and self._of_cpu():
+            raise ValueError(f"{self._of_cpu()} is of the CPU alone; use device='cpu'")
+
+    def _of_cpu(self) -> str | None:
+        """What in the settings a device does not have."""
+        return f"dim={self.dim:,}, above 1,024," if self.dim > _DEVICE_DIM else None
 
     def _matrix(self, data: Corpus | CooccurrenceMatrix) -> CooccurrenceMatrix:
         if isinstance(data, CooccurrenceMatrix):
@@ -754,8 +760,7 @@ class GloVe(Estimator):
         index = {word: i for i, word in enumerate(self.words_)}
         place = np.array([index[word] for word in matrix.words], np.int32)
         blocks = np.append(np.arange(0, n, _BLOCK), n)
-        usable = self.device != "auto" or self.dim <= _DEVICE_DIM
-        device, self.device_ = choose_device(self.device if usable else "cpu", progress)
+        device, self.device_ = choose_device(self.device, progress, self._of_cpu())
         on_device = None
         if device is None:
             entries, step = self._cpu_step(matrix, place, blocks, threads)

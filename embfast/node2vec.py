@@ -310,8 +310,14 @@ class Node2Vec(Estimator):
             check_int("threads", self.threads, 1, 4096)
         check_int("seed", self.seed, 0, 2**64 - 1)
         check_device(self.device)
-        if self.device not in ("cpu", "auto") and not self.negatives_shared:
-            raise ValueError("negatives_shared=False, draws for each pair, is of device='cpu'")
+        if self.device not in ("cpu", "auto") and self._of_cpu():
+            raise ValueError(f"{self._of_cpu()} is of the CPU alone; use device='cpu'")
+
+    def _of_cpu(self) -> str | None:
+        """What in the settings a device does not have."""
+        if not self.negatives_shared:
+            return "negatives_shared=False, draws for each pair,"
+        return f"dim={self.dim:,}, above 1,024," if self.dim > 1024 else None
 
     def _walks(self, graph: Graph, transition: Any, types: Types | None) -> "Walks":
         from embfast.walks import Walks
@@ -360,8 +366,7 @@ class Node2Vec(Estimator):
         needed = BUFFER * at_once // share.centers
         noise = None if weights is None else NoisePool(weights, at_once, needed, self.seed)
         pieces = max(1, blocks_per_slice(self.dim, self.window, threads))
-        usable = self.device != "auto" or (self.negatives_shared and self.dim <= 1024)
-        device, self.device_ = choose_device(self.device if usable else "cpu", progress)
+        device, self.device_ = choose_device(self.device, progress, self._of_cpu())
         on_device = None
         if device is not None and walks.transition is None:
             try:

@@ -253,10 +253,15 @@ def make_pieces(offsets: np.ndarray, blocks: np.ndarray) -> np.ndarray:
     return np.unique(np.concatenate([make_blocks(offsets, BLOCK // 4, SNAP // 4), blocks]))
 
 
-def choose_device(name: str, progress: "ProgressOption") -> tuple[Any, str]:
-    """kernels.device; with "auto" a line on stderr says what was taken, unless progress is False."""
-    device, text = kernels.device(name)
-    if name == "auto" and progress is not False:
+def choose_device(name: str, progress: "ProgressOption", of_cpu: str | None = None) -> tuple[Any, str]:
+    """kernels.device; with "auto" a line on stderr says what was taken, unless progress is False.
+
+    of_cpu: what in the settings is of the CPU alone, which then is what "auto" takes.
+    """
+    if name != "auto":
+        return kernels.device(name)
+    device, text = kernels.device(name) if of_cpu is None else (None, f"cpu, since {of_cpu} is of the CPU alone")
+    if progress is not False:
         print(f'device="auto": {text}', file=sys.stderr, flush=True)
     return device, text
 

@@ -239,8 +239,14 @@ class Word2Vec(Estimator):
             check_int("threads", self.threads, 1, 4096)
         check_int("seed", self.seed, 0, 2**64 - 1)
         check_device(self.device)
-        if self.device not in ("cpu", "auto") and not (self.cbow or self.negatives_shared):
-            raise ValueError("negatives_shared=False, draws for each pair, is of device='cpu'")
+        if self.device not in ("cpu", "auto") and self._of_cpu():
+            raise ValueError(f"{self._of_cpu()} is of the CPU alone; use device='cpu'")
+
+    def _of_cpu(self) -> str | None:
+        """What in the settings a device does not have."""
+        if not self.cbow and not self.negatives_shared:
+            return "negatives_shared=False, draws for each pair,"
+        return f"dim={self.dim:,}, above 1,024," if self.dim > 1024 else None
 
     def _rates(self) -> tuple[float, float]:
         """First and last learning rate."""
@@ -291,8 +297,7 @@ class Word2Vec(Estimator):
         share = sharing(self.cbow, self.hs, self.negatives, self.negatives_shared, self.window)
         blocks = make_blocks(corpus.offsets)
         keep = keep_thresholds(self.counts_, self.sample)
-        usable = self.device != "auto" or ((self.cbow or self.negatives_shared) and self.dim <= 1024)
-        device, self.device_ = choose_device(self.device if usable else "cpu", progress)
+        device, self.device_ = choose_device(self.device, progress, self._of_cpu())
         noise = None
         if self.negatives and device is None:
             at_once = share.drawn * (1 if share.shared or self.cbow else 2 * self.window)

@@ -302,10 +302,10 @@ def test_tables_that_do_not_fit_are_counted(cupy, monkeypatch, corpus):
         (Word2Vec(device=1), 'device must be "cpu", "cuda"'),
         (
             Word2Vec(device="cuda", negatives_shared=False),
-            "negatives_shared=False, draws for each pair, is of device='cpu'",
+            "negatives_shared=False, draws for each pair, is of the CPU alone",
         ),
-        (Word2Vec(device="cuda", dim=1040), "rows of up to 1,024 numbers, got dim=1,040"),
-        (Doc2Vec(device="cuda", dm="concat"), "dm='concat' is of device='cpu'"),
+        (Word2Vec(device="cuda", dim=1040), "dim=1,040, above 1,024, is of the CPU alone"),
+        (Doc2Vec(device="cuda", dm="concat"), 'dm="concat" is of the CPU alone'),
     ],
     ids=str,
 )
@@ -314,9 +314,12 @@ def test_settings_that_a_device_does_not_have(model, message, cupy, corpus):
         model.fit(corpus)
 
 
-def test_auto_keeps_to_the_cpu_where_the_settings_are_of_the_cpu(cupy, corpus):
-    assert Word2Vec(**settings(device="auto", negatives_shared=False)).fit(corpus, progress=False).device_ == "cpu"
-    assert Doc2Vec(**settings(device="auto", dm="concat")).fit(corpus, progress=False).device_ == "cpu"
+def test_auto_keeps_to_the_cpu_where_the_settings_are_of_the_cpu(cupy, corpus, capsys):
+    model = Word2Vec(**settings(device="auto", negatives_shared=False)).fit(corpus)
+    assert model.device_ == "cpu, since negatives_shared=False, draws for each pair, is of the CPU alone"
+    assert f'device="auto": {model.device_}' in capsys.readouterr().err
+    model = Doc2Vec(**settings(device="auto", dm="concat")).fit(corpus, progress=False)
+    assert model.device_ == 'cpu, since dm="concat" is of the CPU alone'
 
 
 def test_ids_out_of_range_never_reach_the_device(cupy, corpus):

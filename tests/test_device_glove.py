@@ -292,7 +292,7 @@ def test_tables_that_do_not_fit_are_counted(cupy, matrix, monkeypatch):
 
 
 def test_rows_that_are_too_long(cupy, matrix):
-    with pytest.raises(ValueError, match="up to 1,024 numbers, got dim=1,025"):
+    with pytest.raises(ValueError, match="dim=1,025, above 1,024, is of the CPU alone"):
         GloVe(dim=1025, device="cuda").fit(matrix)
     assert GloVe(dim=1025, device="auto", epochs=1).fit(matrix, progress=False).device_.startswith("cpu")
 

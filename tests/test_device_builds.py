@@ -3,6 +3,7 @@
 import ctypes
 import ctypes.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -227,6 +228,32 @@ def test_registers_are_those_of_the_table():
     if json.loads(built.read_text())["toolkit"] != [13, 0]:
         pytest.skip("the table is of nvcc 13.0")
     assert sorted(row for log in logs for row in registers(log.read_text())) == sorted(table)
+
+
+# Warps on a multiprocessor of skip-gram at window 5, by dim; shared memory is what limits most of them.
+WARPS = {
+    100: {75: 6, 80: 15, 86: 9, 89: 9, 90: 20, 100: 16, 120: 9},
+    128: {75: 5, 80: 13, 86: 8, 89: 8, 90: 19, 100: 16, 120: 8},
+    300: {75: 6, 80: 15, 86: 9, 89: 9, 90: 15, 100: 15, 120: 9},
+}
+
+
+def test_occupancy_is_that_of_the_table(nvcc, tmp_path):
+    homes = [Path(nvcc).resolve().parents[1], Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))]
+    include = next((home / "include" for home in homes if (home / "include" / "cuda_occupancy.h").exists()), None)
+    if include is None:
+        pytest.skip("there is no cuda_occupancy.h")
+    program, source = tmp_path / "occupancy", shim.CUDA / "occupancy.cpp"
+    shim.run(["g++", "-std=c++17", "-w", f"-I{include}", source, "-o", program], tmp_path)
+    used = {tuple(line.split("\t")[:2]): line.split("\t")[2] for line in TABLE.read_text().splitlines()[1:]}
+    for dim, expected in WARPS.items():
+        shape = device.sequence_shape(-(-dim // 16) * 4, 5, 0, cbow=False, documents=False, shared_most=64 << 10)
+        found = {}
+        for architecture in expected:
+            command = [program, architecture, shape.threads, used[shape.kernel, str(architecture)], shape.shared]
+            done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=True)
+            found[architecture] = int(done.stdout)
+        assert found == expected, dim
 
 
 def test_the_log_is_read():

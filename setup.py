@@ -1,6 +1,7 @@
-"""Builds embfast._cpu with CMake; everything else about the package is in pyproject.toml."""
+"""Builds embfast._cpu and the device kernels with CMake; everything else about the package is in pyproject.toml."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,13 @@ class CMakeBuild(build_ext):
         ]
         subprocess.run(configure, check=True)
         subprocess.run(["cmake", "--build", build, f"-j{os.cpu_count() or 1}"], check=True)
+
+    def copy_extensions_to_source(self) -> None:
+        """For an editable install: the device kernels go where the module goes."""
+        super().copy_extensions_to_source()
+        built = Path(self.build_lib).resolve() / "embfast" / "cuda"
+        shutil.rmtree(SOURCE / "embfast" / "cuda", ignore_errors=True)  # binaries of other sources, say
+        shutil.copytree(built, SOURCE / "embfast" / "cuda")
 
 
 setup(ext_modules=[Extension("embfast._cpu", sources=[])], cmdclass={"build_ext": CMakeBuild})

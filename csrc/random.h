@@ -3,8 +3,6 @@
 // Source: SplitMix64 (Steele, Lea, Flood 2014), read at an index instead of in sequence.
 #pragma once
 
-#include <cstdint>
-
 #include "scalar.h"
 
 namespace embfast {
@@ -42,7 +40,7 @@ EMBFAST_HD inline uint32_t below(uint64_t draw, uint32_t n) {
 }
 
 // One cell of an alias table (Walker 1977; Vose 1991): itself below the threshold, the alias from there on.
-struct AliasCell {
+struct alignas(8) AliasCell {
   uint32_t threshold;
   int32_t alias;
 };

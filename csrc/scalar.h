@@ -1,6 +1,17 @@
 // Scalar functions, written once for host and device.
 #pragma once
 
+#ifdef __CUDACC_RTC__  // NVRTC has no standard library
+using int8_t = signed char;
+using int32_t = int;
+using int64_t = long long;
+using uint8_t = unsigned char;
+using uint32_t = unsigned int;
+using uint64_t = unsigned long long;
+#else
+#include <cstdint>
+#endif
+
 // Always inlined on the host: a file compiled for one instruction set must not leave a copy for the others to call.
 #ifdef __CUDACC__
 #define EMBFAST_HD __host__ __device__

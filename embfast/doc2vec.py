@@ -16,6 +16,7 @@ from embfast.tensors import TensorFile, word_tensors
 from embfast.training import (
     BLOCK,
     CHAPTER,
+    DEVICE_SLICE,
     Estimator,
     NoisePool,
     Path,
@@ -24,10 +25,12 @@ from embfast.training import (
     Sharing,
     blocks_per_slice,
     check_corpus,
+    check_device,
     check_flag,
     check_float,
     check_int,
     check_resumable,
+    choose_device,
     cores,
     fingerprint,
     for_kernels,
@@ -35,6 +38,7 @@ from embfast.training import (
     initial_weights,
     keep_thresholds,
     make_blocks,
+    make_pieces,
     noise_weights,
     sharing,
     train,
@@ -46,6 +50,7 @@ Documents = Corpus | Iterable[Iterable[str]]
 
 _INFERENCE_DRAWS = 1 << 18  # a pool of 1 MB, the same for every call, or a document would depend on its company
 _INFERENCE_WORK = 50_000_000  # tokens x epochs x padded dim of one kernel call and thread: under a second
+_DEVICE_THREADS = 32  # as many threads' work goes to a device at once
 
 
 class Doc2Vec(Estimator):
@@ -81,6 +86,7 @@ class Doc2Vec(Estimator):
         threads: all cores by default. One gives the same bits every time; more differ in the last digits. Inference
             gives the same bits with any number.
         seed: 0 to 2**64 - 1, of first weights and all draws.
+        device: as in Word2Vec, for training and inference; not with dm="concat".
     Learned:
         vectors_: Vectors of the documents, keyed by tag; float32 (tags, dim), with mode="both" (tags, 2 * dim), first
             the part of PV-DM. vectors_.most_similar(word_vectors_["good"]) finds documents near a word.
@@ -88,6 +94,7 @@ class Doc2Vec(Estimator):
         words_, counts_: the vocabulary, and int64 occurrences in all that was trained on.
         loss_: mean loss of each epoch, nats per word and tag of PV-DBOW (and per pair of words with dbow_words), per
             word of PV-DM; over both parts with mode="both".
+        device_: what it was trained on, and with device="auto" why.
 
     Memory: 4 * dim * (tags + 2 * words) bytes for each part, with hs 4 * dim * words more, dim rounded up to a multiple
     of 16; output rows are longer with dm="concat"; about 150 bytes a tag for its name, 12 a document for which tags it
@@ -114,6 +121,7 @@ class Doc2Vec(Estimator):
         negatives_shared: bool = True,
         threads: int | None = None,
         seed: int = 0,
+        device: str = "cpu",
     ) -> None:
         self.mode = mode
         self.dim = dim
@@ -132,6 +140,7 @@ class Doc2Vec(Estimator):
         self.negatives_shared = negatives_shared
         self.threads = threads
         self.seed = seed
+        self.device = device
 
     # ---- training -------------------------------------------------------------------------------------------------
 
@@ -275,6 +284,9 @@ class Doc2Vec(Estimator):
         if self.threads is not None:
             check_int("threads", self.threads, 1, 4096)
         check_int("seed", self.seed, 0, 2**64 - 1)
+        check_device(self.device)
+        if self.device not in ("cpu", "auto") and self._of_cpu():
+            raise ValueError(f"{self._of_cpu()} is of the CPU alone; use device='cpu'")
 
     def _parts(self) -> "list[_Part]":
         """The models to train, and how their kernels share draws.
@@ -376,8 +388,13 @@ class Doc2Vec(Estimator):
         blocks = make_blocks(corpus.offsets)
         parts = self._parts()
         common = self._common()
+        device, self.device_ = choose_device(self.device, progress, self._of_cpu())
+        on_device = {}
+        if device is not None:
+            pieces = make_pieces(corpus.offsets, blocks)
+            on_device = {part.name: self._on_device(device, part, common, tags) for part in parts}
         pools = {}
-        if self.negatives:
+        if self.negatives and device is None:
             weights = noise_weights(self.counts_, self.ns_exponent)
             for part in parts:
                 needed = min(n_tokens, CHAPTER * BLOCK) * part.share.drawn // part.share.centers
@@ -409,21 +426,46 @@ class Doc2Vec(Estimator):
                 )
             return float(tally[0]), int(tally[1]), int(tally[2])
 
+        def step_on_device(epoch: int, first: int, last: int) -> tuple[float, int, int]:
+            begin, end = np.searchsorted(pieces, blocks[[first, last]])
+            tally = np.zeros(3)
+            for session in on_device.values():
+                tally += session.train(
+                    corpus.ids,
+                    corpus.offsets,
+                    pieces[begin : end + 1],
+                    epoch=state.before + epoch,
+                    tokens_before=epoch * n_tokens,
+                    tokens_total=self.epochs * n_tokens,
+                )
+            return float(tally[0]), int(tally[1]), int(tally[2])
+
+        def fetch() -> None:
+            for session in on_device.values():
+                session.fetch()
+
+        def save_from_device() -> None:
+            fetch()
+            save()
+
         try:
             train(
-                step,
+                step if device is None else step_on_device,
                 blocks,
                 state,
                 epochs=self.epochs,
-                per_slice=max(1, blocks_per_slice(self.dim, self.window, threads) // (4 if self.hs else 1)),
+                per_slice=max(1, blocks_per_slice(self.dim, self.window, threads) // (4 if self.hs else 1))
+                if device is None
+                else DEVICE_SLICE,
                 lr=self._rates(parts[0])[0],
                 min_lr=self._rates(parts[0])[1],
                 after_slice=lambda begin, end: forget_read(corpus.ids, begin, end),
-                save=save,
+                save=save if save is None or device is None else save_from_device,
                 save_minutes=minutes,
                 progress=progress,
             )
         finally:
+            fetch()
             self._show()
         return self
 
@@ -431,6 +473,37 @@ class Doc2Vec(Estimator):
         """First and last learning rate."""
         first = self.lr if self.lr is not None else 0.05 if part.cbow and not part.concat else 0.025
         return float(first), float(self.min_lr if self.min_lr is not None else first / 10_000)
+
+    def _of_cpu(self) -> str | None:
+        """What in the settings a device does not have."""
+        if self.mode != "dbow" and self.dm == "concat":
+            return 'dm="concat"'
+        return f"dim={self.dim:,}, above 1,024," if self.dim > 1024 else None
+
+    def _on_device(self, device: Any, part: "_Part", common: dict[str, Any], tags: "Tags | None") -> Any:
+        """A part's weights on a device; without tags for inference, where they are frozen."""
+        tables = {name: self._tables.get(f"{part.name}_{name}") for name in ("w_in", "w_out", "w_nodes", "w_docs")}
+        if tags is None:
+            del tables["w_docs"]
+        noise = kernels.NoiseTable(noise_weights(self.counts_, self.ns_exponent)) if self.negatives else None
+        of_part = self._of_part(part)
+        return kernels.device_sequences(
+            device,
+            tables,
+            dim=self.dim,
+            keep=common["keep"],
+            tree=common["tree"],
+            mean=common["mean"],
+            noise=noise,
+            drawn=self.negatives,
+            lr_first=self._rates(part)[0],
+            lr_last=self._rates(part)[1],
+            words=part.words if tags is not None else part.cbow,
+            frozen=tags is None,
+            tag_offsets=None if tags is None else tags.offsets,
+            tags=None if tags is None else tags.ids,
+            **{name: of_part[name] for name in ("window", "shrink", "cbow", "seed")},
+        )
 
     def _common(self) -> dict[str, Any]:
         """Arguments of the kernels that training and inference of all parts share."""
@@ -487,10 +560,14 @@ class Doc2Vec(Estimator):
         threads = self.threads or cores()
         self._tables = {name: for_kernels(table) for name, table in self._tables.items()}
         common, parts = self._common(), self._parts()
+        device, _ = choose_device(self.device, False, self._of_cpu())
         table = kernels.NoiseTable(noise_weights(self.counts_, self.ns_exponent)) if self.negatives else None
         result = np.empty((n, self.dim * len(parts)), np.float32)
-        step = max(1, threads * _INFERENCE_WORK // (epochs * kernels.padded(self.dim)))
+        step = max(
+            1, (threads if device is None else _DEVICE_THREADS) * _INFERENCE_WORK // (epochs * kernels.padded(self.dim))
+        )
         for k, part in enumerate(parts):
+            session = None if device is None else self._on_device(device, part, common, None)
             noise = None if table is None else table.sample(max(_INFERENCE_DRAWS, part.share.drawn), part.seed, 0)
             lo = 0
             while lo < n:
@@ -499,11 +576,17 @@ class Doc2Vec(Estimator):
                 hi = min(max(hi, lo + 1), lo + step, n)
                 end = int(corpus.offsets[hi])
                 rows = kernels.weight_table(hi - lo, self.dim)
+                ids, offsets = corpus.ids[begin:end], corpus.offsets[lo : hi + 1] - begin
+                if session is not None:
+                    session.infer(rows, ids, offsets, epochs)
+                    result[lo:hi, k * self.dim : (k + 1) * self.dim] = rows[:, : self.dim]
+                    lo = hi
+                    continue
                 kernels.infer_documents(
                     rows,
                     self.dim,
-                    ids=corpus.ids[begin:end],
-                    offsets=corpus.offsets[lo : hi + 1] - begin,
+                    ids=ids,
+                    offsets=offsets,
                     noise=noise,
                     epochs=epochs,
                     lr_first=self._rates(part)[0],

@@ -9,6 +9,7 @@ import os
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -25,10 +26,12 @@ from embfast.training import (
     Progress,
     ProgressOption,
     check_corpus,
+    check_device,
     check_flag,
     check_float,
     check_int,
     check_resumable,
+    choose_device,
     cores,
     document_means,
     forget_read,
@@ -50,6 +53,10 @@ _MOST_TILES = 1 << 22  # of more, tiles grow: a tile without entries costs 8 byt
 _PART = 1 << 10  # entries of a tile that are trained together; a whole tile of frequent words would pull them too far
 _GROUP = 1 << 14  # entries of a random group
 _MOST_GROUPS = 1 << 12
+_RUN = 64  # entries of a row that a device trains in one run
+_DEVICE_PART = 1 << 24  # entries that lie on a device at least, where they do not all fit
+_DEVICE_SLICE = 1 << 24  # entries of one call of a device: some tenths of a second
+_DEVICE_DIM = 1024
 _BLOCK = 1 << 16  # entries that are trained together, at least
 _SLICE_WORK = 400_000_000  # entries x padded dim of one kernel call and thread: about a quarter of a second
 _ROWS_OUT = 1 << 40  # the first weights of w_out are those of rows from here on
@@ -546,11 +553,15 @@ class GloVe(Estimator):
         memory_gb: 10^9 bytes that counting a corpus may take.
         threads: all cores by default. One gives the same bits every time; more differ in the last digits.
         seed: 0 to 2**64 - 1, of first weights and all orders.
+        device: "cpu"; "cuda" or "cuda:1", which needs CuPy and dim <= 1,024; or "auto", such a device where there is
+            one. There the entries are trained in runs of up to 64 of one row, in random order whatever `shuffle` says,
+            thousands of runs at once, and additions meet in any order, so that runs differ in the last digits.
     Learned:
         vectors_: Vectors, float32 (len(words_), dim), or (len(words_), 2 * dim) of "both"; row i belongs to word i.
         words_, counts_: the vocabulary, and int64 occurrences in all that was trained on.
         loss_: mean loss of each epoch per entry, weight * difference ** 2 / 2 just before each step: the paper's J / 2
             over the number of entries, which is what Stanford's glove prints as cost.
+        device_: what it was trained on, and with device="auto" why.
 
     The steps are those of glove.c: gradients held in -100..100 by component, sums of squares that start at 1, weights
     that start uniformly in (-0.5, 0.5) / dim (biases at 0).
@@ -559,7 +570,8 @@ class GloVe(Estimator):
     and "both" make a copy for vectors_. The entries, 12 bytes each, lie in memory up to 256 MB, then in a temporary
     file, in the order of their tiles or random groups. A full shuffle needs no permutation of them all: it deals them
     out once, to groups of some 16,000 (at most 4,096 groups), and in each epoch shuffles the groups, and each group in
-    a buffer of its size. Tiles of vocabularies above 262,144 words are larger.
+    a buffer of its size. Tiles of vocabularies above 262,144 words are larger. A device holds the tables, and all
+    entries or 400 MB of them; sorting them into runs takes 0.7 GB for a while.
     Source: Pennington, Socher, Manning 2014, https://aclanthology.org/D14-1162.
     """
 
@@ -578,6 +590,7 @@ class GloVe(Estimator):
         memory_gb: float = 2.0,
         threads: int | None = None,
         seed: int = 0,
+        device: str = "cpu",
     ) -> None:
         self.dim = dim
         self.window = window
@@ -592,6 +605,7 @@ class GloVe(Estimator):
         self.memory_gb = memory_gb
         self.threads = threads
         self.seed = seed
+        self.device = device
 
     def fit(
         self,
@@ -687,6 +701,13 @@ class GloVe(Estimator):
         if self.threads is not None:
             check_int("threads", self.threads, 1, 4096)
         check_int("seed", self.seed, 0, 2**64 - 1)
+        check_device(self.device)
+        if self.device not in ("cpu", "auto") and self._of_cpu():
+            raise ValueError(f"{self._of_cpu()} is of the CPU alone; use device='cpu'")
+
+    def _of_cpu(self) -> str | None:
+        """What in the settings a device does not have."""
+        return f"dim={self.dim:,}, above 1,024," if self.dim > _DEVICE_DIM else None
 
     def _matrix(self, data: Corpus | CooccurrenceMatrix) -> CooccurrenceMatrix:
         if isinstance(data, CooccurrenceMatrix):
@@ -735,13 +756,49 @@ class GloVe(Estimator):
         self.words_, self.counts_ = [words[i] for i in order], counts[order]
 
     def _train(self, matrix: CooccurrenceMatrix, save: Any, minutes: float, progress: ProgressOption) -> "GloVe":
-        state, n = self._progress, len(matrix)
-        threads = self.threads or cores()
+        n, threads = len(matrix), self.threads or cores()
         index = {word: i for i, word in enumerate(self.words_)}
         place = np.array([index[word] for word in matrix.words], np.int32)
+        blocks = np.append(np.arange(0, n, _BLOCK), n)
+        device, self.device_ = choose_device(self.device, progress, self._of_cpu())
+        on_device = None
+        if device is None:
+            entries, step = self._cpu_step(matrix, place, blocks, threads)
+            per_slice = max(1, threads * _SLICE_WORK // kernels.padded(self.dim + 1) // _BLOCK)
+        else:
+            on_device, entries, step = self._device_step(matrix, place, blocks, device)
+            per_slice = _DEVICE_SLICE // _BLOCK
+
+        def save_from_device() -> None:
+            on_device.fetch()
+            save()
+
+        try:
+            train(
+                step,
+                blocks,
+                self._progress,
+                epochs=self.epochs,
+                per_slice=per_slice,
+                lr=self.lr,
+                min_lr=self.lr,
+                after_slice=lambda begin, end: forget_read(entries, 0, n),
+                unit="entries",
+                save=save if save is None or on_device is None else save_from_device,
+                save_minutes=minutes,
+                progress=progress,
+            )
+        finally:
+            if on_device is not None:
+                on_device.fetch()
+            self._show()
+        return self
+
+    def _cpu_step(self, matrix: CooccurrenceMatrix, place: np.ndarray, blocks: np.ndarray, threads: int) -> Any:
+        """The entries in groups, and what trains on blocks first..last of an epoch."""
+        state = self._progress
         groups, entries = group(matrix, place, len(self.words_), self.shuffle, self.seed)
         sizes = np.diff(groups)
-        blocks = np.append(np.arange(0, n, _BLOCK), n)
         order, ends, ordered = None, None, -1  # of one epoch
 
         def step(epoch: int, first: int, last: int) -> tuple[float, int, int]:
@@ -770,24 +827,50 @@ class GloVe(Estimator):
             )
             return loss, trained, trained
 
-        try:
-            train(
-                step,
-                blocks,
-                state,
-                epochs=self.epochs,
-                per_slice=max(1, threads * _SLICE_WORK // kernels.padded(self.dim + 1) // _BLOCK),
-                lr=self.lr,
-                min_lr=self.lr,
-                after_slice=lambda begin, end: forget_read(entries, 0, n),
-                unit="entries",
-                save=save,
-                save_minutes=minutes,
-                progress=progress,
-            )
-        finally:
-            self._show()
-        return self
+        return entries, step
+
+    def _device_step(self, matrix: CooccurrenceMatrix, place: np.ndarray, blocks: np.ndarray, device: Any) -> Any:
+        """The tables on a device, the entries in runs, and what trains on blocks first..last of an epoch."""
+        state = self._progress
+        entries, parts, runs = make_runs(matrix, place, len(self.words_), self.seed)
+        n_parts, sizes = len(parts) - 1, np.diff(runs)
+        on_device = kernels.device_entries(
+            device,
+            self._tables,
+            entries,
+            parts,
+            runs,
+            dim=self.dim,
+            x_max=self.x_max,
+            alpha=self.alpha,
+            lr=self.lr,
+            seed=self.seed,
+        )
+        turns, edges, ends, ordered = None, None, None, -1  # of one epoch: parts, and their edges in the order of runs
+
+        def step(epoch: int, first: int, last: int) -> tuple[float, int, int]:
+            nonlocal turns, edges, ends, ordered
+            number = state.before + epoch
+            if ordered != epoch:
+                turns = kernels.random_order(n_parts, self.seed, number)
+                order = np.concatenate([
+                    parts[p] + kernels.random_order(int(parts[p + 1] - parts[p]), self.seed, number * n_parts + int(p))
+                    for p in turns
+                ]).astype(np.int32)  # fmt: skip
+                edges = np.concatenate([[0], np.cumsum(np.diff(parts)[turns])])
+                ends, ordered = np.cumsum(sizes[order]), epoch
+                on_device.set_order(order)
+            lo, hi = map(int, np.searchsorted(ends, blocks[[first, last]], "right"))
+            spans = [
+                (int(part), max(lo, int(begin)), min(hi, int(end)))
+                for part, begin, end in zip(turns, edges[:-1], edges[1:], strict=True)
+                if max(lo, begin) < min(hi, end)
+            ]
+            loss = on_device.train(spans, epoch=number, before=epoch * len(sizes) + lo)
+            trained = int(ends[hi - 1] if hi else 0) - int(ends[lo - 1] if lo else 0)
+            return loss, trained, trained
+
+        return on_device, entries, step
 
     def _show(self) -> None:
         """vectors_ and loss_, from the weights as they are now."""
@@ -830,6 +913,40 @@ def group(
         n_groups = (-(-n_rows // tile)) ** 2
     else:
         tile, n_groups = 0, min(_MOST_GROUPS, -(-len(matrix) // _GROUP))
+    groups, grouped = _grouped(matrix, place, n_rows, tile, n_groups, seed)
+    return _parted(groups, _PART) if tile else groups, grouped
+
+
+def make_runs(
+    matrix: CooccurrenceMatrix, place: np.ndarray, n_rows: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Entries with ids place[id] in runs of one row, up to 64 of them, drawn from the row at random.
+
+    Runs are in parts of about 16.8 M entries, each a random sample of all. Returns entries, edges of parts in runs,
+    int64 (parts + 1,), and edges of runs in entries, int64 (runs + 1,).
+
+    Raises:
+        ValueError: an entry is outside the matrix, or not a positive number.
+    """
+    n_parts = -(-len(matrix) // _DEVICE_PART)
+    groups, entries = _grouped(matrix, place, n_rows, 0, n_parts, seed)
+    rng = np.random.default_rng(seed)
+    runs, parts = [], [0]
+    for begin, end in pairwise(groups):
+        part = entries[begin:end]
+        order = rng.permutation(len(part))
+        order = order[np.argsort(part["row"][order], kind="stable")]
+        part[:] = part[order]
+        rows = np.append(np.flatnonzero(np.diff(part["row"], prepend=-1)), len(part))
+        runs.append(begin + _parted(rows, _RUN)[:-1])
+        parts.append(parts[-1] + len(runs[-1]))
+    return entries, np.array(parts, np.int64), np.concatenate([*runs, [len(entries)]]).astype(np.int64)
+
+
+def _grouped(
+    matrix: CooccurrenceMatrix, place: np.ndarray, n_rows: int, tile: int, n_groups: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """kernels.group_entries, with an error that names a faulty entry."""
     groups, grouped = np.empty(n_groups + 1, np.int64), scratch_array(len(matrix), kernels.ENTRY)
     entries = np.ascontiguousarray(matrix.entries)
     bad = kernels.group_entries(
@@ -839,17 +956,17 @@ def group(
         matrix._checked(ValueError)
         raise ValueError(f"entry {bad}: expected a positive number at a place of the matrix, got {entries[bad]}")
     forget_read(matrix.entries, 0, len(matrix))
-    return _parted(groups) if tile else groups, grouped
+    return groups, grouped
 
 
-def _parted(edges: np.ndarray) -> np.ndarray:
-    """Edges of parts of at most _PART entries, as equal as can be; groups without entries fall away.
+def _parted(edges: np.ndarray, most: int) -> np.ndarray:
+    """Edges of parts of at most `most` entries, as equal as can be; groups without entries fall away.
 
-    >>> _parted(np.array([0, 2500, 2500, 2507])).tolist()
+    >>> _parted(np.array([0, 2500, 2500, 2507]), 1024).tolist()
     [0, 833, 1666, 2500, 2507]
     """
     sizes = np.diff(edges)
-    parts = -(-sizes // _PART)
+    parts = -(-sizes // most)
     piece = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
     starts = np.repeat(edges[:-1], parts) + piece * np.repeat(sizes, parts) // np.repeat(parts, parts)
     return np.append(starts, edges[-1])

@@ -1,8 +1,9 @@
-"""The one door to compiled code: nothing else imports embfast._cpu."""
+"""The one door to compiled code: nothing else imports embfast._cpu, or embfast.device with its kernels."""
 
 import math
 import mmap
 import os
+from typing import Any
 
 import numpy as np
 
@@ -79,3 +80,65 @@ def _zeros(shape: tuple[int, ...], dtype: type) -> np.ndarray:
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, dtype, size).reshape(shape)
+
+
+def device(name: str) -> tuple[Any, str]:
+    """The device.Device that a setting names, None for the CPU, and a text that says which it is and why.
+
+    Raises:
+        ImportError, ValueError: there is none; the text says what to install.
+    """
+    if name == "cpu":
+        return None, "cpu"
+    from embfast.device import choose
+
+    return choose(name)
+
+
+def device_sequences(device: Any, tables: dict[str, np.ndarray | None], **settings: Any) -> Any:
+    """Weights on a device, to be trained on sequences: device.Sequences."""
+    from embfast.device import Sequences
+
+    return Sequences(device, tables, **settings)
+
+
+def describe_devices() -> list[tuple[str, str]]:
+    """What there is to train on beside the CPU, or what is missing: rows of name and text."""
+    from embfast.device import describe
+
+    return describe()
+
+
+def device_entries(
+    device: Any,
+    tables: dict[str, np.ndarray],
+    entries: np.ndarray,
+    parts: np.ndarray,
+    runs: np.ndarray,
+    **settings: Any,
+) -> Any:
+    """GloVe's tables on a device, to be trained on entries in runs: device_glove.Entries."""
+    from embfast.device_glove import Entries
+
+    return Entries(device, tables, entries, parts, runs, **settings)
+
+
+def device_walks(device: Any, arrays: dict[str, np.ndarray | None], settings: dict[str, Any]) -> Any:
+    """A graph on a device, to be walked on: device_walks.DeviceWalks."""
+    from embfast.device_walks import DeviceWalks
+
+    return DeviceWalks(device, arrays, settings)
+
+
+def device_packer(device: Any, low: np.ndarray, high: np.ndarray) -> Any:
+    """Makes ternary rows on a device: device_ternary.Packer."""
+    from embfast.device_ternary import Packer
+
+    return Packer(device, low, high)
+
+
+def device_ranking_loss(device: Any, images: Any, captions: Any, **settings: Any) -> tuple[float, Any, Any]:
+    """A ranking loss of rows that are on a device, and its gradients: device_ranking.ranking_loss."""
+    from embfast.device_ranking import ranking_loss
+
+    return ranking_loss(device, images, captions, **settings)

@@ -20,15 +20,18 @@ from embfast.training import (
     ProgressOption,
     TensorFile,
     blocks_per_slice,
+    check_device,
     check_flag,
     check_float,
     check_int,
     check_resumable,
+    choose_device,
     cores,
     for_kernels,
     initial_weights,
     keep_thresholds,
     make_blocks,
+    make_pieces,
     noise_weights,
     sharing,
     train,
@@ -83,6 +86,8 @@ class Node2Vec(Estimator):
         threads: all cores by default. One gives the same bits every time; more train alike but for the last digits, on
             the same walks.
         seed: 0 to 2**64 - 1, of first weights, walks and all draws.
+        device: as in Word2Vec; the same walks are drawn there, but on the CPU where the graph does not fit, or with a
+            transition of your own.
     Learned:
         vectors_: Vectors, float32 (len(words_), dim), a view on the input weights; row i belongs to node words_[i].
             Nodes that no walk can come to keep their small random first vector.
@@ -91,6 +96,7 @@ class Node2Vec(Estimator):
             proportion, for p = q = 1 without restart in a graph that is not directed: there visits tend to it, in each
             component. Otherwise estimated from a first sample of walks, a walk a node or 16.8 M nodes of them.
         loss_: mean loss of each epoch, nats per (center, context) pair.
+        device_: what it was trained on, and with device="auto" why.
 
     Memory: the graph; 8 bytes an entry more if it has weights; 4 * dim * nodes bytes for each of input, output
     (negatives > 0) and inner node (hs) weights, dim rounded up to a multiple of 16; and about 20 MB. No table grows
@@ -122,6 +128,7 @@ class Node2Vec(Estimator):
         negatives_shared: bool = True,
         threads: int | None = None,
         seed: int = 0,
+        device: str = "cpu",
     ) -> None:
         self.p = p
         self.q = q
@@ -144,6 +151,7 @@ class Node2Vec(Estimator):
         self.negatives_shared = negatives_shared
         self.threads = threads
         self.seed = seed
+        self.device = device
 
     def fit(
         self,
@@ -307,6 +315,15 @@ class Node2Vec(Estimator):
         if self.threads is not None:
             check_int("threads", self.threads, 1, 4096)
         check_int("seed", self.seed, 0, 2**64 - 1)
+        check_device(self.device)
+        if self.device not in ("cpu", "auto") and self._of_cpu():
+            raise ValueError(f"{self._of_cpu()} is of the CPU alone; use device='cpu'")
+
+    def _of_cpu(self) -> str | None:
+        """What in the settings a device does not have."""
+        if not self.negatives_shared:
+            return "negatives_shared=False, draws for each pair,"
+        return f"dim={self.dim:,}, above 1,024," if self.dim > 1024 else None
 
     def _walks(self, graph: Graph, transition: Any, types: Types | None) -> "Walks":
         from embfast.walks import Walks
@@ -356,6 +373,30 @@ class Node2Vec(Estimator):
         needed = BUFFER * at_once // share.centers
         noise = None if weights is None else NoisePool(weights, at_once, needed, self.seed)
         pieces = max(1, blocks_per_slice(self.dim, self.window, threads))
+        device, self.device_ = choose_device(self.device, progress, self._of_cpu())
+        on_device = None
+        if device is not None and walks.transition is None:
+            try:
+                walks.to_device(device)
+            except MemoryError as error:  # the graph is larger than the tables: they may still fit
+                self.device_ += f"; walks on the CPU, since {error}"
+        if device is not None:
+            on_device = kernels.device_sequences(
+                device,
+                self._tables,
+                dim=self.dim,
+                keep=None,
+                noise=None if weights is None else kernels.NoiseTable(weights),
+                tree=tree,
+                window=self.window,
+                shrink=bool(self.shrink_windows),
+                cbow=False,
+                mean=True,
+                drawn=self.negatives,
+                seed=self.seed,
+                lr_first=lr,
+                lr_last=min_lr,
+            )
 
         def draw(number: int) -> tuple[np.ndarray, np.ndarray]:
             epoch, buffer = divmod(number, n_buffers)
@@ -369,6 +410,10 @@ class Node2Vec(Estimator):
                 number = (state.before + epoch) * n_buffers + first
                 ids, offsets = next_(number)
                 blocks = make_blocks(offsets)
+                before = epoch * int(edges[-1]) + int(edges[first])
+                if on_device is not None:
+                    cut = make_pieces(offsets, blocks)
+                    return on_device.train(ids, offsets, cut, epoch=number, tokens_before=before, tokens_total=total)
                 pool = noise and noise(number, 0)
                 sums = np.zeros(3)
                 for begin in range(0, len(blocks) - 1, pieces):
@@ -396,11 +441,15 @@ class Node2Vec(Estimator):
                         epoch=number,
                         lr_first=lr,
                         lr_last=min_lr,
-                        tokens_before=epoch * int(edges[-1]) + int(edges[first]),
+                        tokens_before=before,
                         tokens_total=total,
                         threads=threads,
                     )
                 return float(sums[0]), int(sums[1]), int(sums[2])
+
+            def save_from_device() -> None:
+                on_device.fetch()
+                save()
 
             try:
                 train(
@@ -413,11 +462,13 @@ class Node2Vec(Estimator):
                     min_lr=min_lr,
                     after_slice=lambda begin, end: None,
                     unit="nodes",
-                    save=save,
+                    save=save if save is None or on_device is None else save_from_device,
                     save_minutes=minutes,
                     progress=progress,
                 )
             finally:
+                if on_device is not None:
+                    on_device.fetch()
                 self._show()
         return self
 

@@ -144,14 +144,22 @@ class TernaryMatrix:
 
     @classmethod
     def from_features(
-        cls, features: np.ndarray, low: np.ndarray, high: np.ndarray, planes: np.ndarray | None = None
+        cls,
+        features: Any,
+        low: np.ndarray,
+        high: np.ndarray,
+        planes: np.ndarray | None = None,
+        *,
+        device: str = "cpu",
     ) -> "TernaryMatrix":
         """Compares each feature with its two thresholds: see thresholds, and levels.
 
         Settings:
-            features: float32 (n, dim), which may be mapped; read once, 16 MB at a time.
+            features: float32 (n, dim), which may be mapped; read once, 16 MB at a time. With a device also a
+                CuPy's array on it, in C order, which never leaves it.
             low, high: float32 (dim,).
             planes: where the result goes, say a mapped file; new memory when None.
+            device: "cpu", or "cuda", "cuda:1", "auto" as in Word2Vec: where rows are packed, to the same bits.
 
         Raises:
             ValueError: a feature is NaN.
@@ -160,6 +168,14 @@ class TernaryMatrix:
             raise ValueError(f"expected a matrix with at least one column, got shape {features.shape}")
         n, dim = features.shape
         planes = kernels.bit_planes(n, dim) if planes is None else planes
+        found, _ = kernels.device(device)
+        if found is not None:
+            packer = kernels.device_packer(found, low, high)
+            wrong = [packer.pack(features[lo:hi], planes[lo:hi], lo) for lo, hi in _blocks(n, dim)]
+            for first, row in filter(None, [*wrong, packer.finish()]):
+                column = int(np.isnan(packer.row(features, first + row)).argmax())
+                raise ValueError(f"expected features that are numbers, got NaN in row {first + row}, column {column}")
+            return cls(planes, dim)
         for lo, hi in _blocks(n, dim):
             block = np.ascontiguousarray(features[lo:hi], dtype=np.float32)
             _refuse_nan(kernels.ternary_pack(block, low, high, planes[lo:hi]), block, lo)

@@ -9,6 +9,7 @@ import math
 import mmap
 import numbers
 import os
+import re
 import signal
 import sys
 import threading
@@ -30,6 +31,7 @@ from embfast.tensors import TensorFile, word_tensors, write_tensors
 
 BLOCK = 4096  # tokens that one thread takes at a time
 SNAP = 1024  # a block ends with a document when one ends this near
+DEVICE_SLICE = 4096  # blocks of one call of a device: about 16.8 M tokens, a tenth of a second or so
 CHAPTER = 4096  # blocks, about 16.8 M tokens, that take their negatives from one pool of draws
 FORMAT, VERSION = "embfast model", 1
 
@@ -189,6 +191,12 @@ def check_flag(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be True or False, got {value!r}")
 
 
+def check_device(value: Any) -> None:
+    """ValueError unless value names the CPU or a CUDA device."""
+    if not isinstance(value, str) or not re.fullmatch(r"cpu|auto|cuda(:\d{1,3})?", value):
+        raise ValueError(f'device must be "cpu", "cuda", "cuda:1" and so on, or "auto", got {value!r}')
+
+
 def check_corpus(corpus: Any) -> None:
     """TypeError unless it is a Corpus; ValueError when there is nothing in it to learn from."""
     if not isinstance(corpus, Corpus):
@@ -220,20 +228,42 @@ def initial_weights(table: np.ndarray, dim: int, seed: int, first: int = 0) -> N
         rows[:, dim:] = 0
 
 
-def make_blocks(offsets: np.ndarray) -> np.ndarray:
-    """Edges of blocks of about 4,096 tokens, int64 (n_blocks + 1,).
+def make_blocks(offsets: np.ndarray, block: int = BLOCK, snap: int = SNAP) -> np.ndarray:
+    """Edges of blocks of about 4,096 tokens, int64 (n_blocks + 1,); or of `block`, snapped within `snap`.
 
     An edge is moved to the nearest end of a document within 1,024 tokens. Where there is none the block ends inside a
     document, and windows do not cross that cut: of a document much longer than a block, one token in about 400 sees a
     window that is cut short at window=5. Memory: 50 bytes a block; mapped offsets are searched where they lie.
     """
     first, last = int(offsets[0]), int(offsets[-1])
-    targets = np.arange(first + BLOCK, last, BLOCK, dtype=np.int64)
+    targets = np.arange(first + block, last, block, dtype=np.int64)
     after = np.searchsorted(offsets, targets)
     before, behind = offsets[after - 1], offsets[after]
     nearest = np.where(targets - before <= behind - targets, before, behind)
-    cuts = np.where(np.abs(nearest - targets) <= SNAP, nearest, targets)
+    cuts = np.where(np.abs(nearest - targets) <= snap, nearest, targets)
     return np.unique(np.concatenate([[first], cuts, [last]]).astype(np.int64))
+
+
+def make_pieces(offsets: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+    """Edges of what one block of threads of a device takes, int64: blocks cut into about 1,024 tokens each.
+
+    There the device has work for thousands at a time. Windows are cut short beside one token in 100 of a long document,
+    as those of word2vec.c are, which cuts at 1,000 words.
+    """
+    return np.unique(np.concatenate([make_blocks(offsets, BLOCK // 4, SNAP // 4), blocks]))
+
+
+def choose_device(name: str, progress: "ProgressOption", of_cpu: str | None = None) -> tuple[Any, str]:
+    """kernels.device; with "auto" a line on stderr says what was taken, unless progress is False.
+
+    of_cpu: what in the settings is of the CPU alone, which then is what "auto" takes.
+    """
+    if name != "auto":
+        return kernels.device(name)
+    device, text = kernels.device(name) if of_cpu is None else (None, f"cpu, since {of_cpu} is of the CPU alone")
+    if progress is not False:
+        print(f'device="auto": {text}', file=sys.stderr, flush=True)
+    return device, text
 
 
 def blocks_per_slice(dim: int, window: int, threads: int) -> int:
@@ -593,9 +623,9 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_resumable(path: Path, saved: Estimator, model: Estimator, corpus: dict[str, int]) -> None:
-    """ValueError unless a checkpoint is of this model's settings (threads and memory may differ) and of this corpus."""
+    """ValueError unless a checkpoint is of this corpus and these settings; threads, memory and device may differ."""
     before, now = saved.get_params(), _plain(model.get_params())
-    free = ("threads", "memory_gb")
+    free = ("threads", "memory_gb", "device")
     changed = [f"{n} was {before[n]!r}, is {now[n]!r}" for n in now if n not in free and before[n] != now[n]]
     if changed:
         raise ValueError(f"{path}: cannot resume with other settings: {'; '.join(changed)}")

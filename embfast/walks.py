@@ -114,6 +114,7 @@ class Walks:
                              "no edge leads from the first type of the metapath to the second")  # fmt: skip
         self.label = np.arange(len(graph), dtype=np.int32)  # the number that stands for a node in what `read` returns
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int32))
+        self._on_device: Any = None
         self._alias = self._strengths = self._thresholds = self._members = None
         if weights is not None and transition is None:
             self._alias = _alias_tables(self._offsets, weights)
@@ -157,6 +158,8 @@ class Walks:
 
     def read(self, epoch: int, first: int, last: int, threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Walks first..last of an epoch: labels, int32 (n,), and offsets, int64 (last - first + 1,), as in a Corpus."""
+        if self._on_device is not None:
+            return self._read_from_device(epoch, first, last)
         rows = np.empty((last - first, self.length), np.int32)
         lengths = np.empty(last - first, np.int64)
         begin = first
@@ -171,13 +174,64 @@ class Walks:
         flat = rows.reshape(-1)
         return (flat if offsets[-1] == len(flat) else _packed(flat, offsets, self.length)), offsets
 
+    def to_device(self, device: Any) -> None:
+        """From now on `read` draws on that device, a device.Device, the very same walks; labels are as they are now.
+
+        Memory there: the graph, 8 bytes a node and 4 an edge, 4 more with weights, and the tables of this class.
+
+        Raises:
+            ValueError: a transition of the user's own runs on the CPU alone.
+            MemoryError: the graph does not fit.
+        """
+        if self.transition is not None:
+            raise ValueError("a transition of your own runs on the CPU: device='cpu'")
+        graph, first = self.graph, self.first_order
+        arrays = {
+            "offsets": self._offsets if first else graph.offsets,
+            "neighbours": self._neighbours if first else graph.neighbours,
+            "weights": None if first else graph.weights,
+            "alias": self._alias,
+            "strengths": self._strengths,
+            "thresholds": self._thresholds,
+            "members": self._members,
+            "pattern": self._pattern,
+            "label": self.label,
+        }
+        settings = {
+            "seed": self.seed,
+            "inverse_p": 1 / self.p,
+            "inverse_q": 1 / self.q,
+            "restart": self.restart,
+            "n_nodes": len(graph),
+            "length": self.length,
+            "returns": not graph.directed,
+            "n_types": self._n_types,
+            "n_pattern": len(self._pattern),
+        }
+        self._on_device = kernels.device_walks(device, arrays, settings)
+
+    def _read_from_device(self, epoch: int, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        kernel, n, parts = "walk_first_order" if self.first_order else "walk_second_order", len(self.starts), []
+        while first < last:
+            repetition, place = divmod(first, n)
+            end = min(n, place + last - first)
+            number = epoch * self.per_node + repetition
+            parts.append(self._on_device.read(kernel, number, self._starts(number, place, end)))
+            first += end - place
+        offsets = np.concatenate([[0], *(lengths for _, lengths in parts)]).cumsum()
+        return np.concatenate([np.empty(0, np.int32), *(ids for ids, _ in parts)]), offsets
+
+    def _starts(self, repetition: int, first: int, last: int) -> np.ndarray:
+        """Places first..last of the order in which a repetition starts its walks."""
+        if self._order[0] != repetition:
+            self._order = (repetition, self.starts[kernels.random_order(len(self.starts), self.seed, repetition)])
+        return self._order[1][first:last]
+
     def _walk(
         self, repetition: int, place: int, rows: np.ndarray, lengths: np.ndarray, begin: int, end: int, threads: int
     ) -> None:
         """Fills rows begin..end with the walks of a repetition, from that place of its order on."""
-        if self._order[0] != repetition:
-            self._order = (repetition, self.starts[kernels.random_order(len(self.starts), self.seed, repetition)])
-        starts = self._order[1][place : place + end - begin]
+        starts = self._starts(repetition, place, place + end - begin)
         key = np.uint64(_stream(np.uint64(self.seed), np.uint64(repetition)))  # numba gives a Python int
         graph = self.graph
 

@@ -11,6 +11,7 @@ from embfast.corpus import Corpus
 from embfast.training import (
     BLOCK,
     CHAPTER,
+    DEVICE_SLICE,
     Estimator,
     NoisePool,
     Path,
@@ -19,10 +20,12 @@ from embfast.training import (
     TensorFile,
     blocks_per_slice,
     check_corpus,
+    check_device,
     check_flag,
     check_float,
     check_int,
     check_resumable,
+    choose_device,
     cores,
     document_means,
     fingerprint,
@@ -31,6 +34,7 @@ from embfast.training import (
     initial_weights,
     keep_thresholds,
     make_blocks,
+    make_pieces,
     noise_weights,
     sharing,
     train,
@@ -66,11 +70,15 @@ class Word2Vec(Estimator):
             analogies and relatedness (README, `sharing`); otherwise each pair draws its own, as in word2vec.c.
         threads: all cores by default. One gives the same bits every time; more differ in the last digits.
         seed: 0 to 2**64 - 1, of first weights and all draws.
+        device: "cpu"; "cuda" or "cuda:1", which needs CuPy and dim <= 1,024; or "auto", such a device where there is
+            one. There each window draws for itself, texts are cut into pieces of about 1,024 tokens, and additions meet
+            in any order, so that runs differ in the last digits.
     Learned:
         vectors_: Vectors, float32 (len(words_), dim), a view on the input weights; row i belongs to word i.
         words_, counts_: the vocabulary, and int64 occurrences in all that was trained on.
         loss_: mean loss of each epoch, nats per (center, context) pair of skip-gram, per center of CBOW: the objective
             of the examples trained on, measured just before each step.
+        device_: what it was trained on, and with device="auto" why.
 
     Memory: 4 * dim * words bytes for each of input, output (negatives > 0) and node (hs) weights, dim rounded up to a
     multiple of 16, and about 10 MB; a mapped corpus is read in slices and given back.
@@ -94,6 +102,7 @@ class Word2Vec(Estimator):
         negatives_shared: bool = True,
         threads: int | None = None,
         seed: int = 0,
+        device: str = "cpu",
     ) -> None:
         self.dim = dim
         self.window = window
@@ -110,6 +119,7 @@ class Word2Vec(Estimator):
         self.negatives_shared = negatives_shared
         self.threads = threads
         self.seed = seed
+        self.device = device
 
     def fit(
         self,
@@ -228,6 +238,15 @@ class Word2Vec(Estimator):
         if self.threads is not None:
             check_int("threads", self.threads, 1, 4096)
         check_int("seed", self.seed, 0, 2**64 - 1)
+        check_device(self.device)
+        if self.device not in ("cpu", "auto") and self._of_cpu():
+            raise ValueError(f"{self._of_cpu()} is of the CPU alone; use device='cpu'")
+
+    def _of_cpu(self) -> str | None:
+        """What in the settings a device does not have."""
+        if not self.cbow and not self.negatives_shared:
+            return "negatives_shared=False, draws for each pair,"
+        return f"dim={self.dim:,}, above 1,024," if self.dim > 1024 else None
 
     def _rates(self) -> tuple[float, float]:
         """First and last learning rate."""
@@ -278,13 +297,48 @@ class Word2Vec(Estimator):
         share = sharing(self.cbow, self.hs, self.negatives, self.negatives_shared, self.window)
         blocks = make_blocks(corpus.offsets)
         keep = keep_thresholds(self.counts_, self.sample)
+        device, self.device_ = choose_device(self.device, progress, self._of_cpu())
         noise = None
-        if self.negatives:
+        if self.negatives and device is None:
             at_once = share.drawn * (1 if share.shared or self.cbow else 2 * self.window)
             needed = min(n_tokens, CHAPTER * BLOCK) * at_once // share.centers
             noise = NoisePool(noise_weights(self.counts_, self.ns_exponent), at_once, needed, self.seed)
         tree = kernels.HuffmanTree(np.maximum(self._tree_counts, 1)) if self.hs else None
         w_in, w_out, w_nodes = (self._tables.get(name) for name in ("w_in", "w_out", "w_nodes"))
+        on_device = None
+        if device is not None:
+            on_device = kernels.device_sequences(
+                device,
+                self._tables,
+                dim=self.dim,
+                keep=keep,
+                noise=kernels.NoiseTable(noise_weights(self.counts_, self.ns_exponent)) if self.negatives else None,
+                tree=tree,
+                window=self.window,
+                shrink=bool(self.shrink_windows),
+                cbow=bool(self.cbow),
+                mean=bool(self.cbow_mean),
+                drawn=self.negatives,
+                seed=self.seed,
+                lr_first=lr,
+                lr_last=min_lr,
+            )
+            pieces = make_pieces(corpus.offsets, blocks)
+
+        def step_on_device(epoch: int, first: int, last: int) -> tuple[float, int, int]:
+            begin, end = np.searchsorted(pieces, blocks[[first, last]])
+            return on_device.train(
+                corpus.ids,
+                corpus.offsets,
+                pieces[begin : end + 1],
+                epoch=state.before + epoch,
+                tokens_before=epoch * n_tokens,
+                tokens_total=self.epochs * n_tokens,
+            )
+
+        def save_from_device() -> None:
+            on_device.fetch()
+            save()
 
         def step(epoch: int, first: int, last: int) -> tuple[float, int, int]:
             return kernels.train_sequences(
@@ -319,19 +373,23 @@ class Word2Vec(Estimator):
         slower = 1 if share.shared and not self.hs else 4
         try:
             train(
-                step,
+                step if device is None else step_on_device,
                 blocks,
                 state,
                 epochs=self.epochs,
-                per_slice=max(1, blocks_per_slice(self.dim, self.window, threads) // slower),
+                per_slice=max(1, blocks_per_slice(self.dim, self.window, threads) // slower)
+                if device is None
+                else DEVICE_SLICE,
                 lr=lr,
                 min_lr=min_lr,
                 after_slice=lambda begin, end: forget_read(corpus.ids, begin, end),
-                save=save,
+                save=save if save is None or device is None else save_from_device,
                 save_minutes=minutes,
                 progress=progress,
             )
         finally:
+            if device is not None:
+                on_device.fetch()
             self._show()
         return self
 

@@ -102,7 +102,7 @@ def test_flags_reach_the_model(text, tmp_path):
     given = {
         "dim": 9, "window": 3, "negatives": 7, "hs": True, "cbow": True, "cbow_mean": False, "sample": 0.01,
         "ns_exponent": 0.5, "shrink_windows": False, "epochs": 2, "lr": 0.03, "min_lr": 0.001,
-        "negatives_shared": False, "threads": 1, "seed": 5,
+        "negatives_shared": False, "threads": 1, "seed": 5, "device": "auto",
     }  # fmt: skip
     assert given.keys() == Word2Vec.settings().keys()
     flags = []
@@ -125,6 +125,7 @@ def test_flags_reach_glove(text, tmp_path):
     given = {
         "dim": 9, "window": 3, "symmetric": False, "distance_weighting": False, "epochs": 2, "x_max": 7.0,
         "alpha": 0.5, "lr": 0.03, "vectors": "both", "shuffle": "full", "memory_gb": 0.5, "threads": 1, "seed": 5,
+        "device": "cpu",
     }  # fmt: skip
     assert given.keys() == GloVe.settings().keys()
     flags = []
@@ -445,3 +446,20 @@ def test_phrases(tmp_path):
     assert "we_like_new_york" in out.read_text()
     assert shown["phrases"] >= 3
     assert "threshold" in fails("phrases", tmp_path / "in.txt", "-o", out, "--scoring", "npmi", "-q")
+
+
+def test_doctor_says_what_this_machine_can_run():
+    shown = json.loads(run("doctor", "--json").stdout)
+    assert shown["embfast"].startswith(embfast.__version__)
+    assert "cores" in shown["CPU kernels"]
+    assert "device kernels" in shown
+    lines = run("doctor").stdout
+    for name, text in shown.items():
+        if name != "CUDA device":
+            assert name in lines
+            assert text in lines or "GB free" in text
+
+
+def test_a_device_that_is_not_there_is_one_red_line(text, tmp_path):
+    done = run("word2vec", text, "-o", tmp_path / "vectors.npz", "--device", "cuda:99", code=2)
+    assert "embfast doctor" in done.stderr or "there is no CUDA device 99" in done.stderr

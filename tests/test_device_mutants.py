@@ -1,0 +1,214 @@
+"""Bugs planted into the device kernels, each of a kind that has been seen in kernels of this sort: a layer goes red.
+
+A layer is what looks at a kernel on its way to a device: the shim itself, the comparison with the reference or between
+schedules, AddressSanitizer, ThreadSanitizer.
+"""
+
+import pytest
+import shim
+
+# Each drives the kernels of a source. Under a sanitizer there is nothing to compare: `compare` is False.
+SCRIPTS = {
+    "glove": """
+import shim, test_device_glove as t
+from entry_problems import EntryProblem
+library = shim.Shim(path)
+for dim, policy in ((20, "forward"), (20, "reverse"), (200, "random")):
+    problem = EntryProblem(dim=dim, words=8, n=60)
+    library.schedule(policy, seed=3)
+    found = t.solve(library, problem)
+    if compare:
+        t.assert_same(found, t.expected(problem), problem)
+library.schedule("random", seed=3, resident=2)
+t.solve(library, EntryProblem(dim=20, words=8, n=60), grid=2, threads=64)
+""",
+    "ternary": """
+import shim, test_device_ternary as t
+library = shim.Shim(path)
+t.test_levels_and_planes_have_the_bits_of_the_cpu(513, "random", library)
+t.test_search_gives_the_rows_and_keys_of_the_cpu(700, 40, library)
+""",
+    "ranking": """
+import shim, test_device_ranking as t
+library = shim.Shim(path)
+for mode, similarity in (("sum", "cosine"), ("max", "order")) if compare else (("sum", "order"),):
+    images, captions, groups = t.batch(65, 65, 35, True)
+    settings = dict(mode=mode, similarity=similarity, margin=0.3, groups=groups)
+    library.schedule("random", seed=5, resident=2)
+    loss, *gradients = t.solve(library, images, captions, **settings)
+    if compare:
+        slow, *slopes = t.expected(images, captions, **settings)
+        assert abs(loss - slow) < 1e-5 * slow, (mode, similarity, loss, slow)
+        for found, slope in zip(gradients, slopes, strict=True):
+            t.assert_allclose(found, slope, atol=1e-5)
+""",
+    "walks": """
+import shim, test_device_walks as t
+library = shim.Shim(path)
+for kind, p, q in (("weighted", 0.25, 4), ("directed", 0.25, 0.5)):
+    walks = t.Walks(t.small_graph(kind), length=35, per_node=3, p=p, q=q, seed=3)
+    library.schedule("random", seed=2, resident=2)
+    found = t.ShimWalks(library, walks, threads=32).read(0, 0, len(walks))
+    for mine, theirs in zip(found, walks.read(0, 0, len(walks)), strict=True):
+        t.assert_array_equal(mine, theirs)
+""",
+}
+
+KERNELS = {
+    "glove": ("train_runs_warp", "train_runs_warps"),
+    "ternary": ("ternary_pack", "ternary_levels", "ternary_nonzeros", "ternary_dots", "ternary_best"),
+    "ranking": ("ranking_scales", "ranking_pairs", "ranking_sum", "ranking_sum_order", "ranking_add_pairs",
+                "ranking_hardest", "ranking_hardest_order", "ranking_add_hardest", "ranking_finish"),
+    "walks": ("walk_first_order", "walk_second_order", "pack_walks"),
+}  # fmt: skip
+
+# (source, text, what is planted in its place, the layer that must see it, what it says)
+MUTANTS = {
+    "the bias of a column is read by every lane after its owner may have added to it": (
+        "glove",
+        """i == bias ? x.w[i] + y.w[i] : x.w[i] * y.w[i];
+    const float difference = sum(score) - log, gradient""",
+        """i == bias ? x.w[i] : x.w[i] * y.w[i];
+    const float known = sum(score) - log;
+    if (bias >= 0 && bias < 4) {
+      const float g = weight * (known + y.w[bias]);
+      atomicAdd(reinterpret_cast<float*>(job.w_out + row * job.pitch) + job.dim, -g * rsqrtf(y.sums[bias]));
+    }
+    const float difference =
+        known + __ldcg(reinterpret_cast<const float*>(job.w_out + row * job.pitch) + job.dim), gradient""",
+        None,
+        "Not equal to tolerance",
+    ),
+    "the shuffled order is read before lane 0 has made it": (
+        "glove",
+        """        order[j] = i;
+      }
+    }
+    meet();""",
+        """        order[j] = i;
+      }
+    }""",
+        "thread",
+        "data race",
+    ),
+    "the sums of two steps share their place": (
+        "glove",
+        "team.turn ? 0 : team.n_warps;",
+        "0;",
+        "thread",
+        "data race",
+    ),
+    "a step is not clipped at its bias": (
+        "glove",
+        "clipped(gradient * (i == bias ? 1.0f : y.w[i])) * rate",
+        "clipped(gradient * y.w[i]) * rate",
+        None,
+        "Not equal",
+    ),
+    "the row of the run is stored, not added": (
+        "glove",
+        "x.w[i] -= before.w[i];",
+        "x.w[i] -= 0.0f;",
+        None,
+        "Not equal",
+    ),
+    "p and q are swapped": (
+        "walks",
+        "(x == previous ? level < job.inverse_p",
+        "(x == previous ? level < job.inverse_q",
+        None,
+        "Arrays are not equal",
+    ),
+    "the return is folded where there is no edge back": (
+        "walks",
+        "} else if (place < 0) {\n        extra = 0.0;",
+        "} else if (place < 0) {\n        extra = excess;",
+        None,
+        "Arrays are not equal",
+    ),
+    "a tile of walks is written past the last walk": (
+        "walks",
+        "const bool there = w < n_walks && step + i",
+        "const bool there = step + i",
+        "address",
+        "heap-buffer-overflow",
+    ),
+    "a ballot without its last lane": (
+        "ternary",
+        "__ballot_sync(all_lanes, l.plus)",
+        "__ballot_sync(0x7fffffffu, l.plus)",
+        None,
+        "not in the mask",
+    ),
+    "the bits of the minus plane are those of the plus plane": (
+        "ternary",
+        "minus = minuses;",
+        "minus = pluses & ~minuses;",
+        None,
+        "Arrays are not equal",
+    ),
+    "a step of the sort begins before the others have done the last": (
+        "ternary",
+        "    for (int by = run / 2; by > 0; by /= 2) {\n      __syncthreads();",
+        "    __syncthreads();\n    for (int by = run / 2; by > 0; by /= 2) {",
+        "thread",
+        "data race",
+    ),
+    "the edge of a tile is not cut off": (
+        "ranking",
+        "if (r < n && d < job.dim) x =",
+        "if (r < n) x =",
+        "address",
+        "heap-buffer-overflow",
+    ),
+    "a tile is overwritten while others still read it": (
+        "ranking",
+        "    __syncthreads();  // all have done with what was there",
+        "    // all have done with what was there",
+        "thread",
+        "data race",
+    ),
+    "a pair counts among its own negatives": (
+        "ranking",
+        "return a != b && !(job.groups",
+        "return !(job.groups && a != b",
+        None,
+        "AssertionError",
+    ),
+}
+
+
+def run(source, library, sanitizer=None):
+    """What a script says that drives the kernels of a source; nothing where all is well."""
+    script = f"path, compare = {str(library)!r}, {sanitizer is None}\n{SCRIPTS[source]}"
+    if sanitizer:
+        done = shim.run_sanitized(sanitizer, script)
+        return "" if done.returncode == 0 else done.stderr + done.stdout
+    try:
+        exec(compile(script, source, "exec"), {})
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def build(source, sanitizer=None, changes=None):
+    name = KERNELS[source]
+    text = f'#include "../../csrc/{source}.cu"\nusing namespace embfast;\n'
+    return shim.build(source, sanitizer=sanitizer, changes=changes,
+                      kernels=text + "".join(f"SHIM_KERNEL({kernel});\n" for kernel in name))  # fmt: skip
+
+
+# A thread of a walk kernel meets no other: pack_walks alone has shared memory, behind one barrier.
+@pytest.mark.parametrize(
+    ("source", "sanitizer"),
+    [(s, layer) for s in SCRIPTS for layer in (None, "address", "thread") if (s, layer) != ("walks", "thread")],
+)
+def test_kernels_pass_all_layers(source, sanitizer):
+    assert run(source, build(source, sanitizer), sanitizer) == ""
+
+
+@pytest.mark.parametrize("bug", MUTANTS)
+def test_a_planted_bug_is_seen(bug):
+    source, text, planted, sanitizer, says = MUTANTS[bug]
+    said = run(source, build(source, sanitizer, {f"{source}.cu": (text, planted)}), sanitizer)
+    assert says in said

@@ -24,7 +24,7 @@ Path = str | os.PathLike[str]
 END, UNKNOWN = "<end>", "<unk>"
 SPECIAL = (END, UNKNOWN)  # ids 0 and 1 of every vocabulary
 
-_WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*")
+_WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 _SPLITS = {"restval": "train", "val": "dev", "valid": "dev", "validation": "dev"}
 
 

@@ -102,9 +102,8 @@ class Captions:
     def _taken(self, chosen: np.ndarray, what: str, among: list[str]) -> "Captions":
         if not chosen.any():
             found = sorted(set(among))
-            raise ValueError(
-                f"no image of {what}; there are {', '.join(map(repr, found[:6]))}{' ...' * (len(found) > 6)}"
-            )
+            more = " ..." if len(found) > 6 else ""
+            raise ValueError(f"no image of {what}; there are {', '.join(map(repr, found[:6]))}{more}")
         place = np.cumsum(chosen) - 1
         kept = np.flatnonzero(chosen[self.owners]) if len(self.owners) else np.empty(0, np.int64)
         rows = np.flatnonzero(chosen).tolist()

@@ -593,7 +593,8 @@ class Ranking:
     def __str__(self) -> str:
         return (
             f"R@1 {100 * self.r1:5.1f}  R@5 {100 * self.r5:5.1f}  R@10 {100 * self.r10:5.1f}  "
-            f"median rank {self.median:g}  mean rank {self.mean:.1f}  mAP {100 * self.map:.1f}  ({self.queries} queries)"
+            f"median rank {self.median:g}  mean rank {self.mean:.1f}  mAP {100 * self.map:.1f}  "
+            f"({self.queries} queries)"
         )
 
 

@@ -93,8 +93,8 @@ class Multimodal(Estimator):
         vectors_: Vectors of all images given to fit, float32 (images, dim), at length 1 (but for loss="mse").
         words_, counts_: words of the captions, <end> and <unk> first, and how often they occur.
         loss_: mean loss of each epoch, per caption, of all pairs of modalities.
-        validation_: Retrieval of each epoch (see evaluate), where there are captions to validate on. The weights are those
-            of the epoch with the highest recall_sum.
+        validation_: Retrieval of each epoch (see evaluate), where there are captions to validate on. The weights are
+            those of the epoch with the highest recall_sum.
 
     One thread on the CPU gives the same bits every time (torch.set_num_threads). Under torch.distributed (torchrun; the
     process group initialised) each process takes its share of every batch and all see all negatives.
@@ -350,9 +350,7 @@ class Multimodal(Estimator):
         known = {name.lower(): value for name, value in vars(torch.optim).items() if isinstance(value, type)}
         kind = known.get(str(self.optimizer).lower())
         if kind in (None, torch.optim.Optimizer, torch.optim.LBFGS, torch.optim.SparseAdam):
-            raise ValueError(
-                f"optimizer must be one of torch.optim, such as 'adam' or 'rmsprop', got {self.optimizer!r}"
-            )
+            raise ValueError(f"optimizer: expected one of torch.optim, as 'adam', got {self.optimizer!r}")
         options: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay}
         if "fused" in inspect.signature(kind).parameters:
             options["fused"] = True
@@ -575,12 +573,10 @@ class Multimodal(Estimator):
         return Vectors(keys, self._embed(name, side))
 
     def embed_captions(self, texts: "str | Iterable[str] | Captions") -> np.ndarray:
-        """Texts in the joint space, float32 (texts, dim). A word that fit did not meet is <unk>; "" is the end alone."""
+        """Texts in the joint space, float32 (texts, dim). A word that is not in words_ is <unk>; "" is <end> alone."""
         self._check_fitted()
         if self._kinds[CAPTIONS] != "texts":
-            raise ValueError(
-                "this model was trained on rows in the place of captions: it reads no text; see embed_other"
-            )
+            raise ValueError("this model was trained on rows, not on captions: it reads no text; see embed_other")
         texts = texts.texts if isinstance(texts, Captions) else [texts] if isinstance(texts, str) else texts
         return self._embed(CAPTIONS, self._read(texts))
 

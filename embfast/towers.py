@@ -4,6 +4,7 @@ Sources: Kiros et al. 2014, arXiv:1411.2539 (GRU and affine images); Vendrov et 
 values for order); Dong et al. 2016, arXiv:1604.06838 (Word2VisualVec).
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -68,7 +69,7 @@ class VectorTower(nn.Module):
     def __init__(self, n_in: int, dim: int, hidden: int = 0, dropout: float = 0.0) -> None:
         super().__init__()
         sizes = [n_in, hidden, dim] if hidden else [n_in, dim]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         for layer in self.layers:
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)

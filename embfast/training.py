@@ -438,8 +438,8 @@ def train(
 
     step(epoch, first, last) trains on those blocks and returns summed loss, examples and kept tokens; after_slice is
     told the tokens first..last that it read. `save` writes a checkpoint: every save_minutes, at the end, and on Ctrl-C,
-    which lets the slice finish first; a second Ctrl-C kills the process. lr_of(epoch) is the learning rate where it does
-    not fall linearly from lr to min_lr; after_epoch looks at the model, and ends the run when it returns True.
+    which lets the slice finish first; a second Ctrl-C kills the process. lr_of(epoch) is the learning rate where
+    it does not fall linearly from lr to min_lr; after_epoch looks at the model, and ends the run when it returns True.
 
     Raises:
         KeyboardInterrupt: Ctrl-C, after the checkpoint is written.

@@ -17,6 +17,7 @@ import numpy as np
 
 from embfast.captions import SPECIAL, Captions, Linked, Texts, encode, tokenize, vocabulary
 from embfast.doc2vec import Doc2Vec
+from embfast.errors import FormatError
 from embfast.evaluate import Ranking, Retrieval, retrieval, similarities
 from embfast.tensors import TensorFile, word_tensors
 from embfast.training import (
@@ -43,6 +44,7 @@ _POOL = 20  # batches whose captions are sorted by length together
 _AT_ONCE = 512  # items embedded at once
 _CHOOSING = ("max", "semihard", "topk")  # losses that may collapse: sum warms up for them
 _ALIKE = 0.98  # mean cosine of a batch's captions above which they have collapsed
+_STATE = {"kinds", "n_in", "word_dim", "best_score", "stale", "validation", "optimizer"}
 _JUDGED = 20  # batches that this takes
 
 
@@ -687,7 +689,7 @@ class Multimodal(Estimator):
             optimizer[str(i)] = {}
             for name, value in entry.items():
                 if isinstance(value, torch.Tensor):
-                    tensors[f"optimizer.{i}.{name}"] = value.detach().cpu().float().numpy()
+                    tensors[f"optimizer.{i}.{name}"] = np.atleast_1d(value.detach().cpu().float().numpy())
                     value = {"shape": list(value.shape)}
                 optimizer[str(i)][name] = value
         if hasattr(self, "vectors_"):
@@ -718,6 +720,11 @@ class Multimodal(Estimator):
 
         self._check()
         state = json.loads(file.read("state", "U8").tobytes())
+        missing = _STATE - state.keys() if isinstance(state, dict) else _STATE
+        if missing:
+            raise FormatError(
+                f"{file.path}: expected {', '.join(sorted(missing))} in the state of a Multimodal, got none"
+            )
         self._kinds, self._n_in, self._word_dim = state["kinds"], state["n_in"], state["word_dim"]
         self.document_model_ = _document_model(file, state["doc2vec"]) if "doc2vec" in state else None
         self._make_towers()
@@ -731,7 +738,9 @@ class Multimodal(Estimator):
         entries: dict[int, dict[str, Any]] = {}
         for i, entry in state["optimizer"].items():
             entries[int(i)] = {
-                name: torch.from_numpy(file.read(f"optimizer.{i}.{name}", "F32", tuple(value["shape"])))
+                name: torch.from_numpy(
+                    file.read(f"optimizer.{i}.{name}", "F32", tuple(value["shape"]) or (1,)).reshape(value["shape"])
+                )
                 if isinstance(value, dict)
                 else value
                 for name, value in entry.items()

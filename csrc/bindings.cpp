@@ -20,6 +20,7 @@
 #include "glove.h"
 #include "huffman.h"
 #include "isa.h"
+#include "ranking.h"
 #include "roofline.h"
 #include "sequences.h"
 #include "text.h"
@@ -796,6 +797,71 @@ void bind_edges(py::module_& m) {
       "offsets"_a, "neighbours"_a, "weights"_a, "(row, neighbour) of an entry without its mirror image, or None.");
 }
 
+// Ranking ------------------------------------------------------------------------------------------------------------
+
+template <class T>
+T* writable(py::array& a, const char* name, int64_t n, int64_t dim) {
+  check::array<T>(a, name, 2, "a C-contiguous matrix of the images' dtype");
+  if (!a.writeable() || a.shape(0) != n || a.shape(1) != dim) {
+    check::fail(name, "a writable matrix (" + std::to_string(n) + ", " + std::to_string(dim) + ")", a);
+  }
+  return static_cast<T*>(a.mutable_data());
+}
+
+template <class T>
+OrderTile<T> order_tile(const py::array& images, const py::array& captions, int threads) {
+  if (threads < 1 || threads > 4096) throw py::value_error("threads: expected 1..4096");
+  OrderTile<T> tile{};
+  tile.images = check::array<T>(images, "images", 2, "a C-contiguous matrix of float32 or float64");
+  tile.captions = check::array<T>(captions, "captions", 2, "a C-contiguous matrix of the images' dtype");
+  tile.n_images = images.shape(0), tile.n_captions = captions.shape(0), tile.dim = images.shape(1);
+  if (captions.shape(1) != tile.dim) check::fail("captions", std::to_string(tile.dim) + " columns", captions);
+  return tile;
+}
+
+// f(T()) with the type of the array's numbers; what is neither float nor double fails in order_tile<double>.
+template <class F>
+void with_type_of(const py::array& a, const F& f) {
+  if (py::isinstance<py::array_t<float>>(a)) {
+    f(float());
+  } else {
+    f(double());
+  }
+}
+
+void bind_ranking(py::module_& m) {
+  m.def(
+      "order_scores",
+      [](const py::array& images, const py::array& captions, py::array scores, int threads) {
+        with_type_of(images, [&](auto number) {
+          using T = decltype(number);
+          const OrderTile<T> tile = order_tile<T>(images, captions, threads);
+          T* to = writable<T>(scores, "scores", tile.n_images, tile.n_captions);
+          py::gil_scoped_release no_gil;
+          order_scores(tile, to, threads);
+        });
+      },
+      "images"_a, "captions"_a, "scores"_a, py::kw_only(), "threads"_a);
+  m.def(
+      "add_order_gradients",
+      [](const py::array& images, const py::array& captions, const py::array& weights,
+         std::optional<py::array> to_images, std::optional<py::array> to_captions, int threads) {
+        with_type_of(images, [&](auto number) {
+          using T = decltype(number);
+          const OrderTile<T> tile = order_tile<T>(images, captions, threads);
+          const T* weight = check::array<T>(weights, "weights", 2, "a C-contiguous matrix of the images' dtype");
+          if (weights.shape(0) != tile.n_images || weights.shape(1) != tile.n_captions) {
+            check::fail("weights", "a number for each image and caption", weights);
+          }
+          T* image = to_images ? writable<T>(*to_images, "to_images", tile.n_images, tile.dim) : nullptr;
+          T* caption = to_captions ? writable<T>(*to_captions, "to_captions", tile.n_captions, tile.dim) : nullptr;
+          py::gil_scoped_release no_gil;
+          add_order_gradients(tile, weight, image, caption, threads);
+        });
+      },
+      "images"_a, "captions"_a, "weights"_a, "to_images"_a, "to_captions"_a, py::kw_only(), "threads"_a);
+}
+
 // The machine --------------------------------------------------------------------------------------------------------
 
 void bind_roofline(py::module_& m) {
@@ -830,5 +896,6 @@ PYBIND11_MODULE(_cpu, m) {
   bind_cooccurrence(m);
   bind_glove(m);
   bind_edges(m);
+  bind_ranking(m);
   bind_roofline(m);
 }

@@ -33,6 +33,8 @@ train_entries = _cpu.train_entries
 EdgeReader = _cpu.EdgeReader
 csr = _cpu.csr
 asymmetric_entry = _cpu.asymmetric_entry
+order_scores = _cpu.order_scores
+add_order_gradients = _cpu.add_order_gradients
 fma_peak = _cpu.fma_peak
 read_bandwidth = _cpu.read_bandwidth
 

@@ -670,6 +670,31 @@ class Multimodal(Estimator):
         self.vectors_ = self.embed_images(images, keys)
         return self
 
+    def save_onnx(self, path: Path, side: str = CAPTIONS) -> None:
+        """Writes a tower, up to the joint space, for ONNX runtimes.
+
+        side="captions": inputs ids, int64 (longest, n), a text a column with anything behind its end, and lengths,
+        int32 (n,). captions.encode makes ids of texts; words_ are in the metadata of the file, as a JSON list. Any
+        other side: input rows, float32 (n, numbers of its vectors). Output: vectors, float32 (n, dim).
+
+        Raises:
+            ImportError: onnx is not installed.
+            ValueError: no such modality, or one that has no tower of its own: images with loss="mse".
+        """
+        from embfast import onnx
+
+        self._check_fitted()
+        if side not in self._kinds or (side == IMAGES and self.loss == "mse"):
+            raise ValueError(f"no tower {side!r} to write; modalities are {', '.join(self._kinds)}")
+        dim = self._n_in[IMAGES] if self.loss == "mse" else self.dim
+        tower, absolute = self.towers_[side], self.similarity == "order"
+        metadata = {"settings": json.dumps(self.get_params())}
+        if type(tower).__name__ == "VectorTower":
+            onnx.write_rows(path, tower, self._n_in[side], dim, self.loss != "mse", absolute, metadata)
+        else:
+            metadata |= {"words": json.dumps(self.words_), "max_words": str(self.max_words)}
+            onnx.write_texts(path, tower, dim, self.loss != "mse", absolute, metadata)
+
     # ---- files ----------------------------------------------------------------------------------------------------
 
     def _show(self, data: "_Data") -> None:

@@ -1,5 +1,6 @@
 """Images and captions in one space: towers, training, search, files; several processes."""
 
+import base64
 import json
 import math
 import os
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from embfast import towers  # noqa: E402
 from embfast.captions import Captions, Linked, encode  # noqa: E402
 from embfast.doc2vec import Doc2Vec  # noqa: E402
 from embfast.errors import FormatError, TrainingError  # noqa: E402
+from embfast.gallery import write_page  # noqa: E402
 from embfast.multimodal import Multimodal, _Data  # noqa: E402
 from embfast.vectors import Vectors  # noqa: E402
 
@@ -207,9 +210,9 @@ def test_resume_refuses_other_settings_and_other_data(tmp_path):
     images, captions = world()
     path = tmp_path / "checkpoint.safetensors"
     Multimodal(**SMALL).fit(images, captions, checkpoint=path)
-    with pytest.raises(ValueError, match="lr was 0.01, is 0.02"):
+    with pytest.raises(ValueError, match=r"lr was 0\.01, is 0\.02"):
         Multimodal(**{**SMALL, "lr": 0.02}).fit(images, captions, checkpoint=path, resume=True)
-    with pytest.raises(ValueError, match="vectors_crc"):
+    with pytest.raises(ValueError, match=r"vectors_crc"):
         Multimodal(**SMALL).fit(Vectors(images.keys, images.matrix + 1), captions, checkpoint=path, resume=True)
 
 
@@ -280,7 +283,7 @@ def test_gradients_are_clipped():
 def test_a_diverging_run_is_an_error():
     images, captions = world()
     settings = {**SMALL, "optimizer": "sgd", "lr": 100.0, "clip": 0, "loss": "mse", "text": "mean", "hidden": 8}
-    with pytest.raises((TrainingError, ValueError), match="the loss became|finite"):
+    with pytest.raises((TrainingError, ValueError), match=r"the loss became|finite"):
         Multimodal(**{**settings, "epochs": 50}).fit(images, captions.part("train"))
 
 
@@ -438,8 +441,8 @@ def test_word_vectors_come_in_and_may_stay_as_they_are():
     assert (weights(tuned)["captions.words.weight"][tuned.words_.index("dog")] != given["dog"]).any()
     with pytest.raises(ValueError, match="know none of the words"):
         Multimodal(**SMALL).fit(images, captions, word_vectors=Vectors(["Dog"], np.ones((1, 12), np.float32)))
+    document = Doc2Vec(mode="dbow", dim=4, min_count=1).fit([text.lower().split() for text in captions.texts])
     with pytest.raises(ValueError, match="has no word vectors"):
-        document = Doc2Vec(mode="dbow", dim=4, min_count=1, sample=0).fit([["red", "dog"], ["blue", "cat"]])
         Multimodal(**SMALL, text="doc2vec").fit(images, captions, word_vectors=given, document_model=document)
 
 
@@ -454,7 +457,7 @@ def trained():
 
 
 def test_search_goes_both_ways(trained):
-    model, images, captions = trained
+    model, images, _ = trained
     assert model.search_images("a green boat", k=1)[0][0] == "green-boat.jpg"
     best = model.search_captions("white-tree.jpg", k=2)
     assert all("white tree" in text for text, _ in best)
@@ -522,7 +525,7 @@ def test_a_caption_is_alike_in_any_company(trained):
 
 
 def test_index_takes_other_images(trained, tmp_path):
-    model, images, captions = trained
+    model, images, _ = trained
     model.save(tmp_path / "model.safetensors")
     other = Multimodal.load(tmp_path / "model.safetensors")
     other.index(Vectors(["new"], images["red-dog.jpg"][None]))
@@ -575,7 +578,7 @@ def test_a_damaged_file_is_a_format_error(trained, tmp_path):
     with pytest.raises(FormatError, match="cut short"):
         Multimodal.load(path)
     path.write_bytes(whole.replace(b'"stale"', b'"stAle"'))
-    with pytest.raises(FormatError, match="model.safetensors"):
+    with pytest.raises(FormatError, match=r"model\.safetensors"):
         Multimodal.load(path)
 
 
@@ -585,6 +588,73 @@ def test_partial_fit_wants_the_same_towers(trained, tmp_path):
     model = Multimodal.load(tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match="dimensions"):
         model.partial_fit(Vectors(images.keys, images.matrix[:, :5]), captions)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"text": "gru", "bidirectional": True, "pooling": "max", "similarity": "order"},
+        {"text": "lstm", "bidirectional": True, "hidden": 5},
+        {"text": "lstm", "pooling": "mean"},
+        {"text": "mean", "hidden": 7},
+        {"text": "word2visualvec", "loss": "mse", "hidden": 9},
+    ],
+    ids=lambda settings: "-".join(map(str, settings.values())) or "gru",
+)
+def test_onnx_files_give_the_same_vectors(tmp_path, settings):
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    images, captions = world()
+    model = Multimodal(**{**SMALL, "epochs": 1, **settings}).fit(images, captions)
+    model.save_onnx(tmp_path / "texts.onnx")
+    session = runtime.InferenceSession(tmp_path / "texts.onnx")
+    words = {word: i for i, word in enumerate(json.loads(session.get_modelmeta().custom_metadata_map["words"]))}
+    for texts in (["a red dog", "", "there is one zebra here over there"], ["blue"]):
+        ids, offsets = encode(texts, words, model.max_words)
+        lengths = np.diff(offsets).astype(np.int32)
+        table = np.full((lengths.max() + 2, len(texts)), 1, np.int64)
+        for i, (lo, hi) in enumerate(pairwise(offsets.tolist())):
+            table[: hi - lo, i] = ids[lo:hi]
+        found = session.run(["vectors"], {"ids": table, "lengths": lengths})[0]
+        np.testing.assert_allclose(found, model.embed_captions(texts), rtol=1e-4, atol=1e-6)
+    if model.loss == "mse":
+        with pytest.raises(ValueError, match="no tower 'images'"):
+            model.save_onnx(tmp_path / "images.onnx", "images")
+        return
+    model.save_onnx(tmp_path / "images.onnx", "images")
+    session = runtime.InferenceSession(tmp_path / "images.onnx")
+    found = session.run(["vectors"], {"rows": images.matrix})[0]
+    np.testing.assert_allclose(found, model.vectors_.matrix, rtol=1e-4, atol=1e-6)
+
+
+# ---- a page of results --------------------------------------------------------------------------------------------
+
+
+def test_a_page_shows_results_with_their_pictures(tmp_path):
+    folder = tmp_path / "all pictures"
+    folder.mkdir()
+    (folder / "a&b.webp").write_bytes(b"picture one")
+    (folder / "c.jpg").write_bytes(b"picture two")
+    found = {"<script>dogs</script>": [("a&b", 0.5), ("c.jpg", 0.25)]}
+    page = tmp_path / "page.html"
+    write_page(page, found, {"c.jpg": [("a <b>dog</b>", 0.75)]}, folder=folder)
+    text = page.read_text()
+    assert "&lt;script&gt;dogs&lt;/script&gt;" in text
+    assert "<script" not in text
+    assert "a &lt;b&gt;dog" in text
+    assert f"data:image/webp;base64,{base64.b64encode(b'picture one').decode()}" in text
+    assert text.count("data:image/jpeg;base64,") == 2
+    assert text.count("<img") == 3
+    assert 'alt="a&amp;b"' in text
+    write_page(page, found, folder=folder, embed=False)
+    assert 'src="all%20pictures/a%26b.webp"' in page.read_text()
+    write_page(page, found)
+    assert "<img" not in page.read_text()
+    with pytest.raises(FileNotFoundError, match="no such image"):
+        write_page(page, {"x": [("nobody.jpg", 1.0)]}, folder=folder)
+    with pytest.raises(ValueError, match="leads out of"):
+        write_page(page, {"x": [("../page.html", 1.0)]}, folder=folder)
 
 
 # ---- mistakes -----------------------------------------------------------------------------------------------------
@@ -650,8 +720,8 @@ def test_other_mistakes():
         Multimodal().search_images("a dog")
     with pytest.raises(ValueError, match="resume=True needs checkpoint="):
         Multimodal().fit(images, captions, resume=True)
+    sounds = Linked(Vectors(["s"], np.ones((1, 3), np.float32)), [images.keys[0]])
     with pytest.raises(ValueError, match="has no row of image"):
-        sounds = Linked(Vectors(["s"], np.ones((1, 3), np.float32)), [images.keys[0]])
         Multimodal(**SMALL).fit(images, captions, others={"sounds": sounds})
     model = Multimodal(**SMALL).fit(images, captions)
     with pytest.raises(ValueError, match="expected vectors of 20 numbers, as in fit, got 3"):

@@ -5,11 +5,14 @@ from typing import Any
 
 __version__ = "0.1.0"
 __all__ = [
+    "Captions",
     "CooccurrenceMatrix",
     "Corpus",
     "Doc2Vec",
     "GloVe",
     "Graph",
+    "Linked",
+    "Multimodal",
     "Node2Vec",
     "Phrases",
     "Tags",
@@ -20,6 +23,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Captions": "captions",
+    "Linked": "captions",
+    "Multimodal": "multimodal",
     "CooccurrenceMatrix": "glove",
     "Corpus": "corpus",
     "Doc2Vec": "doc2vec",

@@ -637,7 +637,8 @@ def retrieval(
             and the mean of the five.
 
     A wrong answer that scores the same as the right one, within 1e-6 for what rounding does, comes before it, so that
-    vectors that are all alike gain nothing. Works in blocks of at most 16 MB of scores, however many images and captions there are.
+    vectors that are all alike gain nothing. Works in blocks of at most 16 MB of scores, however many images and
+    captions there are.
 
     Raises:
         ValueError: shapes that do not fit, numbers that are not finite, or an owner that there is not.

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 torch = pytest.importorskip("torch")
 
-from embfast import towers  # noqa: E402
+from embfast import cli, towers  # noqa: E402
 from embfast.captions import Captions, Linked, encode  # noqa: E402
 from embfast.doc2vec import Doc2Vec  # noqa: E402
 from embfast.errors import FormatError, TrainingError  # noqa: E402
@@ -733,3 +734,74 @@ def test_settings_are_json_and_clone(tmp_path):
     model = Multimodal(dim=3, margin=0.1)
     assert sklearn.clone(model).get_params() == model.get_params()
     assert json.loads(json.dumps(model.get_params())) == model.get_params()
+
+
+# ---- the program --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Images as vectors, captions as lines, the last six images "test" and those before them "dev"."""
+    images, captions = world()
+    images.save(tmp_path / "images.npz")
+    split = dict(zip(images.keys, ["train"] * 20 + ["dev"] * 4 + ["test"] * 6, strict=True))
+    lines = [
+        f"{captions.images[i]}\t{text}\t{split[captions.images[i]]}\n"
+        for i, text in zip(captions.owners, captions.texts, strict=True)
+    ]
+    (tmp_path / "captions.tsv").write_text("".join(lines))
+    return tmp_path
+
+
+def program(*arguments, code=0):
+    result = CliRunner().invoke(cli.app, ["multimodal", *map(str, arguments)])
+    assert result.exit_code == code, (result.output, result.exception)
+    return result
+
+
+def test_the_program_trains_searches_and_evaluates(files):
+    small = ["--dim", "16", "--word-dim", "12", "--batch", "16", "--lr", "0.01", "--epochs", "20"]
+    model = files / "model.safetensors"
+    trained = program("train", files / "images.npz", files / "captions.tsv", "-o", model, *small, "--json")
+    result = json.loads(trained.stdout)
+    assert len(result["loss"]) == len(result["validation"]) == 20
+    assert result["test"]["images"]["queries"] == 24
+    assert result["test"]["images"]["r1"] > 0.6
+    evaluated = program("evaluate", model, files / "images.npz", files / "captions.tsv", "--part", "test", "--json")
+    assert json.loads(evaluated.stdout) == result["test"]
+    assert "median" in program("evaluate", model, files / "images.npz", files / "captions.tsv").stdout
+
+    found = json.loads(program("search", model, "a green boat", "--image", "red-dog.jpg", "-k", "3", "--json").stdout)
+    assert "green-boat.jpg" in [key for key, _ in found["images"]["a green boat"]]
+    assert "red dog" in found["captions"]["red-dog.jpg"][0][0]
+    folder = files / "pictures"
+    folder.mkdir()
+    for key in Multimodal.load(model).vectors_.keys:
+        (folder / key).write_bytes(b"picture")
+    program("search", model, "a green boat", "--html", files / "page.html", "--folder", folder, "--link", "-k", "2")
+    assert 'src="pictures/' in (files / "page.html").read_text()
+    asked = CliRunner().invoke(cli.app, ["multimodal", "search", str(model)], input="a green boat\n\n")
+    assert "green-boat.jpg" in asked.stdout
+    neighbours = CliRunner().invoke(cli.app, ["neighbors", str(model), "red-dog.jpg", "--json"])
+    assert len(json.loads(neighbours.stdout)["red-dog.jpg"]) == 10
+
+
+def test_the_program_resumes_and_says_what_is_wrong(files):
+    small = ["--dim", "8", "--word-dim", "6", "--batch", "16", "--epochs", "2"]
+    where = [files / "images.npz", files / "captions.tsv", "-o", files / "model.safetensors"]
+    program("train", *where, *small, "--checkpoint", files / "run.safetensors")
+    again = program("train", *where, *small, "--checkpoint", files / "run.safetensors", "--resume")
+    assert "best epoch" in again.stderr
+    assert "R@10" in again.stdout
+    for arguments, says in (
+        (["train", *where, "--split", "train"], "expected NAME=FILE"),
+        (["train", *where, "--loss", "hinge"], "loss must be one of"),
+        (["train", *where, "--resume"], "--resume needs --checkpoint"),
+        (["train", files / "images.npz", files / "nobody.tsv", "-o", files / "m"], "nobody.tsv: No such file"),
+        (["search", files / "images.npz", "dog"], "images.npz"),
+        (["search", files / "model.safetensors", "--image", "nobody"], "'nobody' is not among"),
+        (["search", files / "model.safetensors", "--html", files / "x.html"], "--html needs texts"),
+    ):
+        failed = program(*arguments, code=2)
+        assert says in failed.stderr
+        assert len(failed.stderr.strip().splitlines()) == 1

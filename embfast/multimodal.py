@@ -17,7 +17,7 @@ import numpy as np
 
 from embfast.captions import SPECIAL, Captions, Linked, Texts, encode, tokenize, vocabulary
 from embfast.doc2vec import Doc2Vec
-from embfast.errors import FormatError
+from embfast.errors import FormatError, TrainingError
 from embfast.evaluate import Ranking, Retrieval, retrieval, similarities
 from embfast.tensors import TensorFile, word_tensors
 from embfast.training import (
@@ -220,7 +220,10 @@ class Multimodal(Estimator):
             self.words_, self.counts_ = list(SPECIAL), np.zeros(2, np.int64)
         if (self.text == "doc2vec") != (document_model is not None):
             raise ValueError('text="doc2vec" and document_model= go together: a trained Doc2Vec reads the captions')
-        self.document_model_ = document_model
+        for name in ("vectors_", "loss_"):  # of an earlier fit
+            self.__dict__.pop(name, None)
+        self.document_model_, self._text_rows = document_model, None
+        _check_finite(images, np.arange(len(images)), IMAGES)  # all, since vectors_ will be of all
         data = _Data(self, images, training, others or {}, missing)
         self._n_in = {name: side.dim for name, side in data.sides.items()}
         self._word_dim = word_vectors.dim if word_vectors is not None else self.word_dim
@@ -254,6 +257,7 @@ class Multimodal(Estimator):
             return self.fit(images, captions, others=others, validation=validation, missing=missing, progress=progress)
         self._check()
         training, validation = _parts(captions, validation)
+        _check_finite(images, np.arange(len(images)), IMAGES)
         data = _Data(self, images, training, others or {}, missing)
         found = {name: side.dim for name, side in data.sides.items()}
         if found != self._n_in:
@@ -321,6 +325,8 @@ class Multimodal(Estimator):
         from embfast import towers
 
         self._device = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if self._device.type == "cuda" and self._device.index is None and "LOCAL_RANK" in os.environ:
+            self._device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         dim = self._n_in[IMAGES] if self.loss == "mse" else self.dim
         n_words, made = len(self.words_), {}
         with torch.random.fork_rng(devices=[]):
@@ -477,13 +483,18 @@ class Multimodal(Estimator):
         if size > 1:  # as many for each process; up to size - 1 captions of a batch go without
             each = len(items) // size
             items = items[: each * size]
-        mine = items[rank * len(items) // size : (rank + 1) * len(items) // size]
+        part = slice(rank * len(items) // size, (rank + 1) * len(items) // size)
         draws = np.random.default_rng([self.seed, self._progress.before + epoch, number, 1])
         chosen = data.beside(items, draws)
-        part = slice(rank * len(items) // size, (rank + 1) * len(items) // size)
         self.towers_.train()
         self._optimizer.zero_grad(set_to_none=True)
         rows = {name: self._rows(data, name, which[part]) for name, which in chosen.items()}
+        for name, found in rows.items():
+            if not bool(found.isfinite().all()):
+                raise TrainingError(
+                    f"the vectors of {name} stopped being finite in epoch {epoch + 1} of {self.epochs}: lower lr "
+                    f"(it is {self._lr(epoch):g}), or clip (it is {self.clip:g}; 0 is no limit)"
+                )
         groups = torch.from_numpy(data.owners[items].astype(np.int64)).to(self._device)
         loss = self._loss(rows, groups, self._mode(epoch), rank, size)
         loss.backward()
@@ -495,7 +506,7 @@ class Multimodal(Estimator):
         self._optimizer.step()
         with torch.no_grad():
             captions = torch.nn.functional.normalize(rows[CAPTIONS], dim=1)
-            n = max(len(mine), 2)
+            n = max(len(captions), 2)
             alike = (float(captions.sum(0).square().sum()) - n) / (n * (n - 1))
         total = loss.detach()
         if size > 1:
@@ -569,7 +580,8 @@ class Multimodal(Estimator):
             vectors = Vectors([str(i) for i in range(len(vectors))], vectors)
         keys = list(vectors.keys) if keys is None else list(keys)
         rows = np.fromiter((vectors.index_of(key) for key in keys), np.int64, len(keys))
-        side = _Rows(vectors, rows, name)
+        side = _Rows(vectors, rows)
+        _check_finite(vectors, rows, name)
         if side.dim != self._n_in[name]:
             raise ValueError(f"{name}: expected vectors of {self._n_in[name]} numbers, as in fit, got {side.dim}")
         return Vectors(keys, self._embed(name, side))
@@ -586,7 +598,7 @@ class Multimodal(Estimator):
         """Texts as the tower of captions takes them."""
         if self.text == "doc2vec":
             rows = self.document_model_.infer([tokenize(text) for text in texts])
-            return _Rows(Vectors([str(i) for i in range(len(rows))], rows), np.arange(len(rows)), CAPTIONS)
+            return _Rows(Vectors([str(i) for i in range(len(rows))], rows), np.arange(len(rows)))
         index = {word: i for i, word in enumerate(self.words_)}
         return _Words(*encode(texts, index, self.max_words))
 
@@ -612,7 +624,7 @@ class Multimodal(Estimator):
 
     def _evaluate(self, data: "_Data", folds: int = 1) -> Retrieval:
         sides = data.sides
-        images = self._embed(IMAGES, _Rows(data.images, data.image_rows, IMAGES))
+        images = self._embed(IMAGES, _Rows(data.images, data.image_rows))
         captions = self._embed(CAPTIONS, sides[CAPTIONS])
         return retrieval(images, captions, data.owners, self.similarity, folds)
 
@@ -700,8 +712,8 @@ class Multimodal(Estimator):
     def _show(self, data: "_Data") -> None:
         """vectors_ and the captions to search among, from the weights as they are now."""
         every = data.images
-        self.vectors_ = Vectors(list(every.keys), self._embed(IMAGES, _Rows(every, np.arange(len(every.keys)), IMAGES)))
-        self._text_rows: np.ndarray | None = None
+        self.vectors_ = Vectors(list(every.keys), self._embed(IMAGES, _Rows(every, np.arange(len(every)))))
+        self._text_rows = None
 
     def _tensors(self) -> dict[str, np.ndarray]:
         import torch
@@ -793,27 +805,27 @@ class Multimodal(Estimator):
 
 
 class _Rows:
-    """Items that are rows of Vectors: item i is row rows[i]."""
+    """Items that are rows of Vectors: item i is row rows[i]. What is not float32 becomes it in the tower."""
 
     lengths = None
 
-    def __init__(self, vectors: Any, rows: np.ndarray, name: str) -> None:
+    def __init__(self, vectors: Any, rows: np.ndarray) -> None:
         self.vectors, self.rows, self.dim = vectors, np.asarray(rows, np.int64), int(vectors.dim)
-        needed = np.unique(self.rows)
-        step = max(1, (1 << 20) // max(1, self.dim))
-        for lo in range(0, len(needed), step):
-            part = self._dense(needed[lo : lo + step])
-            if part.dtype.kind == "f" and not np.isfinite(part).all():
-                row = needed[lo + int(np.flatnonzero(~np.isfinite(part).all(1))[0])]
-                raise ValueError(f"{name}: the vector of {vectors.keys[row]!r} has a number that is not finite")
-
-    def _dense(self, rows: np.ndarray) -> np.ndarray:
-        return self.vectors.matrix[rows]
 
     def take(self, rows: np.ndarray, device: "torch.device") -> "torch.Tensor":
         import torch
 
-        return torch.from_numpy(np.ascontiguousarray(self._dense(rows))).to(device)
+        return torch.from_numpy(np.ascontiguousarray(self.vectors.matrix[rows])).to(device)
+
+
+def _check_finite(vectors: Any, rows: np.ndarray, name: str) -> None:
+    """ValueError unless all numbers of some rows are finite; 4 MB of them at a time."""
+    step = max(1, (1 << 20) // max(1, vectors.dim))
+    for lo in range(0, len(rows), step):
+        part = vectors.matrix[rows[lo : lo + step]]
+        if part.dtype.kind == "f" and not np.isfinite(part).all():
+            row = rows[lo + int(np.flatnonzero(~np.isfinite(part).all(1))[0])]
+            raise ValueError(f"{name}: the vector of {vectors.keys[row]!r} has a number that is not finite")
 
 
 class _Words:
@@ -845,15 +857,16 @@ class _Data:
             raise ValueError("there is no caption of any image to work with")
         self.owners = captions.owners
         self.image_rows = np.fromiter((images.index_of(key) for key in captions.images), np.int64, len(captions.images))
-        self.sides: dict[str, _Rows | _Words] = {IMAGES: _Rows(images, self.image_rows[self.owners], IMAGES)}
+        self.sides: dict[str, _Rows | _Words] = {IMAGES: _Rows(images, self.image_rows[self.owners])}
         if isinstance(captions, Captions):
             self.sides[CAPTIONS] = model._read(captions.texts)
         else:
-            self.sides[CAPTIONS] = _Rows(captions.vectors, captions.rows, CAPTIONS)
+            self.sides[CAPTIONS] = _Rows(captions.vectors, captions.rows)
+            _check_finite(captions.vectors, captions.rows, CAPTIONS)
         self.by_image: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         for name, linked in others.items():
-            if name in (IMAGES, CAPTIONS):
-                raise ValueError(f"others: {name!r} is taken")
+            if name in (IMAGES, CAPTIONS) or not isinstance(linked, Linked):
+                raise ValueError(f"others: expected Linked rows under a name of their own, got {name!r}: {linked!r}")
             place = {key: i for i, key in enumerate(linked.images)}
             for key in captions.images:
                 if key not in place:
@@ -861,13 +874,14 @@ class _Data:
             order = np.argsort(linked.owners, kind="stable")
             wanted = np.array([place[key] for key in captions.images])
             first, last = (np.searchsorted(linked.owners[order], wanted, side) for side in ("left", "right"))
-            self.sides[name] = _Rows(linked.vectors, linked.rows[order], name)
+            self.sides[name] = _Rows(linked.vectors, linked.rows[order])
+            _check_finite(linked.vectors, linked.rows, name)
             self.by_image[name] = first, last
         self._captions = captions
 
     def fingerprint(self) -> dict[str, int]:
         """What tells these data from others: sizes, and checksums of captions and of some image vectors."""
-        rows = self.sides[IMAGES]._dense(np.unique(self.image_rows)[:256])
+        rows = self.images.matrix[np.unique(self.image_rows)[:256]]
         return {
             "images": len(self.image_rows),
             "captions": len(self.owners),
@@ -916,7 +930,8 @@ class _Data:
 
 def _parts(captions: Any, validation: Any) -> tuple[Any, Any]:
     """What trains and what validates, by the names of splits."""
-    if not isinstance(captions, Captions | Linked):
+    if not isinstance(captions, Captions | Linked) or not isinstance(validation, Captions | Linked | None):
+        captions = validation if isinstance(captions, Captions | Linked) else captions
         raise TypeError(f"expected Captions or Linked rows, got {type(captions).__name__}; see Captions.from_file")
     splits = set(captions.splits)
     if "train" not in splits:

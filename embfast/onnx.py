@@ -111,7 +111,7 @@ class Graph:
             read = self.node("Concat", state, self.pooled(words, "mean"), axis=1)
             bag = self.node("Gather", self.constant(_array(tower.bag.weight)), "ids")
             hidden = self.node("Add", self.layers(read, tower.read), self.pooled(bag, "sum"))
-            return self.node("Relu", self.layers(self.node("Relu", hidden), tower.out))
+            return self.layers(self.node("Relu", hidden), tower.out)
         if tower.pooling == "last":
             return self.node("ReduceMean", last, axes=[0], keepdims=0)
         return self.pooled(self.node("ReduceMean", states, axes=[1], keepdims=0), tower.pooling)

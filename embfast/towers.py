@@ -156,7 +156,7 @@ class Word2VisualVecTower(nn.Module):
         bag = _pooled(self.bag(texts.ids), texts, "sum")
         hidden = functional.relu(self.read(torch.cat([state, mean], 1)) + bag)
         hidden = functional.dropout(hidden, self.dropout, self.training)
-        return functional.relu(self.out(hidden))[texts.place]
+        return self.out(hidden)[texts.place]
 
 
 def _word_table(n_words: int, word_dim: int) -> nn.Embedding:

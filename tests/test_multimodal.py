@@ -118,7 +118,7 @@ def test_mean_and_word2visualvec_read_every_word():
         vectors = tower.words(words)
         read = torch.cat([tower.cell(vectors)[1][0], vectors.mean(0)])
         hidden = torch.relu(tower.read(read) + tower.bag(words).sum(0))
-        torch.testing.assert_close(row, torch.relu(tower.out(hidden)))
+        torch.testing.assert_close(row, tower.out(hidden))
 
 
 def test_vector_tower_is_affine_and_takes_int8():
@@ -157,8 +157,6 @@ def test_into_space_normalises_and_takes_absolute_values_for_order():
 def test_learns_to_find_held_out_images(settings):
     """Six images that it has not met, of colours and things that it has: chance finds one caption in six."""
     images, captions = world()
-    if settings.get("loss") == "mse":  # its texts predict by ReLUs
-        images = Vectors(images.keys, np.abs(images.matrix))
     model = Multimodal(**{**SMALL, "epochs": 25, **settings}).fit(images, captions)
     found = model.evaluate(images, captions.part("dev"))
     assert found.images.r1 > 0.6, found
@@ -284,7 +282,7 @@ def test_gradients_are_clipped():
 def test_a_diverging_run_is_an_error():
     images, captions = world()
     settings = {**SMALL, "optimizer": "sgd", "lr": 100.0, "clip": 0, "loss": "mse", "text": "mean", "hidden": 8}
-    with pytest.raises((TrainingError, ValueError), match=r"the loss became|finite"):
+    with pytest.raises(TrainingError, match=r"the loss became|stopped being finite"):
         Multimodal(**{**settings, "epochs": 50}).fit(images, captions.part("train"))
 
 
@@ -335,14 +333,12 @@ import numpy as np, torch, torch.distributed as dist
 sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests"]
 from test_multimodal import Multimodal, weights, world
 torch.set_num_threads(1)
-rank, size, output, settings = int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], eval(sys.argv[6])
-if size > 1:
-    dist.init_process_group("gloo", init_method="file://" + sys.argv[5], rank=rank, world_size=size)
+rank, output, settings = int(sys.argv[2]), sys.argv[3], eval(sys.argv[5])
+dist.init_process_group("gloo", init_method="file://" + sys.argv[4], rank=rank, world_size=2)
 images, captions = world()
 model = Multimodal(**settings).fit(images, captions.part("train"))
-np.savez(f"{output}-{size}-{rank}.npz", loss=model.loss_, **weights(model))
-if size > 1:
-    dist.destroy_process_group()
+np.savez(f"{output}-{rank}.npz", loss=model.loss_, **weights(model))
+dist.destroy_process_group()
 """
 
 
@@ -352,13 +348,16 @@ def test_two_processes_do_what_one_does(tmp_path):
     settings = {**SMALL, "epochs": 2, "loss": "max", "warmup": 1, "batch": 16}
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
 
-    def start(rank, size):
-        words = [sys.executable, "-W", "ignore", "-c", WORKER, str(root), str(rank), str(size), str(tmp_path / "out")]
+    def start(rank):
+        words = [sys.executable, "-W", "ignore", "-c", WORKER, str(root), str(rank), str(tmp_path / "out")]
         return subprocess.Popen([*words, str(tmp_path / "meet"), repr(settings)], env=environment)
 
-    running = [start(0, 1), start(0, 2), start(1, 2)]
-    assert [process.wait(timeout=240) for process in running] == [0, 0, 0]
-    alone, first, second = (dict(np.load(tmp_path / f"out-{n}.npz")) for n in ("1-0", "2-0", "2-1"))
+    running = [start(rank) for rank in range(2)]
+    images, captions = world()
+    model = Multimodal(**settings).fit(images, captions.part("train"))
+    alone = {"loss": np.array(model.loss_), **weights(model)}
+    assert [process.wait(timeout=240) for process in running] == [0, 0]
+    first, second = (dict(np.load(tmp_path / f"out-{rank}.npz")) for rank in range(2))
     np.testing.assert_allclose(first["loss"], alone["loss"], rtol=1e-4)
     for name in alone:
         np.testing.assert_array_equal(first[name], second[name])

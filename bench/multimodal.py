@@ -35,7 +35,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from bench.machine import machine_and_commit, report, write_json
 from embfast.captions import Captions, encode, vocabulary
-from embfast.multimodal import Multimodal, _Data
+from embfast.multimodal import Examples, Multimodal
 from embfast.ranking import ranking_loss
 from embfast.towers import SequenceTower, into_space, pack
 from embfast.vectors import Vectors
@@ -98,7 +98,7 @@ def measure_steps(captions: Captions, args: argparse.Namespace) -> dict[str, Any
     images = Vectors(captions.images, np.ones((len(captions.images), 1), np.float32))
     model = Multimodal(batch=args.batch)
     model.words_ = words
-    data = _Data(model, images, captions, {}, "error")
+    data = Examples(model, images, captions, {}, "error")
     rng = np.random.default_rng(0)
 
     def drawn(bucketed: bool) -> list[np.ndarray]:

@@ -224,7 +224,7 @@ class Multimodal(Estimator):
             self.__dict__.pop(name, None)
         self.document_model_, self._text_rows = document_model, None
         _check_finite(images, np.arange(len(images)), IMAGES)  # all, since vectors_ will be of all
-        data = _Data(self, images, training, others or {}, missing)
+        data = Examples(self, images, training, others or {}, missing)
         self._n_in = {name: side.dim for name, side in data.sides.items()}
         self._word_dim = word_vectors.dim if word_vectors is not None else self.word_dim
         self._fingerprint = data.fingerprint()
@@ -258,7 +258,7 @@ class Multimodal(Estimator):
         self._check()
         training, validation = _parts(captions, validation)
         _check_finite(images, np.arange(len(images)), IMAGES)
-        data = _Data(self, images, training, others or {}, missing)
+        data = Examples(self, images, training, others or {}, missing)
         found = {name: side.dim for name, side in data.sides.items()}
         if found != self._n_in:
             raise ValueError(f"expected modalities of dimensions {self._n_in}, as in the first fit, got {found}")
@@ -324,7 +324,12 @@ class Multimodal(Estimator):
             raise ImportError("Multimodal needs torch: pip install embfast[multimodal]") from error
         from embfast import towers
 
-        self._device = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        try:
+            self._device = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        except RuntimeError as error:
+            raise ValueError(f"device: {error}") from None
+        if self._device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device={self.device!r}, but torch sees no CUDA device here")
         if self._device.type == "cuda" and self._device.index is None and "LOCAL_RANK" in os.environ:
             self._device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         dim = self._n_in[IMAGES] if self.loss == "mse" else self.dim
@@ -394,7 +399,7 @@ class Multimodal(Estimator):
 
     def _train(
         self,
-        data: "_Data",
+        data: "Examples",
         validation: Captions | Linked | None,
         save: Callable[[], None] | None,
         minutes: float,
@@ -404,7 +409,7 @@ class Multimodal(Estimator):
 
         state = self._progress
         rank, size = _world()
-        held_out = None if validation is None else _Data(self, data.images, validation, {}, "error")
+        held_out = None if validation is None else Examples(self, data.images, validation, {}, "error")
         plan: list[np.ndarray] = []
         planned = -1
         alike: deque[float] = deque(maxlen=50)
@@ -475,7 +480,7 @@ class Multimodal(Estimator):
         return self.patience is not None and self._stale >= self.patience
 
     def _step(
-        self, data: "_Data", items: np.ndarray, epoch: int, number: int, rank: int, size: int
+        self, data: "Examples", items: np.ndarray, epoch: int, number: int, rank: int, size: int
     ) -> tuple[float, float]:
         """One step on some captions; returns the summed loss of the whole batch, and how alike its captions are."""
         import torch
@@ -513,7 +518,7 @@ class Multimodal(Estimator):
             torch.distributed.all_reduce(total)
         return float(total), alike
 
-    def _rows(self, data: "_Data", name: str, items: np.ndarray) -> "torch.Tensor":
+    def _rows(self, data: "Examples", name: str, items: np.ndarray) -> "torch.Tensor":
         """Items of a modality in the joint space; each row that is there several times is computed once."""
         import torch
 
@@ -620,9 +625,9 @@ class Multimodal(Estimator):
     def evaluate(self, images: Any, captions: Captions | Linked, folds: int = 1) -> Retrieval:
         """Retrieval of captions and of the images that they belong to."""
         self._check_fitted()
-        return self._evaluate(_Data(self, images, captions, {}, "error"), folds)
+        return self._evaluate(Examples(self, images, captions, {}, "error"), folds)
 
-    def _evaluate(self, data: "_Data", folds: int = 1) -> Retrieval:
+    def _evaluate(self, data: "Examples", folds: int = 1) -> Retrieval:
         sides = data.sides
         images = self._embed(IMAGES, _Rows(data.images, data.image_rows))
         captions = self._embed(CAPTIONS, sides[CAPTIONS])
@@ -709,7 +714,7 @@ class Multimodal(Estimator):
 
     # ---- files ----------------------------------------------------------------------------------------------------
 
-    def _show(self, data: "_Data") -> None:
+    def _show(self, data: "Examples") -> None:
         """vectors_ and the captions to search among, from the weights as they are now."""
         every = data.images
         self.vectors_ = Vectors(list(every.keys), self._embed(IMAGES, _Rows(every, np.arange(len(every)))))
@@ -843,7 +848,7 @@ class _Words:
         return pack(self.ids, self.offsets, rows).to(device)
 
 
-class _Data:
+class Examples:
     """Images and what belongs to them: for each modality its items, all led by the captions."""
 
     def __init__(

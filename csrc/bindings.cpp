@@ -809,6 +809,13 @@ T* writable(py::array& a, const char* name, int64_t n, int64_t dim) {
 }
 
 template <class T>
+T* writable(py::array& a, const char* name, int64_t n) {
+  check::vector<T>(a, name, n);
+  if (!a.writeable()) check::fail(name, "a writable array", a);
+  return static_cast<T*>(a.mutable_data());
+}
+
+template <class T>
 OrderTile<T> order_tile(const py::array& images, const py::array& captions, int threads) {
   if (threads < 1 || threads > 4096) throw py::value_error("threads: expected 1..4096");
   OrderTile<T> tile{};
@@ -860,6 +867,55 @@ void bind_ranking(py::module_& m) {
         });
       },
       "images"_a, "captions"_a, "weights"_a, "to_images"_a, "to_captions"_a, py::kw_only(), "threads"_a);
+
+  m.def(
+      "hinges",
+      [](py::array scores, const std::optional<py::array>& row_bounds, const std::optional<py::array>& column_bounds,
+         std::optional<py::array> row_active, std::optional<py::array> column_active) {
+        double loss = 0.0;
+        with_type_of(scores, [&](auto number) {
+          using T = decltype(number);
+          check::array<T>(scores, "scores", 2, "a C-contiguous matrix of float32 or float64");
+          HingeTile<T> tile{};
+          tile.n_rows = scores.shape(0), tile.n_columns = scores.shape(1);
+          tile.scores = writable<T>(scores, "scores", tile.n_rows, tile.n_columns);
+          if (bool(row_bounds) != bool(row_active) || bool(column_bounds) != bool(column_active)) {
+            throw py::value_error("expected bounds and active, or None for both");
+          }
+          if (row_bounds) {
+            tile.row_bounds = check::vector<T>(*row_bounds, "row_bounds", tile.n_rows);
+            tile.row_active = writable<T>(*row_active, "row_active", tile.n_rows);
+          }
+          if (column_bounds) {
+            tile.column_bounds = check::vector<T>(*column_bounds, "column_bounds", tile.n_columns);
+            tile.column_active = writable<T>(*column_active, "column_active", tile.n_columns);
+          }
+          py::gil_scoped_release no_gil;
+          loss = EMBFAST_CHOOSE(hinges<T>)(tile);
+        });
+        return loss;
+      },
+      "scores"_a, "row_bounds"_a, "column_bounds"_a, "row_active"_a, "column_active"_a);
+  m.def(
+      "hardest",
+      [](const py::array& scores, int axis, const std::optional<py::array>& below, int64_t first, py::array best,
+         py::array found) {
+        with_type_of(scores, [&](auto number) {
+          using T = decltype(number);
+          const T* from = check::array<T>(scores, "scores", 2, "a C-contiguous matrix of float32 or float64");
+          if (axis != 0 && axis != 1) throw py::value_error("axis: expected 0 for rows or 1 for columns");
+          const int64_t n_rows = scores.shape(0), n_columns = scores.shape(1), n = axis ? n_columns : n_rows;
+          if (std::max(n_rows, n_columns) > std::numeric_limits<int32_t>::max())
+            check::fail("scores", "a tile", scores);
+          const T* limit = below ? check::vector<T>(*below, "below", n) : nullptr;
+          T* value = writable<T>(best, "best", n);
+          int64_t* place = writable<int64_t>(found, "found", n);
+          py::gil_scoped_release no_gil;
+          (axis ? EMBFAST_CHOOSE(hardest_of_columns<T>) : EMBFAST_CHOOSE(hardest_of_rows<T>))(
+              from, n_rows, n_columns, limit, first, value, place);
+        });
+      },
+      "scores"_a, "axis"_a, "below"_a, "first"_a, "best"_a, "found"_a);
 }
 
 // The machine --------------------------------------------------------------------------------------------------------

@@ -1,30 +1,10 @@
 // The inner loops of order similarity, compiled once per instruction set.
+#include "lanes.h"
 #include "ranking.h"
-#include "simd.h"
 
 namespace embfast::EMBFAST_ISA {
 
 namespace {
-
-template <class T>
-struct Lanes {
-  static constexpr int n = 4 * W / static_cast<int>(sizeof(T));
-  typedef T V __attribute__((vector_size(4 * W), may_alias));
-  typedef T Unaligned __attribute__((vector_size(4 * W), aligned(sizeof(T)), may_alias));
-
-  static EMBFAST_INLINE V load(const T* p) { return *reinterpret_cast<const Unaligned*>(p); }
-  static EMBFAST_INLINE void store(T* p, V x) { *reinterpret_cast<Unaligned*>(p) = x; }
-};
-
-EMBFAST_INLINE V positive(V x) { return larger(x, zero()); }
-EMBFAST_INLINE Lanes<double>::V positive(Lanes<double>::V x) { return x > 0.0 ? x : Lanes<double>::V{}; }
-
-using EMBFAST_ISA::total;
-EMBFAST_INLINE double total(Lanes<double>::V x) {
-  double sum = 0.0;
-  for (int i = 0; i < Lanes<double>::n; ++i) sum += x[i];
-  return sum;
-}
 
 constexpr int rows_at_once = W == 16 ? 4 : 2;  // times 4 captions: their sums stay in registers
 

@@ -35,6 +35,8 @@ csr = _cpu.csr
 asymmetric_entry = _cpu.asymmetric_entry
 order_scores = _cpu.order_scores
 add_order_gradients = _cpu.add_order_gradients
+hinges = _cpu.hinges
+hardest = _cpu.hardest
 fma_peak = _cpu.fma_peak
 read_bandwidth = _cpu.read_bandwidth
 

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from embfast import kernels
 
@@ -77,8 +76,8 @@ def ranking_loss(
         ValueError: shapes that do not fit, settings that there are not, or a row with a number that is not finite.
         TypeError: not tensors of floating point, or groups that are not integers.
 
-    The kernels run on CPUs, in float32 and float64, order similarity by C++. On CUDA everything is made of torch's
-    operations, tile by tile; not yet run on a GPU by us.
+    On CPUs products are torch's, and order similarity, hinges and the search for the hardest are kernels, for float32
+    and float64. On other devices all is made of torch's operations, tile by tile; not yet run on a GPU by us.
     """
     batch = _batch(images, captions, similarity, groups, direction, offset, tile)
     if mode not in MODES:
@@ -158,10 +157,6 @@ class _Batch:
     def axes(self) -> tuple[int, ...]:
         """Directions that the loss sums over: 0 for images, 1 for captions."""
         return {"both": (0, 1), "images": (0,), "captions": (1,)}[self.direction]
-
-    def numbers(self, device: torch.device) -> tuple[Tensor, ...]:
-        """The pairs, as indices."""
-        return tuple(torch.arange(side.start, side.stop, device=device) for side in self.pairs)
 
     def tiles(self) -> Iterator[_Tile]:
         """All of the matrix, image by image and within it caption by caption."""
@@ -250,47 +245,63 @@ def _batch(
 class _Side:
     """The rows of one side as the similarity sees them, divided by their norms for cosine."""
 
-    def __init__(self, rows: Tensor, name: str, unit: bool, dtype: torch.dtype) -> None:
-        self.rows = rows.detach().to(dtype)
-        norms = torch.linalg.vector_norm(self.rows, dim=1)
+    def __init__(self, rows: Tensor, scale: Tensor | None) -> None:
+        self.rows, self.scale = rows, scale
+
+    @classmethod
+    def checked(cls, rows: Tensor, name: str, unit: bool) -> "_Side":
+        """Of rows that are all finite; the others are an error."""
+        norms = torch.linalg.vector_norm(rows, dim=1)
         if not bool(norms.isfinite().all()):
             row = int(norms.isfinite().logical_not().nonzero()[0])
             raise ValueError(f"{name}: row {row} has a NaN, an infinity, or numbers too large to be squared")
-        self.scale = torch.where(norms > torch.finfo(dtype).tiny, 1 / norms, 0) if unit else None
+        return cls(rows, torch.where(norms > torch.finfo(rows.dtype).tiny, 1 / norms, 0) if unit else None)
 
     def __getitem__(self, where: slice | Tensor) -> Tensor:
         return self.rows[where] if self.scale is None else self.rows[where] * self.scale[where, None]
 
-    def finish(self, gradient: Tensor) -> Tensor:
-        """From the gradient for rows as the similarity sees them, the gradient for those that came; in its place."""
+    def finish(self, gradient: Tensor, upstream: Tensor) -> Tensor:
+        """The gradient for rows as the similarity sees them becomes upstream times that for the rows that came."""
         if self.scale is not None:
             for lo in range(0, len(gradient), _TOGETHER):
                 part, unit = gradient[lo : lo + _TOGETHER], self[lo : lo + _TOGETHER]
                 part.addcmul_(unit, (part * unit).sum(1, keepdim=True), value=-1)
                 part.mul_(self.scale[lo : lo + _TOGETHER, None])
-        return gradient
+        return gradient if _has_kernels(gradient) and upstream.item() == 1 else gradient.mul_(upstream)
 
 
 class _Products:
     """Dot products, or cosines."""
 
-    def __init__(self, batch: _Batch, images: Tensor, captions: Tensor) -> None:
-        dtype = torch.promote_types(torch.promote_types(images.dtype, captions.dtype), torch.float32)
-        unit = batch.similarity == "cosine"
-        self.images = _Side(images, "images", unit, dtype)
-        self.captions = _Side(captions, "captions", unit, dtype)
-        self.dtype, self.device = dtype, images.device
+    def __init__(self, images: _Side, captions: _Side) -> None:
+        self.images, self.captions = images, captions
+        self.dtype, self.device = images.rows.dtype, images.rows.device
 
-    def of_pairs(self, images: slice, captions: slice) -> Tensor:
+    def _pairs(self, pairs: _Tile) -> Iterator[tuple[slice, _Tile]]:
+        """Some of the pairs at a time, by their number and by their rows."""
+        n = pairs.image.stop - pairs.image.start
+        for lo in range(0, n, _TOGETHER):
+            part = slice(lo, min(lo + _TOGETHER, n))
+            yield part, _Tile(*(slice(side.start + part.start, side.start + part.stop) for side in pairs))
+
+    def of_pairs(self, pairs: _Tile) -> Tensor:
         """The similarity of each image with the caption beside it."""
-        found = []
-        for lo in range(0, images.stop - images.start, _TOGETHER):
-            some = [slice(side.start + lo, min(side.start + lo + _TOGETHER, side.stop)) for side in (images, captions)]
-            found.append(self._beside(self.images[some[0]], self.captions[some[1]]))
-        return torch.cat(found)
+        parts = (rows for _, rows in self._pairs(pairs))
+        return torch.cat([self._beside(self.images[rows.image], self.captions[rows.caption]) for rows in parts])
+
+    def add_pairs(self, pairs: _Tile, weights: Tensor, to: "_Gradients") -> None:
+        """Adds the gradient of the sum of weights * similarities of the pairs."""
+        for part, rows in self._pairs(pairs):
+            self._add_beside(self.images[rows.image], self.captions[rows.caption], weights[part, None], to, rows)
 
     def _beside(self, images: Tensor, captions: Tensor) -> Tensor:
         return (images * captions).sum(1)
+
+    def _add_beside(self, images: Tensor, captions: Tensor, weights: Tensor, to: "_Gradients", rows: _Tile) -> None:
+        if to.images is not None:
+            to.images[rows.image].addcmul_(captions, weights)
+        if to.captions is not None:
+            to.captions[rows.caption].addcmul_(images, weights)
 
     def scores(self, images: Tensor, captions: Tensor) -> Tensor:
         """A tile of similarities."""
@@ -319,10 +330,17 @@ class _Order(_Products):
     def _beside(self, images: Tensor, captions: Tensor) -> Tensor:
         return (captions - images).clamp_(min=0).square_().sum(1).neg_()
 
+    def _add_beside(self, images: Tensor, captions: Tensor, weights: Tensor, to: "_Gradients", rows: _Tile) -> None:
+        moves = (captions - images).clamp_(min=0).mul_(2 * weights)
+        if to.images is not None:
+            to.images[rows.image] += moves
+        if to.captions is not None:
+            to.captions[rows.caption] -= moves
+
     def scores(self, images: Tensor, captions: Tensor) -> Tensor:
         scores = images.new_zeros(len(images), len(captions))
-        if images.device.type == "cpu":
-            kernels.order_scores(*map(_array, (images, captions, scores)), threads=torch.get_num_threads())
+        if _has_kernels(images):
+            kernels.order_scores(_array(images), _array(captions), scores.numpy(), threads=torch.get_num_threads())
         else:
             for _, outside in self._parts(images, captions):
                 scores -= outside.square_().sum(2)
@@ -331,9 +349,12 @@ class _Order(_Products):
     def add_tile(self, weights: Tensor, images: Tensor, captions: Tensor, to: "_Gradients", tile: _Tile) -> None:
         to_images = None if to.images is None else to.images[tile.image]
         to_captions = None if to.captions is None else to.captions[tile.caption]
-        if images.device.type == "cpu":
-            arrays = map(_array, (images, captions, weights, to_images, to_captions))
-            kernels.add_order_gradients(*arrays, threads=torch.get_num_threads())
+        if _has_kernels(images):
+            kernels.add_order_gradients(
+                *map(_array, (images, captions, weights)),
+                *(None if to is None else to.numpy() for to in (to_images, to_captions)),
+                threads=torch.get_num_threads(),
+            )
             return
         for columns, outside in self._parts(images, captions):
             outside *= 2 * weights[:, :, None]
@@ -360,13 +381,19 @@ class _Order(_Products):
                 to.captions.index_add_(0, column, outside, alpha=-1)
 
 
-def _array(rows: Tensor | None) -> np.ndarray | None:
-    """The same memory as kernels take it; a copy of rows that do not lie one after the other."""
-    return None if rows is None else rows.contiguous().numpy()
+def _has_kernels(rows: Tensor) -> bool:
+    return rows.device.type == "cpu"
 
 
-def _similarity(batch: _Batch, images: Tensor, captions: Tensor) -> _Products:
-    return (_Order if batch.similarity == "order" else _Products)(batch, images, captions)
+def _array(rows: Tensor) -> np.ndarray:
+    """What kernels read; a copy where rows do not lie one after the other."""
+    return rows.contiguous().numpy()
+
+
+def _computed(images: Tensor, captions: Tensor) -> tuple[Tensor, Tensor]:
+    """Both sides in the dtype that is computed in: float32, or float64 where one side is."""
+    dtype = torch.promote_types(torch.promote_types(images.dtype, captions.dtype), torch.float32)
+    return images.detach().to(dtype), captions.detach().to(dtype)
 
 
 # Losses ---------------------------------------------------------------------------------------------------------------
@@ -401,26 +428,36 @@ class _Sum:
 
     def forward(self, of: _Products, temperature: Tensor | None, wanted: _Wanted) -> tuple[Tensor, Any]:
         batch, to = self.batch, _Gradients(of, wanted)
-        bounds = self.margin - of.of_pairs(*batch.pairs)
+        bounds = self.margin - of.of_pairs(batch.pairs)
         active = torch.zeros_like(bounds)
         total = torch.zeros((), dtype=torch.float64, device=of.device)
         for tile, images, captions, scores in _sweep(batch, of):
             batch.exclude(scores, tile)
-            weights = None
-            for axis in batch.axes:
-                bound = bounds[tile[axis]].unsqueeze(1 - axis)
-                hinges = torch.add(scores, bound, out=scores if axis == batch.axes[-1] else None).clamp_(min=0)
-                total += hinges.sum(dtype=torch.float64)
-                if to.wanted:
-                    hinges.sign_()
-                    active[tile[axis]] += hinges.sum(1 - axis)
-                    weights = hinges if weights is None else weights.add_(hinges)
-            if to.wanted and (scores.is_cuda or bool(weights.any())):
-                of.add_tile(weights, images, captions, to, tile)
+            sides = {axis: (bounds[tile[axis]], torch.zeros_like(bounds[tile[axis]])) for axis in batch.axes}
+            total += self._hinges(scores, sides.get(0), sides.get(1))
+            for axis, (_, counted) in sides.items():
+                active[tile[axis]] += counted
+            # Where there are no kernels, to ask would be to wait for the device.
+            if to.wanted and (not _has_kernels(scores) or any(bool(counted.any()) for _, counted in sides.values())):
+                of.add_tile(scores, images, captions, to, tile)
         if to.wanted:
-            image, caption = batch.numbers(of.device)
-            of.add_entries(image, caption, active.neg_(), to)
+            of.add_pairs(batch.pairs, active.neg_(), to)
         return total, [to] if to.wanted else None
+
+    def _hinges(self, scores: Tensor, *sides: tuple[Tensor, Tensor] | None) -> Tensor | float:
+        """Their sum. Each score becomes the number of its hinges. Of a side: bounds, and active ones, to be counted."""
+        if _has_kernels(scores):
+            arrays = [None if side is None else side[what].numpy() for what in (0, 1) for side in sides]
+            return kernels.hinges(scores.numpy(), *arrays)
+        total, weights = 0.0, torch.zeros_like(scores)
+        for axis, side in enumerate(sides):
+            if side is not None:
+                hinges = (scores + side[0].unsqueeze(1 - axis)).clamp_(min=0)
+                total += hinges.sum(dtype=torch.float64)
+                side[1].add_(hinges.sign_().sum(1 - axis))
+                weights += hinges
+        scores.copy_(weights)
+        return total
 
     def backward(self, of: _Products, temperature: Tensor | None, state: Any, wanted: _Wanted) -> _Gradients:
         if not state:  # handed over before
@@ -439,16 +476,15 @@ class _Hardest:
 
     def forward(self, of: _Products, temperature: Tensor | None, wanted: _Wanted) -> tuple[Tensor, Any]:
         batch = self.batch
-        paired = of.of_pairs(*batch.pairs)
+        paired = of.of_pairs(batch.pairs)
         best = {axis: paired.new_full((len(paired), self.k), -_INF) for axis in batch.axes}
         found = {axis: torch.zeros_like(best[axis], dtype=torch.int64) for axis in batch.axes}
         for tile, _, _, scores in _sweep(batch, of):
             batch.exclude(scores, tile)
             for axis in batch.axes:
-                candidates, rows = scores if axis == 0 else scores.T, tile[axis]
-                if self.semihard:
-                    candidates = torch.where(candidates < paired[rows, None], candidates, -_INF)
-                self._merge(best[axis][rows], found[axis][rows], candidates, tile[1 - axis].start)
+                rows, first = tile[axis], tile[1 - axis].start
+                below = paired[rows] if self.semihard else None
+                self._merge(best[axis][rows], found[axis][rows], scores, axis, below, first)
         total = torch.zeros((), dtype=torch.float64, device=of.device)
         image, caption, weights = [], [], []
         for axis in batch.axes:
@@ -461,7 +497,15 @@ class _Hardest:
             weights += paired.new_ones(len(row)), paired.new_full((len(row),), -1)
         return total, tuple(map(torch.cat, (image, caption, weights)))
 
-    def _merge(self, best: Tensor, found: Tensor, candidates: Tensor, first: int) -> None:
+    def _merge(self, best: Tensor, found: Tensor, scores: Tensor, axis: int, below: Tensor | None, first: int) -> None:
+        """Takes a tile into the best scores of its rows, or of its columns, and where they were found."""
+        if self.k == 1 and _has_kernels(scores):
+            limit = None if below is None else below.numpy()
+            kernels.hardest(scores.numpy(), axis, limit, first, best.view(-1).numpy(), found.view(-1).numpy())
+            return
+        candidates = scores if axis == 0 else scores.T
+        if below is not None:
+            candidates = torch.where(candidates < below[:, None], candidates, -_INF)
         if self.k == 1:
             values, places = candidates.max(1, keepdim=True)
             better = values > best
@@ -487,7 +531,7 @@ class _Softmax:
 
     def forward(self, of: _Products, temperature: Tensor | None, wanted: _Wanted) -> tuple[Tensor, Any]:
         batch = self.batch
-        paired = of.of_pairs(*batch.pairs)
+        paired = of.of_pairs(batch.pairs)
         sums = {axis: torch.full_like(paired, -_INF) for axis in batch.axes}
         for tile, _, _, scores in _sweep(batch, of):
             batch.exclude(scores, tile, paired)
@@ -509,7 +553,7 @@ class _Softmax:
             if wanted.temperature:
                 slope += torch.where(shares > 0, shares * scores, 0).sum(dtype=torch.float64)
             of.add_tile(shares.div_(temperature), images, captions, to, tile)
-        of.add_entries(*batch.numbers(of.device), torch.full_like(paired, -len(batch.axes)).div_(temperature), to)
+        of.add_pairs(batch.pairs, torch.full_like(paired, -len(batch.axes)).div_(temperature), to)
         slope -= len(batch.axes) * paired.sum(dtype=torch.float64) / temperature
         to.temperature = -slope / temperature if wanted.temperature else None
         return to
@@ -523,23 +567,27 @@ class _Tiled(torch.autograd.Function):
         ctx: Any, images: Tensor, captions: Tensor, temperature: Tensor | None, loss: Any, wanted: _Wanted
     ) -> Tensor:
         with torch.autocast(images.device.type, enabled=False):
-            of = _similarity(loss.batch, images, captions)
+            unit = loss.batch.similarity == "cosine"
+            names = zip(_computed(images, captions), ("images", "captions"), strict=True)
+            sides = [_Side.checked(rows, name, unit) for rows, name in names]
+            of = (_Order if loss.batch.similarity == "order" else _Products)(*sides)
             total, ctx.state = loss.forward(of, temperature, wanted)
-        ctx.loss = loss
+        ctx.loss, ctx.kind, ctx.scales = loss, type(of), [side.scale for side in sides]
         ctx.save_for_backward(images, captions, temperature)
         return total.to(of.dtype)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("create_graph=True: the gradient of a ranking loss has no gradient of its own")
         images, captions, temperature = ctx.saved_tensors
         with torch.autocast(images.device.type, enabled=False):
-            of = _similarity(ctx.loss.batch, images, captions)
+            of = ctx.kind(*map(_Side, _computed(images, captions), ctx.scales))
             to = ctx.loss.backward(of, temperature, ctx.state, _Wanted(*ctx.needs_input_grad[:3]))
             if to.images is not None:
-                to.images = of.images.finish(to.images).mul_(upstream).to(images.dtype)
+                to.images = of.images.finish(to.images, upstream).to(images.dtype)
             if to.captions is not None:
-                to.captions = of.captions.finish(to.captions).mul_(upstream).to(captions.dtype)
+                to.captions = of.captions.finish(to.captions, upstream).to(captions.dtype)
             if to.temperature is not None:
                 to.temperature = (to.temperature * upstream).to(temperature.dtype)
         return to.images, to.captions, to.temperature, None, None

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from bench import glove as bench_glove
 from bench import kernels as bench_kernels
 from bench import node2vec as bench_node2vec
+from bench import ranking as bench_ranking
 from bench import word2vec as bench_word2vec
 from embfast import kernels
 
@@ -280,3 +282,20 @@ def test_multimodal_measures_steps_epochs_and_retrieval(tmp_path, capsys):
     ]
     assert all(run["test"]["images"]["queries"] == 18 for run in result["retrieval"])
     assert "UVS, VGG19" in capsys.readouterr().out
+
+
+def test_ranking_measures_time_and_memory(tmp_path, capsys):
+    path = tmp_path / "ranking.json"
+    common = ["--dim", "16", "--repeats", "1", "--json", str(path)]
+    bench_ranking.main(["--sizes", "40", "600", "--no-memory", "--naive-gb", "0.005", *common])
+    found = json.loads(path.read_text())
+    assert [(r["mode"], r["rows"], r["n"]) for r in found["results"]] == [
+        (mode, kind, n) for mode in ("sum", "max", "nce") for kind in ("mixed", "apart") for n in (40, 600)
+    ]
+    assert all(("naive" in row) == (row["n"] == 40) for row in found["results"])
+    if Path("/proc/self/clear_refs").exists():
+        bench_ranking.main(["--sizes", "1500", "--modes", "max", "--rows", "mixed", "--similarity", "dot", *common])
+        (row,) = json.loads(path.read_text())["results"]
+        assert row["tiled"]["extra_bytes"] < 1500 * 1500 * 4 < row["naive"]["extra_bytes"]
+    bench_ranking.main(["--sizes", "20", "--similarity", "order", "--no-memory", *common])
+    assert min(row["tiled"]["cpu_s"] for row in json.loads(path.read_text())["results"]) > 0

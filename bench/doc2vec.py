@@ -2,19 +2,27 @@
 
 python -m bench.doc2vec                                        everything; hours, most of them gensim's
 python -m bench.doc2vec --speed --documents 5000               figures of speed, minutes
+python -m bench.doc2vec --scaling                              ours alone: inference in 1, 2, ... threads
 python -m bench.doc2vec --quality --seeds 1 --programs embfast accuracy of ours alone
+python -m bench.doc2vec --quality --dim 200 --lr 0 --infer-epochs 10 --c 0.001    settings from held-out reviews
 
 The 25,000 reviews of imdb.train.tsv.xz in $EMBFAST_DATA/imdb (by default ../shared/data beside the checkout) are
 trained on, lower-cased, each mark a word of its own, in an order shuffled by the seed; the 25,000 of imdb.test.tsv.xz
 are inferred. Window 5, 5 negatives, sample 1e-3, min_count 5, learning rate 0.025 to 0.0001, PV-DM by the mean, one
-thread, for both programs. Programs take turns (A B A B), each run a process of its own.
+thread, for both programs; with --lr 0 each part learns as Doc2Vec does by default, PV-DM from 0.05, also in gensim.
+Programs take turns (A B A B), each run a process of its own.
 
 Speed is words in the vocabulary x epochs / CPU seconds of training (gensim: of `train`, after build_vocab; ours: of
-all of `fit`), and documents / CPU seconds of inference at 10 epochs, which gensim does one by one. Accuracy is of a
-logistic regression on standardised vectors, fitted to the trained vectors of the training reviews and asked for the
-inferred ones of the test reviews. "both" puts the vectors of PV-DM and PV-DBOW side by side. With --transductive the
-texts of the test reviews, not their labels, are trained on too, and their trained vectors are asked for: so do most
-reproductions of Le & Mikolov 2014, gensim's among them.
+all of `fit`), and documents / CPU seconds of inference at 10 epochs, which gensim does one by one. PV-DM by
+concatenation is timed too, its accuracy is not asked. Scaling is of the wall clock: numbers of threads take turns
+within one process, and other work on the machine shows in the median, less in the best.
+
+Accuracy is of a logistic regression on standardised vectors, fitted to the trained vectors of the training reviews and
+asked for the inferred ones of the test reviews; with --reinfer fitted to inferred vectors of the training reviews, so
+that both were made alike. "both" puts the vectors of PV-DM and PV-DBOW side by side. With --validate 5000 so many of
+the training reviews are held out and take the place of the test: settings are chosen so, and the test is asked once.
+With --transductive the texts of the test reviews, not their labels, are trained on too, and their trained vectors are
+asked for: so do most reproductions of Le & Mikolov 2014, gensim's among them.
 """
 
 import argparse
@@ -38,10 +46,12 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.machine import machine_and_commit
+from embfast.training import cores
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("EMBFAST_DATA", ROOT.parent / "shared" / "data"))
-MODES = ("dbow", "dm", "both")
+MODES = ("dbow", "dm", "dm-concat", "both")
+TIMED, JUDGED = ("dbow", "dm", "dm-concat"), ("dbow", "dm", "both")  # both is as fast as its parts
 MIN_LR = 0.0001
 
 # Each takes a training text, a text to infer, a file for the vectors ("" for none) and its settings.
@@ -51,7 +61,7 @@ import numpy as np
 from embfast.corpus import Corpus
 from embfast.doc2vec import Doc2Vec
 train, new, output, settings = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
-epochs = settings.pop("infer_epochs")
+epochs, reinfer = settings.pop("infer_epochs"), settings.pop("reinfer")
 corpus = Corpus.from_file(train, min_count=5, threads=1)
 cpu = time.process_time()
 model = Doc2Vec(**settings).fit(corpus, progress=False)
@@ -61,7 +71,8 @@ cpu = time.process_time()
 inferred = model.infer(documents, epochs=epochs)
 infer_cpu = time.process_time() - cpu
 if output:
-    np.savez(output, trained=model.vectors_.matrix, inferred=inferred)
+    again = {"reinferred": model.infer(corpus, epochs=epochs)} if reinfer else {}
+    np.savez(output, trained=model.vectors_.matrix, inferred=inferred, **again)
 print(json.dumps({"train_cpu_s": train_cpu, "infer_cpu_s": infer_cpu, "tokens": corpus.n_tokens,
                   "inferred": len(documents), "loss": model.loss_}))
 """
@@ -70,36 +81,60 @@ import json, sys, time
 import numpy as np
 from gensim.models.doc2vec import Doc2Vec, TaggedDocument
 train, new, output, settings = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
-epochs = settings.pop("infer_epochs")
+epochs, reinfer = settings.pop("infer_epochs"), settings.pop("reinfer")
 documents = [TaggedDocument(line.split(), [i]) for i, line in enumerate(open(train, encoding="utf-8"))]
 model = Doc2Vec(**settings)
 model.build_vocab(documents)
 cpu = time.process_time()
 model.train(documents, total_examples=model.corpus_count, epochs=model.epochs)
 train_cpu = time.process_time() - cpu
-documents = [line.split() for line in open(new, encoding="utf-8")]
+asked = [line.split() for line in open(new, encoding="utf-8")]
 cpu = time.process_time()
-inferred = np.array([model.infer_vector(document, epochs=epochs) for document in documents])
+inferred = np.array([model.infer_vector(document, epochs=epochs) for document in asked])
 infer_cpu = time.process_time() - cpu
 if output:
-    np.savez(output, trained=model.dv.vectors, inferred=inferred)
+    again = {"reinferred": np.array([model.infer_vector(d.words, epochs=epochs) for d in documents])} if reinfer else {}
+    np.savez(output, trained=model.dv.vectors, inferred=inferred, **again)
 tokens = sum(model.wv.get_vecattr(word, "count") for word in model.wv.index_to_key)
-print(json.dumps({"train_cpu_s": train_cpu, "infer_cpu_s": infer_cpu, "tokens": int(tokens),
-                  "inferred": len(documents)}))
+print(json.dumps({"train_cpu_s": train_cpu, "infer_cpu_s": infer_cpu, "tokens": int(tokens), "inferred": len(asked)}))
+"""
+# Threads take turns; the wall clock and CPU seconds of each inference.
+SCALING = """
+import json, sys, time
+from embfast.corpus import Corpus
+from embfast.doc2vec import Doc2Vec
+train, new, _, settings = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
+epochs, most, repeats = settings.pop("infer_epochs"), settings.pop("most"), settings.pop("repeats")
+model = Doc2Vec(**settings).fit(Corpus.from_file(train, min_count=5, threads=1), progress=False)
+documents = Corpus.from_file(new, vocab=model.words_, threads=1)
+runs = []
+for repeat in range(repeats):
+    for threads in range(1, most + 1):
+        model.threads = threads
+        wall, cpu = time.perf_counter(), time.process_time()
+        model.infer(documents, epochs=epochs)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        runs.append({"repeat": repeat, "threads": threads, "wall_s": wall, "cpu_s": cpu})
+print(json.dumps({"inferred": len(documents), "runs": runs}))
 """
 
 
 def command(program: str, python: str, mode: str, args: argparse.Namespace, epochs: int, seed: int) -> list[str]:
     """The call of one run, to be followed by nothing; file names stand where {train}, {new} and {output} are."""
+    mode, _, join = mode.partition("-")
+    own = not args.lr  # each part from the rate that Doc2Vec gives it
     if program == "embfast":
         settings = {"mode": mode, "dim": args.dim, "window": 5, "negatives": 5, "sample": 1e-3, "epochs": epochs}
-        settings |= {"lr": 0.025, "min_lr": MIN_LR, "threads": 1, "seed": seed}
+        settings |= {"lr": None if own else args.lr, "min_lr": MIN_LR, "threads": 1, "seed": seed}
+        settings |= {"dm": join or "mean"}
         script = OURS
     else:
+        lr = (0.05 if mode == "dm" and not join else 0.025) if own else args.lr
         settings = {"dm": int(mode == "dm"), "vector_size": args.dim, "window": 5, "negative": 5, "hs": 0}
-        settings |= {"sample": 1e-3, "min_count": 5, "epochs": epochs, "alpha": 0.025, "min_alpha": MIN_LR}
-        settings |= {"dm_mean": 1, "workers": 1, "seed": seed + 1}
+        settings |= {"sample": 1e-3, "min_count": 5, "epochs": epochs, "alpha": lr, "min_alpha": MIN_LR}
+        settings |= {"dm_mean": 1, "dm_concat": int(join == "concat"), "workers": 1, "seed": seed + 1}
         script = GENSIM
+    settings["reinfer"] = args.reinfer
     return [python, "-c", script, "{train}", "{new}", "{output}", json.dumps(settings)]
 
 
@@ -110,6 +145,31 @@ def run(call: list[str], train: Path, new: Path, output: str, infer_epochs: int)
     environment["PYTHONPATH"] = str(ROOT)
     done = subprocess.run(call, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.strip().split("\n")[-1])
+
+
+def scale(mode: str, args: argparse.Namespace, train: Path, new: Path) -> list[dict[str, Any]]:
+    """Seconds of inference with each number of threads, in turns; and how many times faster than with one."""
+    kind, _, join = mode.partition("-")
+    settings = {"mode": kind, "dm": join or "mean", "dim": args.dim, "epochs": 1, "threads": 1}
+    settings |= {"most": args.threads, "repeats": args.turns}
+    done = run([sys.executable, "-c", SCALING, "", "", "", json.dumps(settings)], train, new, "", 10)
+    walls, cpus = (
+        {t: [r[clock] for r in done["runs"] if r["threads"] == t] for t in range(1, args.threads + 1)}
+        for clock in ("wall_s", "cpu_s")
+    )
+    return [
+        {
+            "mode": mode,
+            "threads": t,
+            "documents_per_s": done["inferred"] / statistics.median(walls[t]),
+            "best_documents_per_s": done["inferred"] / min(walls[t]),
+            "cpu_s": statistics.median(cpus[t]),
+            "times_one": statistics.median(a / b for a, b in zip(walls[1], walls[t], strict=True)),
+            "best_times_one": min(walls[1]) / min(walls[t]),
+            "wall_s": walls[t],
+        }
+        for t in walls
+    ]
 
 
 def read_reviews(path: Path, n: int) -> list[tuple[int, str]]:
@@ -131,12 +191,12 @@ def write_reviews(path: Path, reviews: list[tuple[int, str]], seed: int) -> np.n
     return np.array([label for label, _ in reviews])
 
 
-def accuracy(train: np.ndarray, labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray) -> float:
+def accuracy(train: np.ndarray, labels: np.ndarray, test: np.ndarray, test_labels: np.ndarray, c: float = 1.0) -> float:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=2000))
     return float(model.fit(train, labels).score(test, test_labels))
 
 
@@ -188,6 +248,18 @@ def show(rows: list[dict[str, Any]], title: str) -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
+def show_scaling(rows: list[dict[str, Any]]) -> None:
+    table = Table(title="Inference, wall clock", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("mode")
+    for name in ("threads", "documents/s", "best", "x one thread", "best / best", "CPU s"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        numbers = (row[name] for name in ("documents_per_s", "best_documents_per_s"))
+        ratios = (row[name] for name in ("times_one", "best_times_one", "cpu_s"))
+        table.add_row(row["mode"], str(row["threads"]), *(f"{x:,.0f}" for x in numbers), *(f"{x:.2f}" for x in ratios))
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
@@ -197,16 +269,31 @@ def main(argv: list[str] | None = None) -> None:
     add("--documents", type=int, default=25_000, help="of the reviews, to train on; as many are inferred for accuracy")
     add("--inferred", type=int, default=2_000, help="documents inferred for the speed")
     add("--repeats", type=int, default=3, help="for the speed")
+    add("--turns", type=int, default=15, help="for the scaling")
+    add("--threads", type=int, default=cores(), help="for the scaling, the most")
     add("--seeds", type=int, default=3, help="for the accuracy")
+    add("--lr", type=float, default=0.025, help="the first; 0 for Doc2Vec's own of each mode")
+    add("--c", type=float, default=1.0, help="of the logistic regression")
+    add("--infer-epochs", type=int, help="for the accuracy; by default those of training")
+    add("--reinfer", action="store_true", help="accuracy of a regression fitted to inferred training reviews")
+    add("--validate", type=int, default=0, help="training reviews to hold out in place of the test's")
     add("--transductive", action="store_true", help="accuracy of vectors trained on the test reviews' texts too")
     add("--modes", nargs="+", choices=MODES, default=list(MODES))
     add("--programs", nargs="+", choices=("embfast", "gensim"), default=["embfast", "gensim"])
     add("--rivals-python", nargs="+", default=[sys.executable], help="interpreters, one of which has gensim")
     part = parser.add_mutually_exclusive_group()
     part.add_argument("--speed", action="store_true", help="only the speed")
+    part.add_argument("--scaling", action="store_true", help="only inference in several threads")
     part.add_argument("--quality", action="store_true", help="only the accuracy; needs scikit-learn")
     add("--json", type=Path, help="by default bench/results/doc2vec-<date>.json; written after every run")
     args = parser.parse_args(argv)
+    if args.transductive and (args.reinfer or args.validate):
+        parser.error("--transductive infers nothing and holds nothing out: not with --reinfer or --validate")
+    wanted = {name for name in ("speed", "scaling", "quality") if getattr(args, name)} or {
+        "speed",
+        "scaling",
+        "quality",
+    }
 
     rival = with_gensim(args.rivals_python)
     pythons = {"embfast": sys.executable} | ({"gensim": rival} if rival else {})
@@ -215,7 +302,7 @@ def main(argv: list[str] | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
     machine = machine_and_commit()
-    runs: dict[str, list[dict[str, Any]]] = {"speed": [], "quality": []}
+    runs: dict[str, list[dict[str, Any]]] = {"speed": [], "scaling": [], "quality": []}
 
     def keep(kind: str, row: dict[str, Any]) -> None:
         runs[kind].append(row)
@@ -227,48 +314,59 @@ def main(argv: list[str] | None = None) -> None:
     test = read_reviews(DATA / "imdb" / "imdb.test.tsv.xz", args.documents)
     with tempfile.TemporaryDirectory() as directory:
         texts = Path(directory) / "train.txt", Path(directory) / "new.txt"
-        if not args.quality:
+        if wanted & {"speed", "scaling"}:
             write_reviews(texts[0], train, 0)
             write_reviews(texts[1], random.Random(0).sample(test, min(args.inferred, len(test))), 0)
+        for mode in TIMED if "scaling" in wanted and "embfast" in pythons else ():
+            if mode in args.modes:
+                for row in scale(mode, args, *texts):
+                    keep("scaling", row)
+        if "speed" in wanted:
             for repeat in range(args.repeats):
-                for mode in args.modes:
+                for mode in [mode for mode in TIMED if mode in args.modes]:
                     for program, python in pythons.items():
-                        if mode == "both":  # its parts are measured
-                            continue
                         call = command(program, python, mode, args, args.speed_epochs, 0)
                         row = run(call, *texts, "", 10)
                         row["words_per_cpu_s"] = row["tokens"] * args.speed_epochs / row["train_cpu_s"]
                         row["documents_per_cpu_s"] = row["inferred"] / row["infer_cpu_s"]
                         keep("speed", {"mode": mode, "program": program, "repeat": repeat, **row})
-        for seed in range(0 if args.speed else args.seeds):
-            labels, test_labels = (
-                write_reviews(to, reviews, seed) for to, reviews in zip(texts, (train, test), strict=True)
-            )
+        for seed in range(args.seeds if "quality" in wanted else 0):
+            halves = train, test
+            if args.validate:
+                mixed = list(train)
+                random.Random(seed).shuffle(mixed)
+                halves = mixed[args.validate :], mixed[: args.validate]
+            labels, test_labels = (write_reviews(to, reviews, seed) for to, reviews in zip(texts, halves, strict=True))
             if args.transductive:
                 new = texts[1].read_text(encoding="utf-8")
                 texts[0].write_text(texts[0].read_text(encoding="utf-8") + new, encoding="utf-8")
                 texts[1].write_text(new[: new.index("\n") + 1], encoding="utf-8")
             for program, python in pythons.items():
                 vectors: dict[str, Any] = {}
-                for mode in args.modes:
+                for mode in [mode for mode in JUDGED if mode in args.modes]:
                     row: dict[str, Any] = {}
                     if mode == "both" and {"dm", "dbow"} <= vectors.keys() and program == "gensim":
                         parts = vectors["dm"], vectors["dbow"]
-                        vectors[mode] = {n: np.hstack([part[n] for part in parts]) for n in ("trained", "inferred")}
+                        vectors[mode] = {n: np.hstack([part[n] for part in parts]) for n in parts[0]}
                     elif mode == "both" and program == "gensim":
                         continue
                     else:
                         output = str(Path(directory) / "vectors.npz")
-                        row = run(command(program, python, mode, args, args.epochs, seed), *texts, output, args.epochs)
+                        call = command(program, python, mode, args, args.epochs, seed)
+                        row = run(call, *texts, output, args.infer_epochs or args.epochs)
                         with np.load(output) as arrays:
                             vectors[mode] = dict(arrays)
                         if args.transductive:
                             vectors[mode]["inferred"] = vectors[mode]["trained"][len(labels) :]
                             vectors[mode]["trained"] = vectors[mode]["trained"][: len(labels)]
                     made = vectors[mode]
-                    row["accuracy"] = accuracy(made["trained"], labels, made["inferred"], test_labels)
+                    fitted = made["reinferred" if args.reinfer else "trained"]
+                    row["accuracy"] = accuracy(fitted, labels, made["inferred"], test_labels, args.c)
                     keep("quality", {"mode": mode, "program": program, "seed": seed, **row})
-    show(summarise(runs), f"IMDB, {machine['cpu']}, embfast {machine['commit']}, {machine['date']}")
+    if runs["scaling"]:
+        show_scaling(runs["scaling"])
+    if runs["speed"] or runs["quality"]:
+        show(summarise(runs), f"IMDB, {machine['cpu']}, embfast {machine['commit']}, {machine['date']}")
     say(f"written to {path}")
 
 

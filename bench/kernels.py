@@ -8,9 +8,12 @@ The text is drawn from Zipf's law; window 5, 5 negatives, sample 1e-3, and the b
 take turns; times are CPU seconds, medians over --repeats. Every kernel is held against the numpy reference first.
 
 Useful FLOPs: each pair of an input and an output row costs three multiply-adds per number (score, and a move of either
-row), each counted as two; CBOW adds up its window and hands the gradient back, one addition each per number and pair of
-center and context. Words that stand twice in a batch count as two rows, though the kernel merges them. The peak is of
-multiply-adds in registers alone; bandwidths are of reading, from memory of half the size of L1, L2 and L3, and of DRAM.
+row), each counted as two; CBOW and PV-DM add up their window and hand the gradient back, one addition each per number
+and pair of center and context. PV-DM by concatenation has rows of (1 + 2 * window) * D numbers, and only hands back.
+Words that stand twice in a batch count as two rows, though the kernel merges them. The peak is of multiply-adds in
+registers alone; bandwidths are of reading, from memory of half the size of L1, L2 and L3, and of DRAM. Output bytes are
+those of the output rows that a word reads and writes, once each: what must come from memory where caches do not hold
+them.
 """
 
 import argparse
@@ -24,7 +27,7 @@ import numpy as np
 
 from bench.machine import machine_and_commit, report
 from embfast import kernels, reference
-from embfast.training import initial_weights, keep_thresholds, make_blocks, noise_weights, sharing
+from embfast.training import Sharing, initial_weights, keep_thresholds, make_blocks, noise_weights, sharing
 
 WINDOW, NEGATIVES, SAMPLE, DOCUMENT = 5, 5, 1e-3, 1000
 SEED, EPOCH, NOISE = 1, 0, 1 << 18
@@ -37,6 +40,19 @@ class Kernel:
     cbow: bool = False
     hs: bool = False
     negatives_shared: bool = True
+    documents: bool = False  # each document has a row of its own
+    words: bool = True
+    concat: bool = False
+
+    @property
+    def pieces(self) -> int:
+        """Rows end to end in a hidden row."""
+        return 1 + 2 * WINDOW if self.concat else 1
+
+    def sharing(self) -> Sharing:
+        if not self.words:
+            return Sharing(True, 1, NEGATIVES, 1.0)
+        return sharing(self.cbow, self.hs, 0 if self.hs else NEGATIVES, self.negatives_shared, WINDOW)
 
 
 KERNELS = {
@@ -44,6 +60,9 @@ KERNELS = {
     "skip-gram, pairs": Kernel(negatives_shared=False),
     "CBOW": Kernel(cbow=True),
     "skip-gram, hs": Kernel(hs=True),
+    "PV-DBOW": Kernel(documents=True, words=False),
+    "PV-DM": Kernel(cbow=True, documents=True),
+    "PV-DM, concat": Kernel(cbow=True, documents=True, concat=True),
 }
 
 
@@ -67,18 +86,31 @@ class Text:
 def arguments(kernel: Kernel, text: Text, dim: int, how: Any = kernels, spread: float = 0.0) -> dict[str, Any]:
     """Of train_sequences, with fresh weights; `spread` in all tables makes for scores that are not near zero."""
     n, dtype = len(text.counts), np.float32 if how is kernels else np.float64
-    tables = {"w_in": n, "w_out": None if kernel.hs else n, "w_nodes": n - 1 if kernel.hs else None}
+    n_documents = len(text.offsets) - 1
+    tables = {
+        "w_in": n + kernel.concat if kernel.words else None,
+        "w_docs": n_documents if kernel.documents else None,
+        "w_out": None if kernel.hs else n,
+        "w_nodes": n - 1 if kernel.hs else None,
+    }
     rng = np.random.default_rng(SEED)
     for name, rows in tables.items():
         if rows is not None:
-            table = kernels.weight_table(rows, dim)
-            initial_weights(table, dim, SEED) if name == "w_in" else table.fill(0.0)
+            inputs = name in ("w_in", "w_docs")
+            pieces = 1 if inputs else kernel.pieces
+            table = kernels.weight_table(rows, kernels.padded(dim) * pieces)
+            initial_weights(table, dim, SEED) if inputs else table.fill(0.0)
             if spread:
-                table[:, :dim] = spread * rng.standard_normal((rows, dim))
+                part = table.reshape(rows, pieces, -1)[:, :, :dim]
+                part[:] = spread * pieces**-0.5 * rng.standard_normal(part.shape)
             tables[name] = table.astype(dtype) if dtype != np.float32 else table
-    share = sharing(kernel.cbow, kernel.hs, 0 if kernel.hs else NEGATIVES, kernel.negatives_shared, WINDOW)
+    share = kernel.sharing()
     return {
         **tables,
+        "tag_offsets": np.arange(n_documents + 1, dtype=np.int64) if kernel.documents else None,
+        "tags": np.arange(n_documents, dtype=np.int32) if kernel.documents else None,
+        "words": kernel.words,
+        "concat": kernel.concat,
         "ids": text.ids,
         "offsets": text.offsets,
         "blocks": text.blocks,
@@ -88,7 +120,7 @@ def arguments(kernel: Kernel, text: Text, dim: int, how: Any = kernels, spread: 
         "noise": None if kernel.hs else how.NoiseTable(noise_weights(text.counts, 0.75)).sample(NOISE, SEED, EPOCH),
         "tree": how.HuffmanTree(text.counts) if kernel.hs else None,
         "window": WINDOW,
-        "shrink": True,
+        "shrink": kernel.words and not kernel.concat,
         "cbow": kernel.cbow,
         "mean": True,
         **share._asdict(),
@@ -107,18 +139,18 @@ def check(kernel: Kernel, dim: int) -> None:
     text = Text(400, 60)
     fast, slow = (arguments(kernel, text, dim, how, spread=dim**-0.25) for how in (kernels, reference))
     np.testing.assert_allclose(kernels.train_sequences(**fast), reference.train_sequences(**slow), rtol=1e-4)
-    for name in ("w_in", "w_out", "w_nodes"):
+    for name in ("w_in", "w_docs", "w_out", "w_nodes"):
         if fast[name] is not None:
             np.testing.assert_allclose(fast[name], slow[name], rtol=1e-3, atol=1e-5, err_msg=name)
 
 
 def work(kernel: Kernel, text: Text, dim: int) -> dict[str, int]:
-    """Examples of a pass and their useful FLOPs, from the same draws as the kernel's."""
-    share = sharing(kernel.cbow, kernel.hs, 0 if kernel.hs else NEGATIVES, kernel.negatives_shared, WINDOW)
+    """Examples of a pass, useful FLOPs and bytes of output rows, from the same draws as the kernel's."""
+    share = kernel.sharing()
     keep = reference.Stream(SEED, EPOCH, reference.Purpose.SUBSAMPLE)
     width = reference.Stream(SEED, EPOCH, reference.Purpose.WINDOW)
     paths = np.diff(kernels.HuffmanTree(text.counts).offsets) if kernel.hs else None
-    centers = contexts = rows = nodes = 0
+    centers = contexts = rows = nodes = batches = tokens = 0
     for begin, end in zip(text.blocks[:-1].tolist(), text.blocks[1:].tolist(), strict=True):
         kept = 0
         for sentence in reference.subsample(
@@ -137,18 +169,28 @@ def work(kernel: Kernel, text: Text, dim: int) -> dict[str, int]:
             contexts += int(near.sum())
             centers += int((near > 0).sum())
             rows += int((reach - (share.centers == 1))[center == first].sum())
+            batches += -(-n // share.centers)
+            tokens += n
             if paths is not None:
                 nodes += int((near * paths[sentence]).sum())
             kept += n
-    if kernel.cbow:
+    examples = centers if kernel.cbow else contexts
+    outputs = tokens + batches * share.drawn
+    if kernel.documents:  # its row is in the window of every token
+        examples = tokens
+        additions = {(True, False): 2 * (contexts + tokens), (True, True): tokens * kernel.pieces}
+        pairs, additions = tokens * (1 + share.drawn), additions.get((kernel.cbow, kernel.concat), 0)
+    elif kernel.cbow:
         pairs, additions = centers * (1 + share.drawn), 2 * contexts
     elif kernel.hs:
-        pairs, additions = nodes, 0
+        pairs, additions, outputs = nodes, 0, 0
     elif kernel.negatives_shared:
         pairs, additions = contexts + rows * share.drawn, 0
     else:
-        pairs, additions = contexts * (1 + share.drawn), 0
-    return {"examples": centers if kernel.cbow else contexts, "flop": dim * (6 * pairs + additions)}
+        pairs, additions, outputs = contexts * (1 + share.drawn), 0, tokens + contexts * share.drawn
+    hidden = kernels.padded(dim) * kernel.pieces
+    flop = dim * (6 * pairs * kernel.pieces + additions)
+    return {"examples": examples, "flop": flop, "output_bytes": 8 * hidden * outputs}
 
 
 def roofline(seconds: float) -> dict[str, float]:
@@ -175,6 +217,7 @@ def roofline(seconds: float) -> dict[str, float]:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dims", type=int, nargs="+", default=[100, 300])
+    parser.add_argument("--kernels", nargs="+", choices=KERNELS, default=list(KERNELS))
     parser.add_argument("--tokens", type=int, default=2_000_000)
     parser.add_argument("--words", type=int, default=70_000)
     parser.add_argument("--repeats", type=int, default=5)
@@ -187,12 +230,14 @@ def main(argv: list[str] | None = None) -> None:
     bandwidths = ", ".join(f"{k.split('_')[0]} {v / 1e9:.0f}" for k, v in limits.items() if k.endswith("bytes_per_s"))
     print(f"{kernels.isa()}, one core: {peak / 1e9:.1f} GFLOP/s of multiply-adds; reads GB/s: {bandwidths}\n")
     print(
-        f"{'':18} {'D':>4} {'M words/CPU s':>14} {'(least, most)':>16} {'GFLOP/s':>8} {'of peak':>8} {'FLOP/word':>10}"
+        f"{'':18} {'D':>4} {'M words/CPU s':>14} {'(least, most)':>16} {'GFLOP/s':>8} {'of peak':>8} {'FLOP/word':>10} "
+        f"{'output GB/s':>11}"
     )
     text, results = Text(args.tokens, args.words), []
     for dim in args.dims:
         problems = {}
-        for name, kernel in KERNELS.items():
+        for name in args.kernels:
+            kernel = KERNELS[name]
             check(kernel, dim)
             problems[name] = (arguments(kernel, text, dim), work(kernel, text, dim))
         seconds: dict[str, list[float]] = {name: [] for name in problems}
@@ -214,12 +259,14 @@ def main(argv: list[str] | None = None) -> None:
                 "flop_per_s": flop / middle,
                 "of_peak": flop / middle / peak,
                 "flop_per_word": flop / args.tokens,
+                "output_bytes_per_s": amount["output_bytes"] / middle,
             }
             results.append(row)
             extremes = f"({row['least'] / 1e6:.3f}, {row['most'] / 1e6:.3f})"
             print(
                 f"{name:18} {dim:4} {row['words_per_cpu_s'] / 1e6:14.3f} {extremes:>16} "
-                f"{row['flop_per_s'] / 1e9:8.1f} {100 * row['of_peak']:6.1f} % {row['flop_per_word']:10,.0f}"
+                f"{row['flop_per_s'] / 1e9:8.1f} {100 * row['of_peak']:6.1f} % {row['flop_per_word']:10,.0f} "
+                f"{row['output_bytes_per_s'] / 1e9:11.1f}"
             )
     settings = {name: value for name, value in vars(args).items() if name != "json"}
     result = {"settings": settings, "isa": kernels.isa(), "limits": limits, "kernels": results}

@@ -1,4 +1,4 @@
-"""Node vectors beside PecanPy and fastnode2vec: reading, walking, training, and what the vectors are worth.
+"""Node vectors beside PecanPy, fastnode2vec and node2vec: reading, walking, training, and what the vectors are worth.
 
 python -m bench.node2vec                                    everything that is installed; an hour
 python -m bench.node2vec --no-train             reading and walking alone, minutes
@@ -11,7 +11,8 @@ gives them, fastnode2vec's without turning numbers into names, PecanPy's `simula
 where there are any, are random numbers of one edge in 0.1..2, the same for all. Training is everything from the graph
 in memory to vectors, with 10 walks of 80 nodes per node, dim 128, window 10, one epoch, p = q = 0.25 and p = q = 1;
 CPU seconds without the first compilation; fastnode2vec gets no seed, since it would begin again at it with every batch
-of walks. Peak memory is of the whole process. Vectors are judged by
+of walks. node2vec makes tables of all pairs of edges that meet, which count as reading where walks are timed; it is
+given 8 GB of memory and fails where they need more. Peak memory is of the whole process. Vectors are judged by
 evaluate.node_classification at half of the nodes labelled, 10 splits.
 """
 
@@ -141,7 +142,37 @@ else:
 """
     + END
 )
-RIVALS = {"fastnode2vec": FASTNODE2VEC, "pecanpy": PECANPY}
+NODE2VEC = (
+    BEGIN
+    + """
+import resource
+import networkx
+from node2vec import Node2Vec
+resource.setrlimit(resource.RLIMIT_AS, (1 << 33, 1 << 33))
+draw, Node2Vec._generate_walks = Node2Vec._generate_walks, lambda self: []
+begin = clock()
+read = networkx.read_weighted_edgelist if weighted else networkx.read_edgelist
+graph = read(path, delimiter="\\t")
+loaded = clock() - begin
+steps = 0
+repetitions = max(1, n // len(graph)) if what == "walk" else 10
+begin = clock()
+model = Node2Vec(graph, dimensions=128, walk_length=80, num_walks=repetitions, p=p, q=q, workers=1, quiet=True,
+                 seed=seed)
+work = clock() - begin
+begin = clock()
+model.walks = draw(model)
+if what == "walk":
+    loaded, work = loaded + work, clock() - begin
+    steps = sum(len(walk) - 1 for walk in model.walks)
+else:
+    vectors = model.fit(window=10, min_count=0, epochs=1, workers=1, seed=seed).wv
+    work += clock() - begin
+    vectors.save_word2vec_format(output, binary=True)
+"""
+    + END
+)
+RIVALS = {"fastnode2vec": FASTNODE2VEC, "pecanpy": PECANPY, "node2vec": NODE2VEC}
 
 
 def installed(pythons: list[str]) -> dict[str, tuple[str, str]]:

@@ -3,13 +3,14 @@
 
 namespace embfast::isa {
 
-enum Level { baseline = 0, avx2 = 1, avx512 = 2 };
+// avx512popcnt: avx512 with instructions that count bits (VPOPCNTDQ), for the kernels that live on these.
+enum Level { baseline = 0, avx2 = 1, avx512 = 2, avx512popcnt = 3 };
 
-// The best level of this machine, or the one that EMBFAST_ISA=baseline|avx2|avx512 asks for when the machine has it.
-// Throws where EMBFAST_ISA is none of the three.
+// The best level of this machine, or the one that EMBFAST_ISA=baseline|avx2|avx512|avx512popcnt asks for when the
+// machine has it. Throws where EMBFAST_ISA is none of these.
 Level level();
 
-// "baseline", "avx2" or "avx512".
+// "baseline", "avx2", "avx512" or "avx512popcnt".
 const char* name();
 
 }  // namespace embfast::isa
@@ -17,9 +18,13 @@ const char* name();
 // The function of this name that was compiled for the level in use.
 #ifdef EMBFAST_X86
 #define EMBFAST_CHOOSE(function)                                             \
-  (embfast::isa::level() == embfast::isa::avx512 ? embfast::avx512::function \
+  (embfast::isa::level() >= embfast::isa::avx512 ? embfast::avx512::function \
    : embfast::isa::level() == embfast::isa::avx2 ? embfast::avx2::function   \
                                                  : embfast::baseline::function)
+// The same of a file that is compiled for avx512popcnt too.
+#define EMBFAST_CHOOSE_POPCNT(function) \
+  (embfast::isa::level() == embfast::isa::avx512popcnt ? embfast::avx512popcnt::function : EMBFAST_CHOOSE(function))
 #else
 #define EMBFAST_CHOOSE(function) (embfast::baseline::function)
+#define EMBFAST_CHOOSE_POPCNT(function) EMBFAST_CHOOSE(function)
 #endif

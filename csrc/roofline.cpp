@@ -1,7 +1,7 @@
 // Multiply-adds and reads with nothing beside them, in registers of each instruction set.
 #include "roofline.h"
 
-#include <chrono>
+#include <ctime>
 
 #include "simd.h"
 
@@ -12,12 +12,16 @@ namespace {
 // Calls work() for this long; returns the best units of work a second, each call doing `units`.
 template <class F>
 double best_rate(double seconds, double units, F&& work) {
-  const auto now = [] { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()); };
+  const auto now = [] {  // seconds that this thread has had the core
+    timespec time{};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+    return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+  };
   double best = 0.0;
-  for (const double end = now().count() + seconds; now().count() < end;) {
-    const double begin = now().count();
+  for (const double end = now() + seconds; now() < end;) {
+    const double begin = now();
     work();
-    const double rate = units / (now().count() - begin);
+    const double rate = units / (now() - begin);
     if (rate > best) best = rate;
   }
   return best;

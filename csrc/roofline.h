@@ -1,4 +1,4 @@
-// What one core can do at most, measured: the scale for the speed of a kernel.
+// What one core can do at most, measured in seconds of its own time: the scale for the speed of a kernel.
 #pragma once
 
 #include <cstdint>

@@ -195,25 +195,6 @@ WordTable::Key WordTable::key(const char* bytes, uint32_t length) {
   return {lo, hi, hash_short(lo, hi), bytes, 0, length};
 }
 
-inline WordTable::Slot* WordTable::find(const Key& key) const {
-  const uint64_t mask = capacity_ - 1;
-  if (key.length <= kInline) [[likely]] {
-    for (uint64_t i = key.hash >> shift_;; i = (i + 1) & mask) {
-      Slot& slot = slots_[i];
-      if (slot.lo == key.lo && slot.hi == key.hi && slot.length == key.length) return &slot;
-      if (!slot.length) return nullptr;
-    }
-  }
-  for (uint64_t i = key.hash >> shift_;; i = (i + 1) & mask) {
-    Slot& slot = slots_[i];
-    if (slot.lo == key.lo && slot.length == key.length &&
-        !std::memcmp(arena_.data() + slot.hi, key.bytes, key.length)) {
-      return &slot;
-    }
-    if (!slot.length) return nullptr;
-  }
-}
-
 WordTable::Slot* WordTable::insert(const Key& key, int32_t id) {
   if ((used_ + 1) * 10 > capacity_ * 6) grow_to(capacity_ * 2);
   ++used_;

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -56,6 +57,25 @@ class WordTable {
   int shift_ = 0;
   std::string arena_;  // the words that do not fit in a slot
 };
+
+inline WordTable::Slot* WordTable::find(const Key& key) const {
+  const uint64_t mask = capacity_ - 1;
+  if (key.length <= kInline) [[likely]] {
+    for (uint64_t i = key.hash >> shift_;; i = (i + 1) & mask) {
+      Slot& slot = slots_[i];
+      if (slot.lo == key.lo && slot.hi == key.hi && slot.length == key.length) return &slot;
+      if (!slot.length) return nullptr;
+    }
+  }
+  for (uint64_t i = key.hash >> shift_;; i = (i + 1) & mask) {
+    Slot& slot = slots_[i];
+    if (slot.lo == key.lo && slot.length == key.length &&
+        !std::memcmp(arena_.data() + slot.hi, key.bytes, key.length)) {
+      return &slot;
+    }
+    if (!slot.length) return nullptr;
+  }
+}
 
 class TextEncoder {
  public:

@@ -5,6 +5,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 __all__ = [
+    "LINE",
     "Captions",
     "CooccurrenceMatrix",
     "Corpus",
@@ -16,6 +17,7 @@ __all__ = [
     "Node2Vec",
     "Phrases",
     "Tags",
+    "TernaryMatrix",
     "Vectors",
     "Word2Vec",
     "evaluate",
@@ -33,8 +35,10 @@ _HOMES = {
     "Tags": "tags",
     "read_tagged": "corpus",
     "Graph": "graph",
+    "LINE": "line",
     "Node2Vec": "node2vec",
     "Phrases": "phrases",
+    "TernaryMatrix": "ternary",
     "Vectors": "vectors",
     "Word2Vec": "word2vec",
 }

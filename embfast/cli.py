@@ -1,4 +1,4 @@
-"""The command line: embfast word2vec, doc2vec, glove, node2vec, multimodal, neighbors, analogy, evaluate, ..."""
+"""The command line: embfast word2vec, doc2vec, glove, node2vec, line, multimodal, neighbors, evaluate, ..."""
 
 import functools
 import inspect
@@ -16,8 +16,9 @@ from typer.core import TyperCommand
 
 from embfast import __version__
 from embfast.doc2vec import Doc2Vec
-from embfast.errors import TrainingError
+from embfast.errors import FormatError, TrainingError
 from embfast.glove import CooccurrenceMatrix, GloVe
+from embfast.line import LINE
 from embfast.multimodal import Multimodal
 from embfast.node2vec import Node2Vec
 from embfast.word2vec import Word2Vec
@@ -179,13 +180,13 @@ def vocabulary_options(read_vocab: Path | None, min_count: int, max_vocab: int |
 
 
 def fit(
-    model: Word2Vec | GloVe | Node2Vec | Multimodal,
+    model: Word2Vec | GloVe | Node2Vec | LINE | Multimodal,
     data: Any,
     checkpoint: Path | None,
     checkpoint_minutes: float,
     resume: bool,
     quiet: bool,
-    **more: Any,
+    **options: Any,
 ) -> float:
     """Trains a model and returns the seconds; Ctrl-C says how to go on."""
     if resume and not quiet and not checkpoint.exists():
@@ -198,7 +199,7 @@ def fit(
             checkpoint_minutes=checkpoint_minutes,
             resume=resume,
             progress=False if quiet else None,
-            **more,
+            **options,
         )
     except KeyboardInterrupt:
         if checkpoint is None:
@@ -214,7 +215,7 @@ def read_vectors(path: Path, format: str | None = None, **options: Any) -> "Vect
 
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
-    models = {model.__name__: model for model in (Word2Vec, Doc2Vec, GloVe, Node2Vec, Multimodal)}
+    models = {model.__name__: model for model in (Word2Vec, Doc2Vec, GloVe, Node2Vec, LINE, Multimodal)}
     if format is None and path.suffix == ".safetensors" and (name := model_class(path)) in models:
         return models[name].load(path).vectors_
     return Vectors.load(path, format, **options)
@@ -679,35 +680,40 @@ def read_graph(path: Path, quiet: bool, **options: Any) -> "Graph":
         return Graph.from_file(path, progress=progress, **options)
 
 
-@command("node2vec")
-@takes_settings(Node2Vec)
-def node2vec(
-    model: Node2Vec,
-    edges: Annotated[
-        Path,
-        typer.Argument(
-            help="Lines `node node [weight]` (plain, gz, bz2, xz, zst), Matrix Market, scipy .npz, .parquet with the "
-            "columns source, target (and weight), or a saved Graph."
-        ),
-    ],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the vectors here.")] = None,
-    format: FileFormat = None,
-    weighted: Annotated[
-        bool | None, typer.Option(help="Insist on weights, or pass over them; by default as the file has them.")
-    ] = None,
-    directed: Annotated[
-        bool | None, typer.Option(help="Edges lead one way only; by default not, unless a matrix says so.")
-    ] = None,
-    duplicates: Annotated[str, typer.Option(help="Edges listed again: sum, first or reject.")] = "sum",
-    save_graph: Annotated[Path | None, typer.Option(help="Keep the graph in this file, .safetensors.")] = None,
-    save_model: Annotated[Path | None, typer.Option(help="Write all weights here.")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="Keep the state of the run here.")] = None,
-    checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between two checkpoints.")] = 10.0,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint, if it is there.")] = False,
-    json_output: Json = False,
-    quiet: Quiet = False,
+Edges = Annotated[
+    Path,
+    typer.Argument(
+        help="Lines `node node [weight]` (plain, gz, bz2, xz, zst), Matrix Market, scipy .npz, .parquet with the "
+        "columns source, target (and weight), or a saved Graph."
+    ),
+]
+Weighted = Annotated[
+    bool | None, typer.Option(help="Insist on weights, or pass over them; by default as the file has them.")
+]
+Directed = Annotated[
+    bool | None, typer.Option(help="Edges lead one way only; by default not, unless a matrix says so.")
+]
+Duplicates = Annotated[str, typer.Option(help="Edges listed again: sum, first or reject.")]
+
+
+def train_nodes(
+    model: Node2Vec | LINE,
+    edges: Path,
+    output: Path | None,
+    format: str | None,
+    weighted: bool | None,
+    directed: bool | None,
+    duplicates: str,
+    save_graph: Path | None,
+    save_model: Path | None,
+    checkpoint: Path | None,
+    checkpoint_minutes: float,
+    resume: bool,
+    json_output: bool,
+    quiet: bool,
+    **options: Any,
 ) -> None:
-    """Train vectors of a graph's nodes on random walks: node2vec, or DeepWalk with --hs --negatives 0."""
+    """Reads a graph, trains on it, and writes what was asked for."""
     from embfast import formats
 
     if output is None and save_model is None:
@@ -728,7 +734,7 @@ def node2vec(
         say(f"{graph!r} in {read_s:.1f} s")
     if save_graph is not None:
         graph.save(save_graph)
-    seconds = fit(model, graph, checkpoint, checkpoint_minutes, resume, quiet)
+    seconds = fit(model, graph, checkpoint, checkpoint_minutes, resume, quiet, **options)
     if output is not None:
         model.vectors_.save(output, format)
     if save_model is not None:
@@ -753,6 +759,72 @@ def node2vec(
         for path in (save_graph, output, save_model):
             if path is not None:
                 say(f"wrote {path}")
+
+
+@command("node2vec")
+@takes_settings(Node2Vec)
+def node2vec(
+    model: Node2Vec,
+    edges: Edges,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the vectors here.")] = None,
+    format: FileFormat = None,
+    weighted: Weighted = None,
+    directed: Directed = None,
+    duplicates: Duplicates = "sum",
+    types: Annotated[
+        Path | None, typer.Option(help="For --metapath: lines `node type`, of every node; plain or compressed.")
+    ] = None,
+    save_graph: Annotated[Path | None, typer.Option(help="Keep the graph in this file, .safetensors.")] = None,
+    save_model: Annotated[Path | None, typer.Option(help="Write all weights here.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Keep the state of the run here.")] = None,
+    checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between two checkpoints.")] = 10.0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint, if it is there.")] = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train vectors of a graph's nodes on random walks: node2vec, or DeepWalk with --hs --negatives 0."""
+    if (types is None) != (model.metapath is None):
+        raise ValueError("--metapath and --types FILE go together")
+    train_nodes(
+        model, edges, output, format, weighted, directed, duplicates, save_graph, save_model, checkpoint,
+        checkpoint_minutes, resume, json_output, quiet, types=None if types is None else read_types(types),
+    )  # fmt: skip
+
+
+def read_types(path: Path) -> dict[str, str]:
+    """Lines `node type`."""
+    from embfast.evaluate import read_labels
+
+    found = read_labels(path)
+    for node, names in found.items():
+        if len(names) != 1:
+            raise FormatError(f"{path}: expected one type of node {node!r}, got {names}")
+    return {node: names[0] for node, names in found.items()}
+
+
+@command("line")
+@takes_settings(LINE)
+def line(
+    model: LINE,
+    edges: Edges,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the vectors here.")] = None,
+    format: FileFormat = None,
+    weighted: Weighted = None,
+    directed: Directed = None,
+    duplicates: Duplicates = "sum",
+    save_graph: Annotated[Path | None, typer.Option(help="Keep the graph in this file, .safetensors.")] = None,
+    save_model: Annotated[Path | None, typer.Option(help="Write all weights here.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Keep the state of the run here.")] = None,
+    checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between two checkpoints.")] = 10.0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint, if it is there.")] = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train vectors of a graph's nodes on its edges alone: LINE of first, second or both orders."""
+    train_nodes(
+        model, edges, output, format, weighted, directed, duplicates, save_graph, save_model, checkpoint,
+        checkpoint_minutes, resume, json_output, quiet,
+    )  # fmt: skip
 
 
 ImageVectors = Annotated[Path, typer.Argument(help="Vectors of the images, keyed by image: any format.")]
@@ -1096,7 +1168,8 @@ def plot(
     output: Annotated[Path, typer.Option("--output", "-o", help="The picture: .png, .svg, .pdf.")] = Path("words.png"),
     top: Annotated[int, typer.Option(help="How many of the most frequent words.")] = 200,
     method: Annotated[str, typer.Option(help="pca, tsne, or umap (if umap-learn is installed).")] = "pca",
-    seed: Annotated[int, typer.Option(help="Of tsne and umap.")] = 0,
+    clusters: Annotated[int, typer.Option(help="Colour so many clusters, found by k-means.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of tsne, umap and clusters.")] = 0,
     format: FileFormat = None,
     json_output: Json = False,
     quiet: Quiet = False,
@@ -1110,7 +1183,7 @@ def plot(
     loaded = read_vectors(vectors, format)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        places = draw(loaded, output, words or None, n=top, method=method, seed=seed)
+        places = draw(loaded, output, words or None, n=top, method=method, seed=seed, clusters=clusters)
     for warning in caught:
         say(str(warning.message), "yellow")
     if json_output:

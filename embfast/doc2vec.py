@@ -462,8 +462,14 @@ class Doc2Vec(Estimator):
         depends on its words, the settings and the seed alone: not on the other documents, its place or the threads.
         Unknown words are left out. A document without a known word gets zeros, and one warning counts them all.
 
-        epochs: passes over each document; those of training by default.
+        epochs: passes over each document; those of training by default. More is not better: 5,000 of IMDB's training
+            reviews held out (PV-DBOW, dim=200, 20 epochs of training), 10 and 20 gave 89.6 and 89.7 %, 50 gave 89.3 %.
         Memory: the result, and a copy of the ids.
+
+        Rows of vectors_ came about while words and outputs moved too, so a classifier fitted to those wants strong
+        regularisation (the same reviews: 89.7 % at C=0.001 and 89.3 % at 0.1; after 10 epochs of training and 20 of
+        inference 88.3 % and 81.7 %). Fitted to inferred rows of the same documents, as `fit_transform` gives them, it
+        hardly depends on C (89.6 % and 89.5 %).
 
         Raises:
             ValueError: not trained yet, or dm="concat" was trained with several tags a document.

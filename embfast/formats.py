@@ -1,7 +1,7 @@
-"""Keys and a float32 matrix to files and back: word2vec binary and text, fastText .vec, GloVe text, npz, safetensors.
+"""Keys and their matrix to files and back: word2vec binary and text, fastText .vec, GloVe text, npz, safetensors.
 
 Word2vec's formats are those of word2vec.c (its binary ends each row with a newline, gensim's does not: both read);
-in npz and safetensors the matrix is aligned, so that it can be mapped.
+in npz and safetensors the matrix, float32 or ternary, is aligned, so that it can be mapped.
 """
 
 import fcntl
@@ -24,13 +24,16 @@ import numpy as np
 from embfast import kernels
 from embfast.errors import FormatError
 from embfast.tensors import ALIGNMENT, DTYPES, joined, read_header, row_blocks, write_array, write_tensors
+from embfast.ternary import TernaryMatrix
 
 FORMATS = ("bin", "text", "glove", "npz", "safetensors")
 ERRORS = ("strict", "replace", "skip")
 
 _BY_EXTENSION = {".bin": "bin", ".txt": "text", ".vec": "text", ".npz": "npz", ".safetensors": "safetensors"}
 _FLOAT = np.dtype("<f4")
-_MEMBERS = {"matrix": (_FLOAT, 2), "keys_offsets": (np.dtype("<i8"), 1), "keys_utf8": (np.dtype("u1"), 1)}
+_KEYS = {"keys_offsets": (np.dtype("<i8"), 1), "keys_utf8": (np.dtype("u1"), 1)}
+_MEMBERS = {"matrix": (_FLOAT, 2), **_KEYS}
+_TERNARY_MEMBERS = {"planes": (np.dtype("<u8"), 3), "dim": (np.dtype("<i8"), 1), **_KEYS}
 _DEFLATE_AT_BEST = 1032  # no gzip file unpacks to more than this many times its size
 _LONGEST_KEY = 1 << 16
 _LONGEST_LINE = 1 << 28
@@ -134,12 +137,15 @@ def sync(path: str | os.PathLike) -> None:
 # ---- writing ----------------------------------------------------------------------------------------------------
 
 
-def write(path: str | os.PathLike, keys: list[str], matrix: np.ndarray, format: str | None = None) -> None:
-    """Writes keys and their rows, float32 (n, dim), in blocks: no copy of the matrix is made.
+def write(
+    path: str | os.PathLike, keys: list[str], matrix: np.ndarray | TernaryMatrix, format: str | None = None
+) -> None:
+    """Writes keys and their rows, float32 or ternary (n, dim), in blocks: no copy of the matrix is made.
 
     Formats: "bin" (word2vec binary), "text" (word2vec text, the same as fastText's .vec), "glove" (text without the
     first line), "npz" and "safetensors" (members matrix, keys_utf8, keys_offsets). Text holds the fewest
     characters that read back to the same float32. A path that ends in .gz is compressed (bin, text and glove).
+    npz and safetensors keep a ternary matrix packed (members planes and dim in place of matrix); the others unpack it.
 
     Raises:
         ValueError: no such format, or a key that the format cannot hold.
@@ -150,7 +156,11 @@ def write(path: str | os.PathLike, keys: list[str], matrix: np.ndarray, format: 
         if zipped:
             raise ValueError(f"{os.fspath(path)}: {name} files are not gzipped")
         offsets, utf8 = joined([_encoded(key) for key in keys])
-        tensors = {"matrix": np.asarray(matrix, dtype=_FLOAT), "keys_offsets": offsets, "keys_utf8": utf8}
+        if isinstance(matrix, TernaryMatrix):
+            rows = {"planes": matrix.planes, "dim": np.array([matrix.dim], dtype="<i8")}
+        else:
+            rows = {"matrix": np.asarray(matrix, dtype=_FLOAT)}
+        tensors = {**rows, "keys_offsets": offsets, "keys_utf8": utf8}
         with replacing(path) as stream:
             (_write_npz if name == "npz" else write_tensors)(stream, tensors)
         return
@@ -227,14 +237,14 @@ def read(
     limit: int | None = None,
     errors: str = "strict",
     encoding: str = "utf-8",
-) -> tuple[list[str], np.ndarray]:
-    """Reads keys and their rows, float32 (n, dim).
+) -> tuple[list[str], np.ndarray | TernaryMatrix]:
+    """Reads keys and their rows, float32 (n, dim), or ternary where they were written so.
 
     Settings:
         format: one of FORMATS; by extension when None. A text file whose first line has more than two fields is
             GloVe's. .gz is unpacked on the way (bin, text and glove).
         mmap: map the matrix of an .npz or .safetensors file instead of reading it, read-only; its numbers are then
-            not checked to be finite.
+            not checked to be finite, or levels.
         limit: read the first `limit` rows only, and look no further.
         errors: "strict" raises at the first fault. "replace" puts U+FFFD for bytes that are not in `encoding`, keeps
             the first of duplicate keys and puts 0 for a number that is not finite. "skip" leaves out every row with
@@ -555,15 +565,19 @@ def _read_tensors(path: str, name: str, mmap: bool, limit: int | None, faults: _
         raise FormatError(f"{path}: expected {name} data, got an empty file")
     with open(path, "rb") as stream:
         places = (_npz_places if name == "npz" else _safetensors_places)(stream, path)
-        for member, (dtype, ndim) in _MEMBERS.items():
+        ternary = "planes" in places
+        members = _TERNARY_MEMBERS if ternary else _MEMBERS
+        for member, (dtype, ndim) in members.items():
             if member not in places:
-                raise FormatError(f"{path}: expected arrays {', '.join(_MEMBERS)}, got {', '.join(places) or 'none'}")
+                raise FormatError(f"{path}: expected arrays {', '.join(members)}, got {', '.join(places) or 'none'}")
             found = places[member]
             if found.dtype != dtype or len(found.shape) != ndim:
                 raise FormatError(
                     f"{path}: expected {member} to be {dtype} with {ndim} axes, got {found.dtype} {found.shape}"
                 )
-        n_rows = places["matrix"].shape[0]
+        at = places["planes" if ternary else "matrix"]
+        n_rows = at.shape[0]
+        dim = _ternary_dim(at.shape, places["dim"].read(stream, path), path) if ternary else at.shape[1]
         offsets = places["keys_offsets"].read(stream, path)
         utf8 = places["keys_utf8"].read(stream, path).tobytes()
         if len(offsets) != n_rows + 1 or offsets[0] != 0 or offsets[-1] != len(utf8) or (np.diff(offsets) < 0).any():
@@ -572,7 +586,6 @@ def _read_tensors(path: str, name: str, mmap: bool, limit: int | None, faults: _
                 "matrix and one more; they do not"
             )
         wanted = n_rows if limit is None else min(n_rows, limit)
-        at = places["matrix"]
         matrix = at.map(path, wanted) if mmap else at.read(stream, path, wanted)
     keys, kept = [], []
     seen: dict[str, int] = {}
@@ -594,7 +607,13 @@ def _read_tensors(path: str, name: str, mmap: bool, limit: int | None, faults: _
     if mmap:
         if len(kept) < wanted:
             raise FormatError(f"{path}: has faulty rows, the first: {faults.first}; it cannot be mapped, only read")
-        return keys, matrix
+        return keys, TernaryMatrix(matrix, dim) if ternary else matrix
+    if ternary:
+        fine = _level_rows(matrix, dim, faults)
+        if len(kept) < wanted or not fine.all():
+            keys = [key for key, row in zip(keys, kept, strict=True) if fine[row]]
+            matrix = matrix[[row for row in kept if fine[row]]]
+        return keys, TernaryMatrix(matrix, dim)
     finite_rows = np.ones(wanted, dtype=bool)
     for lo, rows in row_blocks(matrix, numbers=1 << 20):
         finite = np.isfinite(rows)
@@ -608,6 +627,29 @@ def _read_tensors(path: str, name: str, mmap: bool, limit: int | None, faults: _
         return keys, matrix
     keys = [key for key, row in zip(keys, kept, strict=True) if finite_rows[row]]
     return keys, matrix[[row for row in kept if finite_rows[row]]]
+
+
+def _ternary_dim(shape: tuple[int, ...], dim: np.ndarray, path: str) -> int:
+    """The numbers of a row of planes of this shape, held against what the file says."""
+    if dim.shape != (1,) or dim[0] < 1 or shape[1:] != (2, -(-int(dim[0]) // 512) * 8):
+        raise FormatError(
+            f"{path}: expected dim to be one number, and planes of shape (n, 2, words) with 8 words for every 512 of "
+            f"dim, got dim {dim.tolist()} and planes {shape}"
+        )
+    return int(dim[0])
+
+
+def _level_rows(planes: np.ndarray, dim: int, faults: _Faults) -> np.ndarray:
+    """bool (n,): which rows hold nothing but levels; the others are faults."""
+    inside = np.packbits(np.arange(planes.shape[2] * 64) < dim, bitorder="little").view("<u8")
+    fine = np.ones(len(planes), dtype=bool)
+    for lo, rows in row_blocks(planes):
+        plus, minus = rows[:, 0], rows[:, 1]
+        wrong = ((plus & minus) | ((plus | minus) & ~inside)).any(axis=1)
+        for i in np.flatnonzero(wrong):
+            faults.add(f" row {lo + i}: expected no number to be both 1 and -1 and no bit set beyond {dim} numbers")
+            fine[lo + i] = False
+    return fine
 
 
 class _Place:

@@ -1,5 +1,6 @@
 """The one door to compiled code: nothing else imports embfast._cpu."""
 
+import math
 import mmap
 import os
 
@@ -33,6 +34,13 @@ train_entries = _cpu.train_entries
 EdgeReader = _cpu.EdgeReader
 csr = _cpu.csr
 asymmetric_entry = _cpu.asymmetric_entry
+# Rows of -1, 0 and 1 in bit planes (csrc/ternary.h): used by embfast.ternary.
+ternary_levels = _cpu.ternary_levels
+ternary_pack = _cpu.ternary_pack
+ternary_unpack = _cpu.ternary_unpack
+ternary_nonzeros = _cpu.ternary_nonzeros
+ternary_top = _cpu.ternary_top
+# Tiles of similarities (csrc/ranking.h): used by embfast.ranking.
 order_scores = _cpu.order_scores
 add_order_gradients = _cpu.add_order_gradients
 hinges = _cpu.hinges
@@ -56,7 +64,18 @@ def weight_table(n: int, dim: int) -> np.ndarray:
 
     The vectors are table[:, :dim]; the columns beyond hold zeros, and training keeps them so.
     """
-    memory = mmap.mmap(-1, max(n * padded(dim) * 4, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return _zeros((n, padded(dim)), np.float32)
+
+
+def bit_planes(n: int, dim: int) -> np.ndarray:
+    """Zeros, uint64 (n, 2, words), for n rows of dim levels as csrc/ternary.h has them; words is a multiple of 8."""
+    return _zeros((n, 2, -(-dim // 512) * 8), np.uint64)
+
+
+def _zeros(shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """Zeros that begin on a page, on huge pages where the system has them."""
+    size = math.prod(shape)
+    memory = mmap.mmap(-1, max(size * np.dtype(dtype).itemsize, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
-    return np.frombuffer(memory, np.float32, n * padded(dim)).reshape(n, padded(dim))
+    return np.frombuffer(memory, dtype, size).reshape(shape)

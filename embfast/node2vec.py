@@ -1,8 +1,9 @@
-"""Node vectors: node2vec and DeepWalk, skip-gram on random walks that are drawn while it trains."""
+"""Node vectors: node2vec, DeepWalk and metapath2vec, skip-gram on random walks that are drawn while it trains."""
 
 import math
 import os
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,9 @@ from embfast.training import (
     check_int,
     check_resumable,
     cores,
+    for_kernels,
     initial_weights,
+    keep_thresholds,
     make_blocks,
     noise_weights,
     sharing,
@@ -35,6 +38,8 @@ from embfast.vectors import Vectors
 
 if TYPE_CHECKING:
     from embfast.walks import Walks
+
+Types = Mapping[str, str] | Sequence[str]
 
 BUFFER = 1 << 19  # nodes of walks that are drawn at once, and trained on while the next ones are drawn
 SAMPLE = 1 << 24  # nodes of walks at most that visits are counted in
@@ -50,7 +55,8 @@ class Node2Vec(Estimator):
     >>> model
     Node2Vec(walk_length=10, dim=8, window=2)
 
-    DeepWalk is Node2Vec(hs=True, negatives=0): hierarchical softmax on uniform walks.
+    DeepWalk is Node2Vec(hs=True, negatives=0): hierarchical softmax on uniform walks. metapath2vec is Node2Vec with a
+    metapath.
 
     Settings:
         p: a walk goes back the way it came 1 / p as readily as to a common neighbour; 1e-6 to 1e6.
@@ -61,10 +67,14 @@ class Node2Vec(Estimator):
         window: nodes on each side in a walk, 1 to 1,000.
         negatives: nodes drawn against each pair, in proportion to visits ** ns_exponent; 0 for none.
         hs: hierarchical softmax, beside negative sampling or, at negatives=0, alone.
+        sample: visits to nodes that make up more than this share of all are passed over at random, as word2vec.c does
+            with frequent words; 0 keeps all.
         epochs: each draws walks of its own: 2 epochs of 10 walks per node are 20 walks, each seen once.
         restart: probability, at each step, that a walk goes on from its first node.
         plus: node2vec+, which looks at the weights of edges to common neighbours too; of weighted graphs only.
         gamma: of plus: an edge is strong from the mean of a node's weights plus gamma standard deviations on.
+        metapath: types that the nodes of a walk must have, over and over, with commas between and the first again at
+            the end, as "author,paper,venue,paper,author" (metapath2vec); without p, q, restart and plus.
         ns_exponent: 0.75 in word2vec.c; 0 draws all nodes alike.
         shrink_windows: each window draws its width from 1..window; otherwise all are full.
         lr: step on the first pair, falling linearly to min_lr.
@@ -85,7 +95,8 @@ class Node2Vec(Estimator):
     Memory: the graph; 8 bytes an entry more if it has weights; 4 * dim * nodes bytes for each of input, output
     (negatives > 0) and inner node (hs) weights, dim rounded up to a multiple of 16; and about 20 MB. No table grows
     with pairs of edges, and walks are kept in two buffers of 2 MB.
-    Sources: Grover and Leskovec 2016, arXiv:1607.00653; Perozzi et al. 2014, arXiv:1403.6652.
+    Sources: Grover and Leskovec 2016, arXiv:1607.00653; Perozzi et al. 2014, arXiv:1403.6652; metapaths: Dong, Chawla
+    and Swami 2017.
     """
 
     def __init__(
@@ -98,10 +109,12 @@ class Node2Vec(Estimator):
         window: int = 10,
         negatives: int = 5,
         hs: bool = False,
+        sample: float = 0.0,
         epochs: int = 1,
         restart: float = 0.0,
         plus: bool = False,
         gamma: float = 0.0,
+        metapath: str | None = None,
         ns_exponent: float = 0.75,
         shrink_windows: bool = True,
         lr: float = 0.025,
@@ -118,10 +131,12 @@ class Node2Vec(Estimator):
         self.window = window
         self.negatives = negatives
         self.hs = hs
+        self.sample = sample
         self.epochs = epochs
         self.restart = restart
         self.plus = plus
         self.gamma = gamma
+        self.metapath = metapath
         self.ns_exponent = ns_exponent
         self.shrink_windows = shrink_windows
         self.lr = lr
@@ -136,6 +151,7 @@ class Node2Vec(Estimator):
         y: Any = None,
         *,
         transition: Any = None,
+        types: Types | None = None,
         checkpoint: Path | None = None,
         checkpoint_minutes: float = 10.0,
         resume: bool = False,
@@ -146,6 +162,7 @@ class Node2Vec(Estimator):
         Args:
             y: not looked at; scikit-learn's pipelines pass it.
             transition: a numba function that takes the place of p and q; see walks.Walks.
+            types: for a metapath: of each node its type, by name, or in the order of graph.names.
             checkpoint, checkpoint_minutes, resume, progress: as in Word2Vec.fit. A run to be resumed must be given the
                 same transition again.
 
@@ -159,15 +176,12 @@ class Node2Vec(Estimator):
             KeyboardInterrupt: Ctrl-C; the model holds what was learned so far.
         """
         self._check()
-        if not isinstance(graph, Graph):
-            raise TypeError(f"expected a Graph, got {type(graph).__name__}; see Graph.from_file and from_edges")
-        if len(graph) < 2:
-            raise ValueError(f"need at least 2 nodes to train on, got {len(graph)}")
+        check_graph(graph)
         check_float("checkpoint_minutes", checkpoint_minutes, 0, math.inf)
         if resume and checkpoint is None:
             raise ValueError("resume=True needs checkpoint=, the file to continue from")
-        walks = self._walks(graph, transition)
-        graph_print = graph.fingerprint()
+        walks = self._walks(graph, transition, types)
+        graph_print = graph.fingerprint() | ({} if self.metapath is None else {"types": _checksum(graph, types)})
         threads = self.threads or cores()
         if resume and os.path.exists(checkpoint):
             saved = type(self).load(checkpoint)
@@ -193,6 +207,76 @@ class Node2Vec(Estimator):
         save = None if checkpoint is None else (lambda: write_model(checkpoint, self))
         return self._train(walks, threads, save, checkpoint_minutes, progress)
 
+    def partial_fit(
+        self,
+        graph: Graph,
+        y: Any = None,
+        *,
+        transition: Any = None,
+        types: Types | None = None,
+        progress: ProgressOption = None,
+    ) -> "Node2Vec":
+        """Continues on a graph: `epochs` of walks on it, lr falling from its start again. Returns self.
+
+        Nodes are known by name. New ones get rows, visits add up, and words_ is then sorted by visits anew; with
+        hierarchical softmax new nodes change the tree, and the weights of its inner nodes start at zero. Nodes that
+        are not in this graph stay as they are. Without new nodes the order stays, and with hierarchical softmax counts_
+        too. A lower lr than that of the first fit moves known nodes less. Untrained, it does what fit does.
+
+        The settings dim, hs and whether negatives > 0 must be those of the first fit. Memory while tables grow: the old
+        weights and the new ones together.
+        """
+        if not hasattr(self, "vectors_"):
+            return self.fit(graph, transition=transition, types=types, progress=progress)
+        self._check()
+        check_graph(graph)
+        if self.vectors_.dim != self.dim:
+            raise ValueError(f"dim must stay {self.vectors_.dim} in partial_fit, got {self.dim}")
+        for name, setting, wanted in (("w_out", "negatives", self.negatives > 0), ("w_nodes", "hs", bool(self.hs))):
+            if wanted != (name in self._tables):
+                raise ValueError(
+                    f"{setting} cannot be switched {'on' if wanted else 'off'} in partial_fit: "
+                    f"{setting}={getattr(self, setting)!r}; train anew with fit"
+                )
+        walks = self._walks(graph, transition, types)
+        threads = self.threads or cores()
+        walks.label[:] = self._grow(graph.names, _visits(walks, threads))
+        before = self._progress
+        self._progress = Progress(before=before.before + before.epoch, losses=list(before.losses))
+        self._fingerprint = None
+        return self._train(walks, threads, None, 10.0, progress)
+
+    def _grow(self, names: list[str], visits: np.ndarray) -> np.ndarray:
+        """Takes the nodes of a graph and the visits to them into the model; returns the row of each."""
+        index = {name: i for i, name in enumerate(self.words_)}
+        n_old = len(index)
+        place = np.array([index.setdefault(name, len(index)) for name in names], np.int64)
+        n_new = len(index) - n_old
+        self._tables = {name: for_kernels(table) for name, table in self._tables.items()}
+        counts = np.append(self.counts_, np.zeros(n_new, np.int64))
+        counts[place] += visits
+        if not n_new:
+            if not self.hs:
+                self.counts_ = counts
+            return place
+        order = np.argsort(-counts, kind="stable")
+        row = np.empty(len(index), np.int64)
+        row[order] = np.arange(len(index))
+        for name in ("w_in", "w_out"):
+            if name in self._tables:
+                table = kernels.weight_table(len(index), self.dim)
+                table[row[:n_old]] = self._tables[name]
+                if name == "w_in":
+                    fresh = kernels.weight_table(n_new, self.dim)
+                    initial_weights(fresh, self.dim, self.seed, first=n_old)
+                    table[row[n_old:]] = fresh
+                self._tables[name] = table
+        if self.hs:
+            self._tables["w_nodes"] = kernels.weight_table(len(index) - 1, self.dim)
+        words = list(index)
+        self.words_, self.counts_ = [words[i] for i in order], counts[order]
+        return row[place]
+
     def _check(self) -> None:
         check_float("p", self.p, 1e-6, 1e6)
         check_float("q", self.q, 1e-6, 1e6)
@@ -205,9 +289,17 @@ class Node2Vec(Estimator):
             check_flag(name, getattr(self, name))
         if self.negatives == 0 and not self.hs:
             raise ValueError("negatives=0 and hs=False leave nothing to learn from: set negatives >= 1 or hs=True")
+        check_float("sample", self.sample, 0, 1)
         check_int("epochs", self.epochs, 1, 1_000_000)
         check_float("restart", self.restart, 0, 1)
         check_float("gamma", self.gamma, -100, 100)
+        if self.metapath is not None:
+            path = self.metapath.split(",") if isinstance(self.metapath, str) else []
+            if len(path) < 2 or path[0] != path[-1] or "" in path:
+                raise ValueError(
+                    "metapath must be types with commas between and the first again at the end, as "
+                    f"'author,paper,author', got {self.metapath!r}"
+                )
         check_float("ns_exponent", self.ns_exponent, -10, 10)
         check_float("lr", self.lr, 0, 100, above=True)
         if self.min_lr is not None:
@@ -216,9 +308,20 @@ class Node2Vec(Estimator):
             check_int("threads", self.threads, 1, 4096)
         check_int("seed", self.seed, 0, 2**64 - 1)
 
-    def _walks(self, graph: Graph, transition: Any) -> "Walks":
+    def _walks(self, graph: Graph, transition: Any, types: Types | None) -> "Walks":
         from embfast.walks import Walks
 
+        path, type_of = None, None
+        if types is not None and self.metapath is None:
+            raise ValueError("types are for a metapath: set metapath, as 'author,paper,author'")
+        if self.metapath is not None:
+            given = _types(graph, types)
+            number = {name: i for i, name in enumerate(dict.fromkeys(given))}
+            for name in self.metapath.split(","):
+                if name not in number:
+                    raise ValueError(f"metapath: no node has the type {name!r}; there are {', '.join(number)}")
+            type_of = np.array([number[name] for name in given])
+            path = [number[name] for name in self.metapath.split(",")]
         return Walks(
             graph,
             length=self.walk_length,
@@ -229,6 +332,8 @@ class Node2Vec(Estimator):
             plus=bool(self.plus),
             gamma=self.gamma,
             transition=transition,
+            types=type_of,
+            metapath=path,
             seed=self.seed,
         )
 
@@ -239,6 +344,7 @@ class Node2Vec(Estimator):
         share = sharing(False, self.hs, self.negatives, self.negatives_shared, self.window)
         at_once = share.drawn * (1 if share.shared else 2 * self.window)
         weights = noise_weights(self.counts_, self.ns_exponent) if self.negatives else None
+        keep = keep_thresholds(self.counts_, self.sample)
         tree = kernels.HuffmanTree(np.maximum(self.counts_, 1)) if self.hs else None
         w_in, w_out, w_nodes = (self._tables.get(name) for name in ("w_in", "w_out", "w_nodes"))
 
@@ -251,10 +357,16 @@ class Node2Vec(Estimator):
         noise = None if weights is None else NoisePool(weights, at_once, needed, self.seed)
         pieces = max(1, blocks_per_slice(self.dim, self.window, threads))
 
-        with _ahead(walks, state.epoch * n_buffers + state.block, n_buffers, in_buffer, self.epochs, threads) as next_:
+        def draw(number: int) -> tuple[np.ndarray, np.ndarray]:
+            epoch, buffer = divmod(number, n_buffers)
+            begin = buffer * in_buffer
+            return walks.read(epoch, begin, min(begin + in_buffer, len(walks)), threads)
+
+        numbers = ((state.before + state.epoch) * n_buffers + state.block, (state.before + self.epochs) * n_buffers)
+        with ahead(draw, *numbers, threads) as next_:
 
             def step(epoch: int, first: int, last: int) -> tuple[float, int, int]:
-                number = epoch * n_buffers + first
+                number = (state.before + epoch) * n_buffers + first
                 ids, offsets = next_(number)
                 blocks = make_blocks(offsets)
                 pool = noise and noise(number, 0)
@@ -269,7 +381,7 @@ class Node2Vec(Estimator):
                         blocks,
                         begin,
                         min(begin + pieces, len(blocks) - 1),
-                        None,
+                        keep,
                         pool,
                         tree,
                         window=self.window,
@@ -325,11 +437,37 @@ class Node2Vec(Estimator):
         self._show()
 
 
+def check_graph(graph: Any) -> None:
+    """TypeError unless it is a Graph; ValueError when there is nothing in it to learn from."""
+    if not isinstance(graph, Graph):
+        raise TypeError(f"expected a Graph, got {type(graph).__name__}; see Graph.from_file and from_edges")
+    if len(graph) < 2:
+        raise ValueError(f"need at least 2 nodes to train on, got {len(graph)}")
+
+
+def _types(graph: Graph, types: Types | None) -> list[str]:
+    """The type of each node, in the order of graph.names."""
+    if types is None:
+        raise ValueError("a metapath needs types=, of each node its type")
+    if isinstance(types, Mapping):
+        missing = next((name for name in graph.names if name not in types), None)
+        if missing is not None:
+            raise ValueError(f"types: node {missing!r} has none")
+        return [str(types[name]) for name in graph.names]
+    if len(types) != len(graph):
+        raise ValueError(f"expected a type of each of {len(graph)} nodes, got {len(types)}")
+    return [str(name) for name in types]
+
+
+def _checksum(graph: Graph, types: Types | None) -> int:
+    return zlib.crc32("\0".join(_types(graph, types)).encode("utf-8", "surrogatepass"))
+
+
 def _visits(walks: "Walks", threads: int) -> np.ndarray:
     """int64 (nodes,): visits to each node in an epoch, 0 only where no walk was seen to come."""
     graph, expected = walks.graph, len(walks) * walks.length
-    if walks.first_order and walks.restart == 0 and not graph.directed:
-        share = graph.degrees if graph.weights is None else _row_sums(graph)
+    if walks.reversible:
+        share = strengths(graph)
     else:
         share = np.zeros(len(graph), np.int64)
         n = min(len(walks.starts), max(1, SAMPLE // walks.length))
@@ -342,7 +480,10 @@ def _visits(walks: "Walks", threads: int) -> np.ndarray:
     return np.where(share > 0, np.maximum(visits, 1), 0)
 
 
-def _row_sums(graph: Graph) -> np.ndarray:
+def strengths(graph: Graph) -> np.ndarray:
+    """The degree of each node, int64 (nodes,), or the sum of its weights, float64."""
+    if graph.weights is None:
+        return graph.degrees
     sums = np.zeros(len(graph))
     full = np.flatnonzero(graph.degrees)
     sums[full] = np.add.reduceat(graph.weights, graph.offsets[full], dtype=np.float64)
@@ -350,17 +491,11 @@ def _row_sums(graph: Graph) -> np.ndarray:
 
 
 @contextmanager
-def _ahead(walks: "Walks", first: int, per_epoch: int, in_buffer: int, epochs: int, threads: int) -> Iterator[Any]:
-    """Gives a function of a buffer's number, to be called in order; the next one is drawn while this one is used.
+def ahead(draw: Callable[[int], Any], first: int, last: int, threads: int) -> Iterator[Callable[[int], Any]]:
+    """Gives draw, to be called with first, first + 1, ... in order; the next one is drawn while this one is used.
 
     One thread draws when it is asked, and nothing runs beside it.
     """
-
-    def draw(number: int) -> tuple[np.ndarray, np.ndarray]:
-        epoch, buffer = divmod(number, per_epoch)
-        begin = buffer * in_buffer
-        return walks.read(epoch, begin, min(begin + in_buffer, len(walks)), threads)
-
     if threads == 1:
         yield draw
         return
@@ -368,12 +503,12 @@ def _ahead(walks: "Walks", first: int, per_epoch: int, in_buffer: int, epochs: i
         pending: dict[int, Future] = {}
 
         def start(number: int) -> None:
-            if number < epochs * per_epoch:
+            if number < last:
                 pending[number] = pool.submit(draw, number)
 
         start(first)
 
-        def take(number: int) -> tuple[np.ndarray, np.ndarray]:
+        def take(number: int) -> Any:
             drawn = pending.pop(number).result()
             start(number + 1)
             return drawn

@@ -25,6 +25,7 @@ def plot(
     n: int = 200,
     method: str = "pca",
     seed: int = 0,
+    clusters: int = 0,
 ) -> dict[str, tuple[float, float]]:
     """Draws keys as labelled points to a file, and returns where they are.
 
@@ -32,21 +33,26 @@ def plot(
         path: the extension says the format: png, svg, pdf and what else matplotlib can write.
         keys: which to draw; the first n when None, which are the most frequent words of a trained model.
         method: "pca", "tsne", or "umap" (which needs umap-learn).
-        seed: of "tsne" and "umap".
+        seed: of "tsne", "umap" and clusters.
+        clusters: colours so many clusters of the drawn keys, found by k-means of the directions of their vectors; 0 for
+            one colour.
 
     Raises:
         KeyError: a key is not there.
         ImportError: matplotlib, scikit-learn or umap-learn is missing; says what to install.
-        ValueError: fewer than 3 keys (4 for "umap"), fewer than 2 numbers per vector, no such method or format.
+        ValueError: fewer than 3 keys (4 for "umap"), fewer than 2 numbers per vector, more clusters than
+            keys, no such method or format.
     """
     extension = Path(path).suffix.removeprefix(".").lower()
     formats = _figure().canvas.get_supported_filetypes()
     if extension not in formats:
         raise ValueError(f"{os.fspath(path)}: expected a picture's extension, one of {', '.join(sorted(formats))}")
     shown = vectors.keys[: max(n, 0)] if keys is None else list(dict.fromkeys(keys))
-    places = project(vectors[shown] if shown else np.empty((0, vectors.dim), np.float32), method, seed)
+    rows = vectors[shown] if shown else np.empty((0, vectors.dim), np.float32)
+    places = project(rows, method, seed)
+    groups = cluster(rows, clusters, seed) if clusters else None
     with replacing(path) as stream:
-        _draw(shown, places, stream, extension)
+        _draw(shown, places, groups, stream, extension)
     return dict(zip(shown, map(tuple, places.tolist()), strict=True))
 
 
@@ -61,7 +67,7 @@ def project(rows: np.ndarray, method: str = "pca", seed: int = 0) -> np.ndarray:
     (n, dim), least = rows.shape, 4 if method == "umap" else 3
     if n < least or dim < 2:
         raise ValueError(f"a plane needs at least {least} vectors of at least 2 numbers, got {n} of {dim}")
-    units = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-30))
+    units = _units(rows)
     if method == "umap":
         try:
             from umap import UMAP
@@ -79,6 +85,26 @@ def project(rows: np.ndarray, method: str = "pca", seed: int = 0) -> np.ndarray:
     return TSNE(2, perplexity=around, init="pca", random_state=seed).fit_transform(units).astype(np.float64)
 
 
+def cluster(rows: np.ndarray, clusters: int, seed: int = 0) -> np.ndarray:
+    """The cluster of each row, int32 (n,), by k-means of their directions, ten times from other beginnings.
+
+    Raises:
+        ImportError: scikit-learn is missing.
+        ValueError: not 1 to n clusters.
+    """
+    if not 1 <= clusters <= len(rows):
+        raise ValueError(f"clusters must be from 1 to the {len(rows)} vectors, got {clusters}")
+    try:
+        from sklearn.cluster import KMeans
+    except ImportError:
+        raise ImportError("clusters need scikit-learn: pip install embfast[plot]") from None
+    return KMeans(clusters, n_init=10, random_state=seed).fit_predict(_units(rows)).astype(np.int32)
+
+
+def _units(rows: np.ndarray) -> np.ndarray:
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-30))
+
+
 def _figure(**options: Any) -> Any:
     """A figure that belongs to no window, so that none opens and no display is needed."""
     try:
@@ -88,11 +114,14 @@ def _figure(**options: Any) -> Any:
     return Figure(**options)
 
 
-def _draw(keys: list[str], places: np.ndarray, stream: Any, extension: str) -> None:
+def _draw(keys: list[str], places: np.ndarray, groups: np.ndarray | None, stream: Any, extension: str) -> None:
     side = float(np.clip(0.8 * len(keys) ** 0.5, 6, 30))  # inches, so that labels of 7 points have room
     figure = _figure(figsize=(side, side), layout="constrained")
     axes = figure.add_subplot()
-    axes.scatter(places[:, 0], places[:, 1], s=6, color="tab:blue", linewidths=0)
+    colours = (
+        {"color": "tab:blue"} if groups is None else {"c": groups, "cmap": "tab10" if groups.max() < 10 else "hsv"}
+    )
+    axes.scatter(places[:, 0], places[:, 1], s=6 if groups is None else 20, linewidths=0, **colours)
     for key, place in zip(keys, places, strict=True):
         label = {"xytext": (2, 2), "textcoords": "offset points", "fontsize": 7, "parse_math": False}
         axes.annotate(key, place, **label)  # a key may hold a $, which is no formula here

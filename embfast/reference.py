@@ -663,7 +663,8 @@ def transition_probabilities(graph, previous, current, p, q, thresholds=None):
     return mass / mass.sum()
 
 
-def random_walk(graph, start, repetition, *, length, p, q, restart=0.0, thresholds=None, seed=0):
+def random_walk(graph, start, repetition, *, length, p=1.0, q=1.0, restart=0.0, thresholds=None, types=None,
+                metapath=None, seed=0):  # fmt: skip
     """The walk of a node in a repetition, as walks.Walks has it: a list of nodes."""
     stream = Stream(seed, repetition, Purpose.WALK)
     walk = Stream.__new__(Stream)
@@ -675,9 +676,9 @@ def random_walk(graph, start, repetition, *, length, p, q, restart=0.0, threshol
 
     def candidate(draw):
         cell = int(below(draw, degree))
-        if graph.weights is None:
+        if weights is None:
             return cell
-        table = NoiseTable(graph.weights[row].astype(np.float64))
+        table = NoiseTable(weights.astype(np.float64))
         coin = int(mix64(draw)) & 0xFFFFFFFF
         return cell if coin < table.thresholds[cell] else int(table.aliases[cell])
 
@@ -685,6 +686,10 @@ def random_walk(graph, start, repetition, *, length, p, q, restart=0.0, threshol
         current = nodes[-1]
         row = slice(graph.offsets[current], graph.offsets[current + 1])
         neighbours = graph.neighbours[row]
+        weights = None if graph.weights is None else graph.weights[row]
+        if metapath is not None:
+            allowed = types[neighbours] == metapath[step % (len(metapath) - 1)]
+            neighbours, weights = neighbours[allowed], None if weights is None else weights[allowed]
         degree = len(neighbours)
         if degree == 0:
             break
@@ -725,6 +730,59 @@ def random_walk(graph, start, repetition, *, length, p, q, restart=0.0, threshol
         previous = current
         nodes.append(chosen)
     return nodes
+
+
+# ---- ternary rows: csrc/ternary.h ---------------------------------------------------------------------------------
+
+
+def ternary_levels(features, low, high, levels):
+    """What kernels.ternary_levels does: fills int8 levels (n, dim); the first row with a NaN, where it stops, or -1."""
+    for i, row in enumerate(features):
+        if np.isnan(row).any():
+            return i
+        levels[i] = np.where(row > high, 1, np.where(row < low, -1, 0))
+    return -1
+
+
+def ternary_pack(features, low, high, planes):
+    """What kernels.ternary_pack does: fills planes, uint64 (n, 2, words)."""
+    levels = np.zeros((len(features), planes.shape[2] * 64), np.int8)
+    bad = ternary_levels(features, low, high, levels[:, : features.shape[1]])
+    done = len(features) if bad < 0 else bad
+    for plane, level in enumerate((1, -1)):
+        planes[:done, plane] = np.packbits(levels[:done] == level, axis=1, bitorder="little").view(np.uint64)
+    return bad
+
+
+def ternary_unpack(planes, levels):
+    """What kernels.ternary_unpack does: fills levels, int8 (n, dim)."""
+    bits = np.unpackbits(planes.view(np.uint8), axis=2, count=levels.shape[1], bitorder="little").astype(np.int8)
+    levels[:] = bits[:, 0] - bits[:, 1]
+
+
+def ternary_nonzeros(planes, nonzeros):
+    """What kernels.ternary_nonzeros does: fills nonzeros, int32 (n,)."""
+    levels = np.zeros((len(planes), planes.shape[2] * 64), np.int8)
+    ternary_unpack(planes, levels)
+    nonzeros[:] = np.count_nonzero(levels, axis=1)
+
+
+def ternary_top(queries, planes, nonzeros, *, excluded, own, first, ids, keys, threads):
+    """What kernels.ternary_top does: takes ids and keys, the k best rows so far, further by the rows of planes."""
+    rows, asked = (np.zeros((len(p), p.shape[2] * 64), np.int8) for p in (planes, queries))
+    ternary_unpack(planes, rows)
+    ternary_unpack(queries, asked)
+    numbers = first + np.arange(len(rows))
+    for q, query in enumerate(asked):
+        dots = (rows.astype(np.int64) @ query.astype(np.int64)).astype(np.float64)
+        key = dots * np.abs(dots) / np.maximum(nonzeros, 1)
+        allowed = np.ones(len(rows), bool) if excluded is None else excluded == 0
+        if own is not None:
+            allowed &= numbers != own[q]
+        all_ids = np.concatenate([ids[q], numbers[allowed]])
+        all_keys = np.concatenate([keys[q], key[allowed]])
+        order = np.lexsort((all_ids, -all_keys))[: len(ids[q])]
+        ids[q], keys[q] = all_ids[order], all_keys[order]
 
 
 def similarity(image, caption, kind):

@@ -15,7 +15,13 @@ import numpy as np
 from embfast import kernels
 from embfast.errors import FormatError
 
-DTYPES = {"F32": np.dtype("<f4"), "I32": np.dtype("<i4"), "I64": np.dtype("<i8"), "U8": np.dtype("u1")}
+DTYPES = {
+    "F32": np.dtype("<f4"),
+    "I32": np.dtype("<i4"),
+    "I64": np.dtype("<i8"),
+    "U8": np.dtype("u1"),
+    "U64": np.dtype("<u8"),
+}
 ALIGNMENT = 64  # of the first array, in bytes: the file can be mapped
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}

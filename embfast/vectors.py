@@ -7,15 +7,17 @@ from typing import Any
 import numpy as np
 
 from embfast import formats
+from embfast.ternary import TernaryMatrix
 
 _SCORES = 1 << 20  # scores held at once by a search: 4 MB
+_UNPACKED = 1 << 22  # numbers of a ternary matrix held as float32 at once: 16 MB
 _QUERIES = 256
 _LOWEST = np.finfo(np.float32).min
 _TINY = 1e-37  # a shorter row has no direction in float32
 
 
 class Vectors:
-    """Keys (words, documents, nodes, images) and one float32 row for each; row i belongs to key i.
+    """Keys (words, documents, nodes, images) and one row of numbers for each; row i belongs to key i.
 
     >>> vectors = Vectors(["king", "queen", "apple"], np.array([[1, 1], [1, 0.9], [-1, 0.2]], dtype=np.float32))
     >>> vectors.most_similar("king", k=1)[0][0]
@@ -26,14 +28,18 @@ class Vectors:
     The matrix is used as given: it may be memory-mapped, read-only, or a view on wider rows, and no normalised copy is
     made. The length of each row is computed at the first search and kept; make new Vectors once the rows have changed.
 
+    Rows of -1, 0 and 1 may come as a TernaryMatrix of two bits a number. They read as int8. A query that is ternary
+    too, as every key is, searches by counting bits; others, as the mean of several keys is, by unpacking 16 MB at a
+    time.
+
     Learned or given:
         keys: list of distinct strings; most frequent first where `restrict` is to mean "the most frequent".
-        matrix: float32 (len(keys), dim).
+        matrix: float32 (len(keys), dim), or a TernaryMatrix of this shape.
     """
 
-    def __init__(self, keys: Iterable[str], matrix: np.ndarray):
+    def __init__(self, keys: Iterable[str], matrix: np.ndarray | TernaryMatrix):
         self.keys = keys if isinstance(keys, list) else list(keys)
-        self.matrix = np.asarray(matrix, dtype=np.float32)
+        self.matrix = matrix if isinstance(matrix, TernaryMatrix) else np.asarray(matrix, dtype=np.float32)
         if self.matrix.ndim != 2 or len(self.matrix) != len(self.keys):
             raise ValueError(f"expected a matrix of {len(self.keys)} rows, one per key, got shape {self.matrix.shape}")
         self._index = {key: i for i, key in enumerate(self.keys)}
@@ -56,6 +62,8 @@ class Vectors:
     @property
     def norms(self) -> np.ndarray:
         """float32 (n,): the Euclidean length of each row."""
+        if self._norms is None and isinstance(self.matrix, TernaryMatrix):
+            self._norms = np.sqrt(self.matrix.nonzeros, dtype=np.float32)
         if self._norms is None:
             norms = np.empty(len(self.keys), dtype=np.float32)
             step = max(1, _SCORES // max(1, self.dim))
@@ -86,7 +94,7 @@ class Vectors:
             raise KeyError(f"{key!r} is not among the {len(self.keys)} keys") from None
 
     def __getitem__(self, keys: str | Iterable[str]) -> np.ndarray:
-        """The row of a key, float32 (dim,), a view; or the rows of several keys, float32 (m, dim), a copy."""
+        """The row of a key, (dim,), a view; or the rows of several keys, (m, dim), a copy. Ternary rows are int8."""
         if isinstance(keys, str):
             return self.matrix[self.index_of(keys)]
         if not isinstance(keys, Iterable):
@@ -133,9 +141,13 @@ class Vectors:
 
     def rank(self, a: str, b: str) -> int:
         """1 when no key but `a` itself is nearer to `a` than `b` is, 2 when one is, and so on."""
-        query = _unit(self[a]).astype(np.float32)[None]
         own, other = self.index_of(a), self.index_of(b)
-        scores = np.concatenate([self.cosines(query, lo, hi)[0] for lo, hi in self._row_blocks(len(self), 1)])
+        if isinstance(self.matrix, TernaryMatrix):
+            ids, cosines = self.matrix.top(self.matrix.take([own]), len(self))
+            scores = cosines[0, np.argsort(ids[0])]
+        else:
+            query = _unit(self[a]).astype(np.float32)[None]
+            scores = np.concatenate([self.cosines(query, lo, hi)[0] for lo, hi in self._row_blocks(len(self), 1)])
         scores[own] = -np.inf if own != other else scores[own]
         return int(np.count_nonzero(scores > scores[other])) + 1
 
@@ -145,9 +157,19 @@ class Vectors:
             self._inverse = np.zeros_like(self.norms)
             np.divide(np.float32(1), self.norms, out=self._inverse, where=self.norms > _TINY)
         with np.errstate(invalid="ignore", over="ignore"):  # rows that are not finite: searches leave them out
-            scores = units @ self.matrix[lo:hi].T
+            scores = self._products(units, lo, hi)
             scores *= self._inverse[lo:hi]
         return scores
+
+    def _products(self, queries: np.ndarray, lo: int, hi: int) -> np.ndarray:
+        if not isinstance(self.matrix, TernaryMatrix):
+            return queries @ self.matrix[lo:hi].T
+        products = np.empty((len(queries), hi - lo), dtype=np.float32)
+        step = max(1, _UNPACKED // self.dim)
+        for begin in range(lo, hi, step):
+            end = min(begin + step, hi)
+            products[:, begin - lo : end - lo] = queries @ self.matrix[begin:end].astype(np.float32).T
+        return products
 
     # ---- search ---------------------------------------------------------------------------------------------------
 
@@ -196,8 +218,12 @@ class Vectors:
             query = plus_weights @ plus - minus_weights @ minus
             ids, scores = self._search_index(index, query, k, excluded)
         elif method == "add":
-            query = _unit(plus_weights @ plus - minus_weights @ minus).astype(np.float32)[None]
-            ids, scores = self._top(lambda lo, hi, _: self.cosines(query, lo, hi), 1, k, restrict, excluded)
+            direction = (plus_weights @ plus - minus_weights @ minus)[None]
+            if (levels := self._levels(direction)) is not None:
+                ids, scores = self._top_levels(levels, k, restrict, excluded)
+            else:
+                query = _unit(direction).astype(np.float32)
+                ids, scores = self._top(lambda lo, hi, _: self.cosines(query, lo, hi), 1, k, restrict, excluded)
         else:
             if not len(plus):
                 raise ValueError('method="mul" needs at least one positive key or vector')
@@ -243,9 +269,13 @@ class Vectors:
         own = None
         if not isinstance(queries, np.ndarray):
             own = self._indices(queries)
+            if isinstance(self.matrix, TernaryMatrix):
+                return self._top_levels(self.matrix.take(own), k, restrict, self._indices(exclude), own)
             queries = self.matrix[own]
         if queries.ndim != 2 or queries.shape[1] != self.dim:
             raise ValueError(f"expected queries of shape (m, {self.dim}), got {queries.shape}")
+        if (levels := self._levels(queries)) is not None:
+            return self._top_levels(levels, k, restrict, self._indices(exclude))
         units = np.empty(queries.shape, dtype=np.float32)
         for lo in range(0, len(units), _QUERIES):
             units[lo : lo + _QUERIES] = _unit(queries[lo : lo + _QUERIES])
@@ -275,6 +305,41 @@ class Vectors:
         shape = (len(units), self.dim)
         return np.array(units).reshape(shape), np.array(weights), np.array(rows, dtype=np.int64)
 
+    def _levels(self, queries: np.ndarray) -> TernaryMatrix | None:
+        """Queries (m, dim) as ternary rows of their directions, if the matrix is ternary and all of them are too.
+
+        A query is ternary where all its numbers that are not 0 have one absolute value.
+        """
+        if not isinstance(self.matrix, TernaryMatrix):
+            return None
+        signs = np.empty(queries.shape, dtype=np.int8)
+        for i, query in enumerate(queries):
+            sizes = np.abs(query)
+            largest = sizes.max(initial=0)
+            if not np.all((sizes == largest) | (sizes == 0)) or not np.isfinite(largest):
+                return None
+            signs[i] = np.sign(query)
+        return TernaryMatrix.from_rows(signs)
+
+    def _top_levels(
+        self,
+        queries: TernaryMatrix,
+        k: int,
+        restrict: int | None,
+        excluded: np.ndarray,
+        own: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What _top finds for the cosines of ternary queries with ternary rows, by counting bits."""
+        stop, k = self._within(k, restrict)
+        return self.matrix.top(queries, k, stop=stop, excluded=excluded, own=own)
+
+    def _within(self, k: int, restrict: int | None) -> tuple[int, int]:
+        """The row to stop before, and how many can come back."""
+        if k < 0 or (restrict or 0) < 0:
+            raise ValueError(f"k and restrict must be 0 or more, got {k} and {restrict}")
+        stop = min(restrict or len(self), len(self))
+        return stop, min(k, stop)
+
     def _row_blocks(self, stop: int, queries: int) -> Iterator[tuple[int, int]]:
         step = min(max(_SCORES // max(1, min(queries, _QUERIES)), 1), 1 << 16)
         return ((lo, min(lo + step, stop)) for lo in range(0, stop, step))
@@ -292,10 +357,7 @@ class Vectors:
 
         Rows in `excluded` are left out for all, row own[q] for query q.
         """
-        if k < 0 or (restrict or 0) < 0:
-            raise ValueError(f"k and restrict must be 0 or more, got {k} and {restrict}")
-        stop = min(restrict or len(self), len(self))
-        k = min(k, stop)
+        stop, k = self._within(k, restrict)
         ids, scores = np.full((m, k), -1, dtype=np.int64), np.full((m, k), -np.inf, dtype=np.float32)
         if k == 0:
             return ids, scores
@@ -333,7 +395,7 @@ class Vectors:
         step = max(1, (16 * _SCORES) // max(1, self.dim))
         for lo in range(0, len(usable), step):
             ids = usable[lo : lo + step]
-            index.add(ids.astype(np.uint64), self.matrix[ids])
+            index.add(ids.astype(np.uint64), self.matrix[ids].astype(np.float32, copy=False))
         return index
 
     def _search_index(self, index: Any, query: np.ndarray, k: int, excluded: np.ndarray):
@@ -352,7 +414,8 @@ class Vectors:
         """Writes a file in the format of its extension, or in `format`: see formats.write.
 
         .bin is word2vec binary, .txt and .vec word2vec and fastText text, .npz and .safetensors what they say;
-        format="glove" is text without a first line. The old file stays as it was until the new one is whole.
+        format="glove" is text without a first line. npz and safetensors keep a ternary matrix as it is; load then
+        gives one back. The old file stays as it was until the new one is whole.
 
         >>> import tempfile
         >>> from pathlib import Path
@@ -403,8 +466,17 @@ class Vectors:
         keyed = KeyedVectors(self.dim)
         keyed.index_to_key = list(self.keys)
         keyed.key_to_index = dict(self._index)
-        keyed.vectors = self.matrix
+        keyed.vectors = self._floats("to_gensim")
         return keyed
+
+    def _floats(self, purpose: str) -> np.ndarray:
+        """The matrix, for what can take float32 alone."""
+        if isinstance(self.matrix, TernaryMatrix):
+            raise ValueError(
+                f"{purpose} needs float32 rows, got ternary ones; Vectors(vectors.keys, vectors.matrix.to_float32()) "
+                f"has them, in {4 * self.dim * len(self) / 2**20:,.0f} MB"
+            )
+        return self.matrix
 
     @classmethod
     def from_gensim(cls, keyed: Any) -> "Vectors":
@@ -418,7 +490,7 @@ class Vectors:
             import pandas
         except ImportError as error:
             raise ImportError("to_pandas needs pandas: pip install pandas") from error
-        return pandas.DataFrame(self.matrix, index=self.keys, copy=False)
+        return pandas.DataFrame(self._floats("to_pandas"), index=self.keys, copy=False)
 
     def to_arrow(self) -> Any:
         """A pyarrow Table of `key` (string) and `vector` (fixed-size list of dim floats).
@@ -429,7 +501,7 @@ class Vectors:
             import pyarrow
         except ImportError as error:
             raise ImportError("to_arrow needs pyarrow: pip install embfast[parquet]") from error
-        numbers = pyarrow.array(np.ascontiguousarray(self.matrix).reshape(-1))
+        numbers = pyarrow.array(np.ascontiguousarray(self._floats("to_arrow")).reshape(-1))
         vectors = pyarrow.FixedSizeListArray.from_arrays(numbers, self.dim)
         return pyarrow.table({"key": pyarrow.array(self.keys, pyarrow.string()), "vector": vectors})
 

@@ -11,6 +11,8 @@ from bench import glove as bench_glove
 from bench import kernels as bench_kernels
 from bench import node2vec as bench_node2vec
 from bench import ranking as bench_ranking
+from bench import ternary as bench_ternary
+from bench import walks as bench_walks
 from bench import word2vec as bench_word2vec
 from embfast import kernels
 
@@ -282,6 +284,29 @@ def test_multimodal_measures_steps_epochs_and_retrieval(tmp_path, capsys):
     ]
     assert all(run["test"]["images"]["queries"] == 18 for run in result["retrieval"])
     assert "UVS, VGG19" in capsys.readouterr().out
+
+
+def test_bench_of_ternary_rows(tmp_path, capsys):
+    output = tmp_path / "result.json"
+    bench_ternary.main(f"--rows 128 --dim 600 --queries 1 5 --repeats 2 --json {output}".split())
+    result = json.loads(output.read_text())
+    assert {"cpu", "commit", "kernels", "blas_threads"} <= set(result["machine"])
+    assert set(result["making"]) == {"pack", "levels", "unpack", "numpy", "read"}
+    assert set(result["search"]) == {"1", "5"}
+    assert all(row["float32"]["median"] >= row["float32"]["best"] > 0 for row in result["search"].values())
+    assert "ratio" in capsys.readouterr().out
+
+
+def test_walks_beyond_the_caches_and_what_their_reads_explain(tmp_path, capsys):
+    output = tmp_path / "result.json"
+    bench_walks.main(f"--nodes 3000 --small 500 --per-node 5 --walks 200 --repeats 1 --output {output}".split())
+    result = json.loads(output.read_text())["result"]
+    assert set(result["settings"]) == {"p=1 q=1", "p=0.25 q=4", "p=4 q=0.25", "p=1 q=0.5"}
+    for entry in result["settings"].values():
+        assert entry["tries"]["large"] >= 1
+        assert entry["ns_of_reads"]["large"] > 0
+    assert result["settings"]["p=0.25 q=4"]["memory"]["peak"] > 0
+    assert "explained" in capsys.readouterr().out
 
 
 def test_ranking_measures_time_and_memory(tmp_path, capsys):

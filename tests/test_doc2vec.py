@@ -394,7 +394,7 @@ def test_sharing_keeps_the_weight_of_the_negatives(mode):
                 assert (share.centers, share.drawn) == (1, settings["negatives"])
 
 
-def test_scikit_learn_clones_fits_and_pipes(documents):
+def test_scikit_learn_clones_fits_and_pipes(documents, tmp_path):
     pytest.importorskip("sklearn")
     from sklearn.base import clone
     from sklearn.linear_model import LogisticRegression
@@ -410,6 +410,10 @@ def test_scikit_learn_clones_fits_and_pipes(documents):
     assert pipe.score(new, of) > 0.95
     assert pipe.set_params(doc2vec__dim=8).fit(documents, topics)[0].vectors_.dim == 16
     assert cross_val_score(make_pipeline(small(epochs=3), LogisticRegression()), documents, topics, cv=3).mean() > 0.9
+    Corpus.from_sentences(documents).save(tmp_path / "corpus")
+    mapped = clone(pipe).fit(Corpus.load(tmp_path / "corpus"), topics)  # ids stay on disk
+    assert_array_equal(mapped[0].transform(new), clone(pipe).fit(documents, topics)[0].transform(new))
+    assert mapped.score(Corpus.from_sentences(new), of) > 0.95
     assert repr(Doc2Vec(mode="both", dm="sum")) == "Doc2Vec(mode='both', dm='sum')"
 
 
@@ -448,6 +452,13 @@ def test_the_command_trains_and_infers(documents, tmp_path):
     found = Vectors.load(tmp_path / "new.npz")
     assert found.keys == ["n1", "n2"]
     assert_array_equal(found.matrix[0], expected.infer([["a1", "a2", "a3"]])[0])
+
+    parquet = pytest.importorskip("pyarrow.parquet")
+    columns = {"name": [f"t{i}" for i in range(300)], "text": lines}
+    parquet.write_table(pytest.importorskip("pyarrow").table(columns), tmp_path / "docs.parquet")
+    run(tmp_path / "docs.parquet", "--column", "text", "--tags", "name", "-o", tmp_path / "columns.npz", *flags)
+    assert Vectors.load(tmp_path / "columns.npz").keys == columns["name"]
+    assert_array_equal(Vectors.load(tmp_path / "columns.npz").matrix, expected.vectors_.matrix)
 
     checkpoint = tmp_path / "checkpoint.safetensors"
     for _ in range(2):
@@ -497,16 +508,25 @@ def test_the_benchmark_measures_speed_and_accuracy(tmp_path, monkeypatch, capsys
     monkeypatch.setattr(bench_doc2vec, "DATA", tmp_path)
     path = tmp_path / "out.json"
     options = ["--documents", "60", "--inferred", "10", "--dim", "8", "--epochs", "30", "--programs", "embfast"]
-    bench_doc2vec.main([*options, "--repeats", "1", "--seeds", "1", "--json", str(path)])
-    rows = json.loads(path.read_text())["rows"]
-    assert [row["mode"] for row in rows] == ["dbow", "dm", "both"]
-    for row in rows:
-        assert row["accuracy"][0] > 0.8
+    bench_doc2vec.main(
+        [*options, "--repeats", "1", "--turns", "2", "--threads", "2", "--seeds", "1", "--json", str(path)]
+    )
+    result = json.loads(path.read_text())
+    assert [row["mode"] for row in result["rows"]] == ["dbow", "dm", "dm-concat", "both"]
+    for row in result["rows"]:
+        assert row["mode"] == "dm-concat" or row["accuracy"][0] > 0.8
         assert row["mode"] == "both" or row["words_per_cpu_s"] > 0
         assert row["times_words_per_cpu_s"] is None
+    scaling = result["runs"]["scaling"]
+    assert [(row["mode"], row["threads"]) for row in scaling[:3]] == [("dbow", 1), ("dbow", 2), ("dm", 1)]
+    assert all(len(row["wall_s"]) == 2 and row["times_one"] == 1 for row in scaling if row["threads"] == 1)
     assert "documents/CPU s" in capsys.readouterr().out
-    options += ["--quality", "--transductive", "--modes", "dbow", "--seeds", "1", "--json", str(path)]
-    bench_doc2vec.main(options)
-    (row,) = json.loads(path.read_text())["runs"]["quality"]
-    assert row["accuracy"] > 0.8
-    assert row["inferred"] == 1
+    options += ["--quality", "--modes", "dbow", "--seeds", "1", "--json", str(path)]
+    inferred = {"--transductive": 1, "--validate=20": 20, "--reinfer": result["runs"]["quality"][0]["inferred"]}
+    for option, n in inferred.items():
+        bench_doc2vec.main([*options, option])
+        (row,) = json.loads(path.read_text())["runs"]["quality"]
+        assert row["accuracy"] > 0.8
+        assert row["inferred"] == n
+    with pytest.raises(SystemExit):
+        bench_doc2vec.main([*options, "--transductive", "--reinfer"])

@@ -72,6 +72,20 @@ def test_edges_listed_twice():
     assert Graph.from_edges(a, b, directed=True, duplicates="reject").n_edges == 3
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_first_of_edges_listed_twice_is_the_first_listed(seed):
+    """In rows that are not sorted, and longer than those that a sort takes by insertion."""
+    rng = np.random.default_rng(seed)
+    a, b = rng.integers(0, 12, (2, 1000))
+    w = rng.uniform(1, 2, 1000).astype(np.float32)
+    graph = Graph.from_edges(a, b, w, n_nodes=12, directed=True, duplicates="first")
+    first = {}
+    for edge in zip(a.tolist(), b.tolist(), w.tolist(), strict=True):
+        first.setdefault(edge[:2], edge[2])
+    ends = zip(np.repeat(np.arange(12), graph.degrees).tolist(), graph.neighbours.tolist(), strict=True)
+    assert dict(zip(ends, graph.weights.tolist(), strict=True)) == first
+
+
 @pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf"), 1e-60, 1e60])
 def test_bad_weights_are_named(bad):
     with pytest.raises(ValueError, match=r"weights\[1\]: expected a weight above 0"):
@@ -229,6 +243,19 @@ def test_scipy(tmp_path):
         Graph.from_scipy(-matrix)
     with pytest.raises(FormatError, match=r"save_npz wrote"):
         Graph.from_file(write(tmp_path / "bad.npz", "no"))
+
+
+def test_what_is_symmetric():
+    """A ring that leads one way has as many entries in each row as edges that lead there, and still is not."""
+    ring = np.array([[0, 1, 2], [1, 2, 0]])
+    assert Graph.from_pyg(ring).directed
+    both = np.hstack([ring, ring[::-1]])
+    assert not Graph.from_pyg(both).directed
+    assert not Graph.from_pyg(both, [1.0, 2.0, 3.0, 1.0, 2.0, 3.0]).directed
+    uneven = Graph.from_pyg(both, [1.0, 2.0, 3.0, 1.0, 2.0, 4.0])
+    assert uneven.directed
+    with pytest.raises(ValueError, match="edge from '0' to '2' has no counterpart of the same weight"):
+        Graph.from_pyg(both, [1.0, 2.0, 3.0, 1.0, 2.0, 4.0], directed=False)
 
 
 def test_edge_index():

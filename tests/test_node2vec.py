@@ -1,5 +1,6 @@
 """Node vectors: what a model learns, the same bits again, checkpoints, and the command line."""
 
+import copy
 import json
 
 import numpy as np
@@ -32,6 +33,7 @@ SMALL = {"dim": 16, "walk_length": 20, "walks_per_node": 20, "window": 4, "epoch
         {"hs": True, "negatives": 0},
         {"hs": True},
         {"restart": 0.2},
+        {"sample": 0.01},
         {"negatives_shared": False},
         {"threads": 2},
     ],
@@ -141,6 +143,116 @@ def test_saved_models_come_back(tmp_path):
         Word2Vec.load(tmp_path / "m.safetensors")
 
 
+@pytest.mark.parametrize("settings", [{}, {"hs": True, "negatives": 0}])
+def test_partial_fit_learns_new_nodes_beside_the_old(settings):
+    """The first graph lacks a3 and b7; the second has them and b12, and lacks the node without an edge."""
+    whole = two_cliques()
+    left_out = {whole.names.index(name) for name in ("a3", "b7")}
+    ends = np.repeat(np.arange(len(whole)), whole.degrees), whole.neighbours
+    kept = [(whole.names[a], whole.names[b]) for a, b in zip(*ends, strict=True) if not {a, b} & left_out and a < b]
+    model = Node2Vec(**SMALL, **settings).fit(Graph.from_edges(*zip(*kept, strict=True)))
+    assert "a3" not in model.words_
+    counts = dict(zip(model.words_, model.counts_.tolist(), strict=True))
+    model.partial_fit(whole)
+    assert set(model.words_) == set(whole.names)
+    assert (np.diff(model.counts_) <= 0).all()
+    added = dict(zip(model.words_, model.counts_.tolist(), strict=True))
+    assert all(added[name] > n for name, n in counts.items())
+    assert len(model.loss_) == 4
+    for word in ("a3", "b7", "a5"):
+        assert all(other[0] == word[0] for other, _ in model.vectors_.most_similar(word, k=8))
+
+
+def test_partial_fit_goes_on_with_fresh_walks_and_leaves_missing_nodes_alone():
+    model = Node2Vec(**SMALL, hs=True).fit(two_cliques())
+    words, nodes, counts = list(model.words_), model._tables["w_nodes"].copy(), model.counts_.copy()
+    before = {word: model.vectors_[word].copy() for word in words}
+    part = Graph.from_edges(["a1", "a2", "a3"], ["a2", "a3", "a1"])
+    model.partial_fit(part)
+    assert model.words_ == words
+    assert (model.counts_ == counts).all()  # with hs the tree stays
+    assert (model._tables["w_nodes"] != nodes).any()
+    moved = {word for word in words if (model.vectors_[word] != before[word]).any()}
+    assert moved == {"a1", "a2", "a3"}
+    first = Node2Vec(**SMALL).partial_fit(two_cliques())  # untrained: as fit
+    again = Node2Vec(**SMALL).fit(two_cliques())
+    assert (first.vectors_.matrix == again.vectors_.matrix).all()
+    assert (first.partial_fit(two_cliques()).loss_[2:]) != again.loss_
+
+
+def test_a_saved_model_continues_with_the_same_bits(tmp_path):
+    model = Node2Vec(**SMALL).fit(two_cliques())
+    model.save(tmp_path / "m.safetensors")
+    other = Node2Vec.load(tmp_path / "m.safetensors")
+    grown = two_cliques(13)
+    assert (model.partial_fit(grown).vectors_.matrix == other.partial_fit(grown).vectors_.matrix).all()
+    assert model.loss_ == other.loss_
+
+
+def test_partial_fit_refuses_another_shape():
+    model = Node2Vec(**SMALL).fit(two_cliques())
+    for changed, message in (
+        ({"dim": 17}, "dim must stay 16"),
+        ({"hs": True}, "hs cannot be switched on"),
+        ({"hs": False, "negatives": 0}, "leave nothing to learn from"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            copy.copy(model).set_params(**changed).partial_fit(two_cliques())
+
+
+def authors_and_papers():
+    """Two groups of authors, each with papers of its own; both groups share the venue."""
+    edges = [(f"{g}a{i}", f"{g}p{(i + j) % 8}") for g in "xy" for i in range(8) for j in range(4)]
+    edges += [(f"{g}p{i}", "venue") for g in "xy" for i in range(8)]
+    graph = Graph.from_edges(*zip(*edges, strict=True))
+    return graph, {
+        name: "venue" if name == "venue" else "author" if name[1] == "a" else "paper" for name in graph.names
+    }
+
+
+def test_metapaths_visit_the_types_that_they_name():
+    graph, types = authors_and_papers()
+    model = Node2Vec(**SMALL, metapath="author,paper,author").fit(graph, types=types)
+    counts = dict(zip(model.words_, model.counts_.tolist(), strict=True))
+    assert counts["venue"] == 0
+    assert all(counts[name] > 0 for name in graph.names if name != "venue")
+    nearest = [other for other, _ in model.vectors_.most_similar("xa3", k=12)]
+    assert all(other[0] == "x" for other in nearest)
+    listed = Node2Vec(**SMALL, metapath="author,paper,author").fit(graph, types=[types[name] for name in graph.names])
+    assert (listed.vectors_.matrix == model.vectors_.matrix).all()
+    with_venue = Node2Vec(**SMALL, metapath="author,paper,venue,paper,author").fit(graph, types=types)
+    assert dict(zip(with_venue.words_, with_venue.counts_.tolist(), strict=True))["venue"] > 0
+
+
+@pytest.mark.parametrize(
+    ("metapath", "types", "message"),
+    [
+        ("author", {}, "metapath must be types with commas"),
+        ("author,paper", {}, "metapath must be types with commas"),
+        ("author,,author", {}, "metapath must be types with commas"),
+        ("author,paper,author", None, "needs types="),
+        ("author,paper,author", {"xa0": "author"}, "types: node 'xp0' has none"),
+        ("author,paper,author", ["author"], "a type of each of 33 nodes, got 1"),
+        ("author,book,author", "all", "no node has the type 'book'; there are author, paper, venue"),
+        (None, "all", "types are for a metapath"),
+    ],
+)
+def test_metapaths_that_make_no_sense(metapath, types, message):
+    graph, all_types = authors_and_papers()
+    with pytest.raises(ValueError, match=message):
+        Node2Vec(**SMALL, metapath=metapath).fit(graph, types=all_types if types == "all" else types)
+
+
+def test_a_metapath_resumes_with_the_same_types_alone(tmp_path):
+    graph, types = authors_and_papers()
+    settings = {**SMALL, "metapath": "author,paper,author"}
+    path = tmp_path / "run.safetensors"
+    Node2Vec(**settings).fit(graph, types=types, checkpoint=path)
+    Node2Vec(**settings).fit(graph, types=types, checkpoint=path, resume=True)
+    with pytest.raises(ValueError, match="types was"):
+        Node2Vec(**settings).fit(graph, types={**types, "venue": "paper"}, checkpoint=path, resume=True)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -190,3 +302,23 @@ def test_command_line(tmp_path):
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
     assert "edges.tsv:2: expected 2 columns" in result.stderr
+
+
+def test_command_line_of_metapaths(tmp_path):
+    graph, types = authors_and_papers()
+    edges, file = tmp_path / "edges.tsv", tmp_path / "types.tsv"
+    rows = np.repeat(np.arange(len(graph)), graph.degrees)
+    pairs = zip(rows, graph.neighbours, strict=True)
+    edges.write_text("".join(f"{graph.names[a]} {graph.names[b]}\n" for a, b in pairs if a < b))
+    file.write_text("".join(f"{name} {kind}\n" for name, kind in types.items()))
+    arguments = ["node2vec", str(edges), "-o", str(tmp_path / "n.bin"), "--dim", "8", "--walk-length", "10", "-q",
+                 "--metapath", "author,paper,author"]  # fmt: skip
+    result = CliRunner().invoke(app, [*arguments, "--types", str(file)])
+    assert result.exit_code == 0, result.output
+    assert Vectors.load(tmp_path / "n.bin").keys[-1] == "venue"
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "--metapath and --types FILE go together" in result.stderr
+    file.write_text("xa0 author paper\n")
+    result = CliRunner().invoke(app, [*arguments, "--types", str(file)])
+    assert "expected one type of node 'xa0'" in result.stderr

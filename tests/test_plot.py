@@ -1,6 +1,7 @@
 """Pictures of vectors: places on the plane, labels, formats, and what is missing."""
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from numpy.testing import assert_allclose
 from test_cli import fails, run
 
-from embfast.plot import plot, project
+from embfast.plot import cluster, plot, project
 from embfast.vectors import Vectors
 
 REASON = "{} is not installed: pip install embfast[plot]"
@@ -52,6 +53,19 @@ def test_the_first_keys_or_the_given_ones_are_drawn(topics, tmp_path):
     assert [f"<!-- {key} -->" in labels for key in ("a0", "a4", "a5", "b0")] == [True, True, False, False]
     assert list(plot(topics, tmp_path / "given.svg", ["b7", "a1", "b2", "a1"])) == ["b7", "a1", "b2"]
     assert "<!-- b7 -->" in (tmp_path / "given.svg").read_text()
+
+
+def test_clusters_are_topics_and_have_colours_of_their_own(topics, tmp_path):
+    found = cluster(topics.matrix, 2, seed=1)
+    assert len(set(found[:30])) == len(set(found[30:])) == 1
+    assert found[0] != found[30]
+    plot(topics, tmp_path / "plain.svg")
+    plot(topics, tmp_path / "two.svg", clusters=2)
+    colours = [set(re.findall(r"fill: (#\w+)", (tmp_path / name).read_text())) for name in ("plain.svg", "two.svg")]
+    assert [len(found - {"#ffffff"}) for found in colours] == [1, 2]
+    for wrong in (61, -1):
+        with pytest.raises(ValueError, match="clusters must be from 1 to the 60 vectors"):
+            plot(topics, tmp_path / "no.svg", clusters=wrong)
 
 
 def test_a_png_shows_something_and_is_the_same_each_time(topics, tmp_path):

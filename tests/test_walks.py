@@ -10,7 +10,13 @@ from embfast import Graph, reference
 pytest.importorskip("numba")
 from numba import njit
 
-from embfast.walks import Walks, next_draw
+from embfast.walks import Walks, _member_word, next_draw
+
+
+@njit
+def _word(begin, degree, n_nodes, x):
+    return _member_word(begin, degree, n_nodes, x)
+
 
 SETTINGS = [(1, 1), (0.25, 4), (4, 0.25), (1, 0.5), (1e-3, 1e3), (1e3, 1e-3)]
 
@@ -27,6 +33,14 @@ def small_graph(kind):
         weights = np.random.default_rng(5).uniform(0.1, 4, len(edges))
     return Graph.from_edges(sources, targets, weights, n_nodes=18, directed="directed" in kind,
                             duplicates="sum" if "sum" in kind or weights is not None else "first")  # fmt: skip
+
+
+def wide_graph(weighted):
+    """300 nodes in a ring, each with its next three and one chosen at random: rows have fewer bits than nodes."""
+    rng = np.random.default_rng(8)
+    a = np.repeat(np.arange(300), 4)
+    b = (a + np.tile([1, 2, 3, 0], 300) + np.where(np.arange(1200) % 4 == 3, rng.integers(4, 290, 1200), 0)) % 300
+    return Graph.from_edges(a, b, rng.uniform(0.1, 2, 1200) if weighted else None, duplicates="first")
 
 
 KINDS = ["plain", "weighted", "directed", "directed weighted", "sum"]
@@ -107,6 +121,93 @@ def test_walks_are_those_of_the_reference(kind, p, q):
             expected = reference.random_walk(graph, int(ids[begin]), 1, length=12, p=p, q=q, restart=restart,
                                              thresholds=thresholds, seed=2**63 + 7)  # fmt: skip
             assert ids[begin:end].tolist() == expected
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("p", "q"), [(0.25, 4), (4, 0.25)])
+def test_rows_with_fewer_bits_than_nodes_are_searched_where_bits_leave_it_open(weighted, p, q):
+    graph = wide_graph(weighted)
+    for plus in (False, True) if weighted else (False,):
+        thresholds = reference.noise_thresholds(graph, 0) if plus else None
+        walks = Walks(graph, length=25, per_node=1, p=p, q=q, plus=plus, seed=3)
+        assert walks._members is not None
+        ids, offsets = walks.read(0, 0, len(walks))  # more walks than take turns at once
+        for begin, end in list(pairwise(offsets))[::3]:
+            expected = reference.random_walk(graph, int(ids[begin]), 0, length=25, p=p, q=q, thresholds=thresholds,
+                                             seed=3)  # fmt: skip
+            assert ids[begin:end].tolist() == expected
+
+
+def test_every_neighbour_has_its_bit():
+    """And of other nodes few have one, or none at all where the row has a bit for each node."""
+    graph = wide_graph(False)
+    # Node 0 gets 30 neighbours more, ten others some: rows with about as many bits as there are nodes.
+    more = [(0, x) for x in range(100, 130)] + [(v, x) for v in range(10, 20) for x in range(200, 196 + v)]
+    rows = np.repeat(np.arange(300), graph.degrees)
+    hub = Graph.from_edges(*np.hstack([(rows, graph.neighbours), np.array(more).T]), duplicates="first")
+    table = Walks(hub, q=2)._members
+    wrong = 0
+    for v in range(300):
+        begin, degree = int(hub.offsets[v]), int(hub.degrees[v])
+        has = []
+        for x in range(300):
+            word, bits = _word(begin, degree, 300, x)
+            assert begin // 4 <= word < -(-(begin + degree) // 4)
+            has.append(table[word] & bits == bits)
+        neighbours = hub.neighbours[begin : begin + degree]
+        assert all(has[x] for x in neighbours)
+        wrong += sum(has) - degree
+        if degree * 16 >= 300 + 128:
+            assert sum(has) == degree
+    assert hub.degrees.max() * 16 >= 300 + 128
+    assert (np.abs(hub.degrees * 16 - 300) < 64).sum() >= 8
+    assert 16 * np.median(hub.degrees) < 300
+    assert wrong < 300 * 300 / 30
+
+
+TYPES = np.array([0, 1, 1, 2, 0, 1, 2, 0, 1, 0, 2, 1, 1, 0, 2, 1, 0, 0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("metapath", [(0, 1, 0), (0, 1, 2, 1, 0), (1, 1), (2, 1, 2)])
+def test_metapaths_are_those_of_the_reference(kind, metapath):
+    graph = small_graph(kind)
+    walks = Walks(graph, length=12, per_node=3, types=TYPES, metapath=metapath, seed=5)
+    ids, offsets = walks.read(0, len(walks.starts), 2 * len(walks.starts))
+    wanted = [metapath[step % (len(metapath) - 1)] for step in range(12)]
+    for begin, end in pairwise(offsets):
+        walk = ids[begin:end].tolist()
+        assert TYPES[walk].tolist() == wanted[: len(walk)]
+        assert walk == reference.random_walk(graph, walk[0], 1, length=12, types=TYPES, metapath=metapath, seed=5)
+    assert walks.read(0, 0, len(walks), threads=2)[0].tolist() == walks.read(0, 0, len(walks))[0].tolist()
+
+
+def test_metapaths_draw_by_weight():
+    graph = Graph.from_edges([0, 0, 0, 0], [1, 2, 3, 4], [1.0, 2.0, 5.0, 100.0])
+    walks = Walks(graph, length=401, per_node=50, types=np.array([0, 1, 1, 1, 2]), metapath=(0, 1, 0), seed=1)
+    rows = walks.read(0, 0, len(walks))[0].reshape(-1, 401)
+    counts = np.bincount(rows[:, 1::2].ravel(), minlength=5)
+    assert counts[[0, 4]].tolist() == [0, 0]
+    np.testing.assert_allclose(counts[1:4] / counts.sum(), [1 / 8, 2 / 8, 5 / 8], atol=0.015)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"metapath": (0, 1, 0)}, "needs the types"),
+        ({"types": TYPES[:3], "metapath": (0, 1, 0)}, "a type, 0 or more, of each of 18 nodes"),
+        ({"types": TYPES - 1, "metapath": (0, 1, 0)}, "a type, 0 or more"),
+        ({"types": TYPES, "metapath": (0, 1)}, "whose last is the first again"),
+        ({"types": TYPES, "metapath": (0, 3, 0)}, "types from 0 to 2"),
+        ({"types": TYPES, "metapath": (0, 1, 0), "q": 2}, "goes without p, q"),
+        ({"types": TYPES, "metapath": (0, 1, 0), "restart": 0.1}, "goes without p, q"),
+        ({"types": np.where(TYPES == 1, 0, TYPES) * (np.arange(18) != 17) + 4 * (np.arange(18) == 17),
+          "metapath": (4, 2, 4)}, "no edge leads from the first type"),
+    ],
+)  # fmt: skip
+def test_metapaths_that_make_no_sense(options, message):
+    with pytest.raises(ValueError, match=message):
+        Walks(small_graph("plain"), **options)
 
 
 @pytest.mark.parametrize(("kind", "p", "q"), [("directed", 1, 1), ("plain", 0.25, 4), ("weighted", 4, 0.25)])

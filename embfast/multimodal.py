@@ -365,9 +365,13 @@ class Multimodal(Estimator):
         if kind in (None, torch.optim.Optimizer, torch.optim.LBFGS, torch.optim.SparseAdam):
             raise ValueError(f"optimizer: expected one of torch.optim, as 'adam', got {self.optimizer!r}")
         options: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay}
-        if "fused" in inspect.signature(kind).parameters:
-            options["fused"] = True
         weights = [p for p in self.towers_.parameters() if p.requires_grad]
+        if "fused" in inspect.signature(kind).parameters:
+            try:
+                self._optimizer = kind(weights, fused=True, **options)
+                return
+            except RuntimeError:  # not for this device, before torch 2.4: the same steps, one operation after the other
+                pass
         try:
             self._optimizer = kind(weights, **options)
         except (TypeError, RuntimeError, ValueError) as error:

@@ -25,6 +25,7 @@ from embfast.doc2vec import Doc2Vec  # noqa: E402
 from embfast.errors import FormatError, TrainingError  # noqa: E402
 from embfast.gallery import write_page  # noqa: E402
 from embfast.multimodal import Examples, Multimodal  # noqa: E402
+from embfast.ternary import TernaryMatrix  # noqa: E402
 from embfast.vectors import Vectors  # noqa: E402
 
 COLOURS, THINGS = ("red", "blue", "green", "black", "white"), ("dog", "cat", "boat", "tree", "car", "ball")
@@ -429,20 +430,10 @@ def test_doc2vec_reads_the_captions():
     assert model.evaluate(images, captions.part("train")).images.r5 > 0.5
 
 
-def test_int8_rows_are_dequantised_on_the_fly():
+def test_ternary_rows_are_dequantised_on_the_fly():
     images, captions = world()
     signs = np.sign(images.matrix).astype(np.int8)
-
-    class Ternary:
-        keys, matrix, dim, index_of = images.keys, signs, 20, images.index_of
-
-        def __len__(self):
-            return len(self.keys)
-
-        def __contains__(self, key):
-            return key in images
-
-    narrow = Multimodal(**SMALL).fit(Ternary(), captions)
+    narrow = Multimodal(**SMALL).fit(Vectors(images.keys, TernaryMatrix.from_rows(signs)), captions)
     wide = Multimodal(**SMALL).fit(Vectors(images.keys, signs.astype(np.float32)), captions)
     assert_same(weights(narrow), weights(wide))
 

@@ -6,6 +6,7 @@ from typing import Any
 __version__ = "0.1.0"
 __all__ = [
     "LINE",
+    "Captions",
     "CooccurrenceMatrix",
     "Corpus",
     "Doc2Vec",
@@ -13,6 +14,8 @@ __all__ = [
     "GloVe",
     "Graph",
     "LayerEmbedding",
+    "Linked",
+    "Multimodal",
     "Node2Vec",
     "Phrases",
     "Tags",
@@ -24,18 +27,21 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Captions": "captions",
     "CooccurrenceMatrix": "glove",
     "Corpus": "corpus",
     "Doc2Vec": "doc2vec",
-    "GloVe": "glove",
-    "Tags": "tags",
-    "read_tagged": "corpus",
     "FullNetworkEmbedding": "images",
+    "GloVe": "glove",
     "Graph": "graph",
-    "LINE": "line",
     "LayerEmbedding": "images",
+    "LINE": "line",
+    "Linked": "captions",
+    "Multimodal": "multimodal",
     "Node2Vec": "node2vec",
     "Phrases": "phrases",
+    "read_tagged": "corpus",
+    "Tags": "tags",
     "TernaryMatrix": "ternary",
     "Vectors": "vectors",
     "Word2Vec": "word2vec",

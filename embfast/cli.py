@@ -1,4 +1,4 @@
-"""The command line: embfast word2vec, doc2vec, glove, node2vec, line, images, neighbors, analogy, plot, ..."""
+"""The command line: embfast word2vec, doc2vec, glove, node2vec, line, images, multimodal, neighbors, ..."""
 
 import functools
 import inspect
@@ -19,10 +19,12 @@ from embfast.doc2vec import Doc2Vec
 from embfast.errors import FormatError, TrainingError
 from embfast.glove import CooccurrenceMatrix, GloVe
 from embfast.line import LINE
+from embfast.multimodal import Multimodal
 from embfast.node2vec import Node2Vec
 from embfast.word2vec import Word2Vec
 
 if TYPE_CHECKING:
+    from embfast.captions import Captions
     from embfast.corpus import Corpus
     from embfast.graph import Graph
     from embfast.vectors import Vectors
@@ -35,6 +37,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+multimodal = typer.Typer(help="Images and captions in one space: train, search, evaluate.", no_args_is_help=True)
+app.add_typer(multimodal, name="multimodal")
 
 
 def main() -> None:
@@ -61,8 +65,13 @@ def say(text: str, style: str = "") -> None:
     Console(stderr=True, soft_wrap=True, highlight=False).print(text, style=style or None, markup=False)
 
 
-def command(name: str, **options: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Registers a command whose expected errors are one red line on stderr: exit code 2, or 130 after Ctrl-C."""
+def command(
+    name: str, under: typer.Typer = app, **options: Any
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Registers a command, of the program or a group, whose expected errors are one red line on stderr.
+
+    The exit code is then 2, or 130 after Ctrl-C.
+    """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)
@@ -85,7 +94,7 @@ def command(name: str, **options: Any) -> Callable[[Callable[..., None]], Callab
                 say(str(error) or type(error).__name__, "red")
                 raise typer.Exit(2) from None
 
-        return app.command(name, **options)(run)
+        return under.command(name, **options)(run)
 
     return register
 
@@ -171,7 +180,7 @@ def vocabulary_options(read_vocab: Path | None, min_count: int, max_vocab: int |
 
 
 def fit(
-    model: Word2Vec | GloVe | Node2Vec | LINE,
+    model: Word2Vec | GloVe | Node2Vec | LINE | Multimodal,
     data: Any,
     checkpoint: Path | None,
     checkpoint_minutes: float,
@@ -206,7 +215,7 @@ def read_vectors(path: Path, format: str | None = None, **options: Any) -> "Vect
 
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
-    models = {model.__name__: model for model in (Word2Vec, Doc2Vec, GloVe, Node2Vec, LINE)}
+    models = {model.__name__: model for model in (Word2Vec, Doc2Vec, GloVe, Node2Vec, LINE, Multimodal)}
     if format is None and path.suffix == ".safetensors" and (name := model_class(path)) in models:
         return models[name].load(path).vectors_
     return Vectors.load(path, format, **options)
@@ -953,6 +962,190 @@ def images(
         for path in (output, save_model, picture):
             if path is not None:
                 say(f"wrote {path}")
+
+
+ImageVectors = Annotated[Path, typer.Argument(help="Vectors of the images, keyed by image: any format.")]
+CaptionsFile = Annotated[
+    Path,
+    typer.Argument(help="Captions: Karpathy's or COCO's JSON, Flickr8k.token.txt, tab-separated lines, or Parquet."),
+]
+Splits = Annotated[
+    list[str] | None,
+    typer.Option("--split", help="NAME=FILE: the images of a split, one a line, as Flickr8k has them."),
+]
+Stem = Annotated[bool, typer.Option("--stem", help="Images of captions without directory and extension.")]
+
+
+def read_captions(path: Path, splits: list[str] | None, stem: bool) -> "Captions":
+    """A file of captions, and the files that say which images are in which split."""
+    from embfast.captions import Captions
+
+    files = {}
+    for given in splits or ():
+        name, equals, file = given.partition("=")
+        if not equals:
+            raise ValueError(f"--split: expected NAME=FILE, as train=trainImages.txt, got {given!r}")
+        files[name] = file
+    return Captions.from_file(path, splits=files, stem=stem)
+
+
+@command("train", under=multimodal)
+@takes_settings(Multimodal)
+def multimodal_train(
+    model: Multimodal,
+    images: ImageVectors,
+    captions: CaptionsFile,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Write the model here.")],
+    splits: Splits = None,
+    stem: Stem = False,
+    missing: Annotated[str, typer.Option(help="Captions of images without a vector: error, or skip.")] = "error",
+    words: Annotated[Path | None, typer.Option(help="Vectors that the words begin with.")] = None,
+    document_model: Annotated[Path | None, typer.Option(help="The saved Doc2Vec of --text doc2vec.")] = None,
+    onnx: Annotated[
+        Path | None, typer.Option(help="Write the towers to images.onnx and captions.onnx in here.")
+    ] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Keep the state of the run here.")] = None,
+    checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between two checkpoints.")] = 10.0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint, if it is there.")] = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train images and captions into one space.
+
+    Images of the split "train" are trained on (without splits, all), those of "dev" choose the best epoch, and those of
+    "test" are ranked in the end.
+    """
+    for path in (output, checkpoint):
+        if path is not None:
+            check_writable(path)
+    if onnx is not None and not onnx.is_dir():
+        raise FileNotFoundError(f"{onnx}: no such directory")
+    if resume and checkpoint is None:
+        raise ValueError("--resume needs --checkpoint FILE, the file to continue from")
+    model._check()
+    vectors = read_vectors(images)
+    read = read_captions(captions, splits, stem)
+    if not quiet:
+        say(f"{len(read):,} captions of {len(read.images):,} images; {len(vectors):,} vectors of {vectors.dim} numbers")
+    more = {
+        "missing": missing,
+        "word_vectors": None if words is None else read_vectors(words),
+        "document_model": None if document_model is None else Doc2Vec.load(document_model),
+    }
+    seconds = fit(model, vectors, checkpoint, checkpoint_minutes, resume, quiet, captions=read, **more)
+    model.save(output)
+    if onnx is not None:
+        for side in ("captions",) if model.loss == "mse" else ("images", "captions"):
+            model.save_onnx(onnx / f"{side}.onnx", side)
+    tested = None
+    if "test" in read.splits:
+        test = read.part("test")
+        tested = model.evaluate(vectors, test.of_images(vectors.keys) if missing == "skip" else test)
+    if json_output:
+        result = {
+            "captions": len(read),
+            "words": len(model.words_),
+            "loss": model.loss_,
+            "validation": [one.as_dict() for one in model.validation_],
+            "test": None if tested is None else tested.as_dict(),
+            "train_s": seconds,
+            "output": str(output),
+            "settings": model.get_params(),
+        }
+        print(json.dumps(result))
+    elif not quiet:
+        losses = " ".join(f"{loss:.4f}" for loss in model.loss_)
+        say(f"trained in {seconds:.1f} s; loss by epoch {losses}")
+        if model.validation_:
+            best = max(model.validation_, key=lambda one: one.recall_sum)
+            say(f"best epoch {model.validation_.index(best) + 1}, recall sum {best.recall_sum:.1f}")
+        say(f"wrote {output}")
+        if tested is not None:
+            _show_retrieval(tested)
+
+
+@command("search", under=multimodal)
+def multimodal_search(
+    model: Annotated[Path, typer.Argument(help="A model that `multimodal train` wrote.")],
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts to find images for; without any, asks.")] = None,
+    image: Annotated[list[str] | None, typer.Option(help="Find captions for this image, by its key.")] = None,
+    k: Annotated[int, typer.Option("-k", help="Results for each.")] = 10,
+    vectors: Annotated[Path | None, typer.Option(help="Search these images, in place of the model's own.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the results to this page, with pictures.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where the pictures are, for --html.")] = None,
+    link: Annotated[bool, typer.Option("--link", help="Link to the pictures, not copy them into the page.")] = False,
+    json_output: Json = False,
+) -> None:
+    """Find images for texts, and captions for images."""
+    from embfast.gallery import write_page
+
+    if html is not None:
+        check_writable(html)
+    loaded = Multimodal.load(model)
+    if vectors is not None:
+        loaded.index(read_vectors(vectors))
+    if not texts and not image:
+        if html is not None:
+            raise ValueError("--html needs texts, or --image, to show results of")
+        _ask(
+            "a text (Ctrl-D ends): ",
+            lambda words: _show_found(" ".join(words), loaded.search_images(" ".join(words), k)),
+        )
+        return
+    found = {text: loaded.search_images(text, k) for text in texts or ()}
+    captions = {key: loaded.search_captions(key, k) for key in image or ()}
+    if html is not None:
+        write_page(html, found, captions, folder=folder, embed=not link)
+    if json_output:
+        print(json.dumps({"images": found, "captions": captions, "html": None if html is None else str(html)}))
+    elif html is not None:
+        say(f"wrote {html}")
+    else:
+        for asked, rows in (*found.items(), *captions.items()):
+            _show_found(asked, rows)
+
+
+def _show_found(asked: str, rows: list[tuple[str, float]]) -> None:
+    _table(asked, ("found", "score"), [(key, f"{score:.4f}") for key, score in rows])
+
+
+@command("evaluate", under=multimodal)
+def multimodal_evaluate(
+    model: Annotated[Path, typer.Argument(help="A model that `multimodal train` wrote.")],
+    images: ImageVectors,
+    captions: CaptionsFile,
+    part: Annotated[str | None, typer.Option(help="The split to rank; all images if not given.")] = None,
+    folds: Annotated[int, typer.Option(help="Mean of so many equal parts: 5 of COCO's 5,000 test images.")] = 1,
+    splits: Splits = None,
+    stem: Stem = False,
+    json_output: Json = False,
+) -> None:
+    """Rank captions for images and images for captions: recall, median and mean rank, mAP."""
+    read = read_captions(captions, splits, stem)
+    if part is not None:
+        read = read.part(part)
+    found = Multimodal.load(model).evaluate(read_vectors(images), read, folds)
+    if json_output:
+        print(json.dumps(found.as_dict()))
+    else:
+        _show_retrieval(found)
+
+
+def _show_retrieval(found: Any) -> None:
+    rows = [
+        (
+            name,
+            *(f"{100 * share:.1f}" for share in (side.r1, side.r5, side.r10)),
+            f"{side.median:g}",
+            f"{side.mean:.1f}",
+            f"{100 * side.map:.1f}",
+            f"{side.queries}",
+        )
+        for name, side in (("captions of an image", found.captions), ("image of a caption", found.images))
+    ]
+    _table(
+        "right answers among the first, and ranks", ("", "R@1", "R@5", "R@10", "median", "mean", "mAP", "queries"), rows
+    )
 
 
 @command("phrases")

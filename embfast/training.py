@@ -461,12 +461,15 @@ def train(
     save: Callable[[], None] | None = None,
     save_minutes: float = 10.0,
     progress: ProgressOption = None,
+    lr_of: Callable[[int], float] | None = None,
+    after_epoch: Callable[[], bool] | None = None,
 ) -> None:
     """Runs the epochs of a model from where `state` stands, and keeps state up to date.
 
     step(epoch, first, last) trains on those blocks and returns summed loss, examples and kept tokens; after_slice is
     told the tokens first..last that it read. `save` writes a checkpoint: every save_minutes, at the end, and on Ctrl-C,
-    which lets the slice finish first; a second Ctrl-C kills the process.
+    which lets the slice finish first; a second Ctrl-C kills the process. lr_of(epoch) is the learning rate where
+    it does not fall linearly from lr to min_lr; after_epoch looks at the model, and ends the run when it returns True.
 
     Raises:
         KeyboardInterrupt: Ctrl-C, after the checkpoint is written.
@@ -483,7 +486,7 @@ def train(
                 loss, examples, _ = step(state.epoch, first, last)
                 begin, end = int(blocks[first]), int(blocks[last])
                 done = (state.epoch * n_tokens + end) / (epochs * n_tokens)
-                lr_now = lr + (min_lr - lr) * done
+                lr_now = lr_of(state.epoch) if lr_of else lr + (min_lr - lr) * done
                 state.loss += loss
                 state.examples += examples
                 if not math.isfinite(state.loss):
@@ -514,6 +517,8 @@ def train(
             state.losses.append(state.loss / state.examples)
             state.epoch += 1
             state.block, state.loss, state.examples = 0, 0.0, 0
+            if after_epoch and after_epoch():
+                break
         if save:
             save()
 

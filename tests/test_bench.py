@@ -254,6 +254,38 @@ def test_bench_of_node_vectors(tmp_path, monkeypatch, capsys):
     assert "Macro-F1" in capsys.readouterr().out
 
 
+def test_multimodal_measures_steps_epochs_and_retrieval(tmp_path, capsys):
+    bench_multimodal = pytest.importorskip("bench.multimodal", exc_type=ImportError)
+    from embfast.vectors import Vectors
+
+    rng = np.random.default_rng(0)
+    lines = []
+    for i in range(30):
+        split = ("train", "train", "train", "dev", "test")[i % 5]
+        for n in range(3):
+            words = " ".join(f"w{i}" for _ in range(rng.integers(1, 9)))
+            lines.append(f"image{i}\t{split}\t{n}\t{words}\n")
+    (tmp_path / "captions.tsv").write_text("".join(lines))
+    rows = rng.normal(size=(30, 6)).astype(np.float32)
+    Vectors([f"image{i}.jpg" for i in range(30)], rows).save(tmp_path / "layer.npz")
+    small = "--dim 8 --word-dim 6 --batch 9 --batches 2 --repeats 2 --epochs 2 --seeds 2 --losses sum order"
+    files = f"--captions {tmp_path}/captions.tsv --features {tmp_path}/layer.npz --json {tmp_path}/o.json"
+    bench_multimodal.main(f"--step --epoch --retrieval {small} {files}".split())
+    result = json.loads((tmp_path / "o.json").read_text())
+    assert set(result["step"]) == {"padded", "packed", "bucketed"}
+    assert result["step"]["padded"]["padded_over_this"] == 1
+    assert all(row["us_per_token"] > 0 for row in result["step"].values())
+    assert result["epoch"]["layer.npz"] > 0
+    assert [(run["loss"], run["seed"]) for run in result["retrieval"]] == [
+        ("sum", 0),
+        ("order", 0),
+        ("sum", 1),
+        ("order", 1),
+    ]
+    assert all(run["test"]["images"]["queries"] == 18 for run in result["retrieval"])
+    assert "UVS, VGG19" in capsys.readouterr().out
+
+
 def test_bench_of_ternary_rows(tmp_path, capsys):
     output = tmp_path / "result.json"
     bench_ternary.main(f"--rows 128 --dim 600 --queries 1 5 --repeats 2 --json {output}".split())

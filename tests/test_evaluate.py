@@ -321,3 +321,100 @@ def test_edge_vectors():
     expected = {"hadamard": [3, -8], "average": [2, -1], "l1": [2, 6], "l2": [4, 36]}
     for operator, row in expected.items():
         assert evaluate.edge_vectors(vectors, [("a", "b"), ("b", "a")], operator).tolist() == [row, row]
+
+
+# ---- retrieval ----------------------------------------------------------------------------------------------------
+
+
+def naive_retrieval(images, captions, owners, similarity):
+    """Every rank by sorting a list of Python numbers, wrong answers before right ones of the same score."""
+
+    def score(image, caption):
+        if similarity == "order":
+            return -sum(max(0.0, c - i) ** 2 for i, c in zip(image, caption, strict=True))
+        dot = sum(i * c for i, c in zip(image, caption, strict=True))
+        if similarity == "dot":
+            return dot
+        lengths = sum(i * i for i in image) ** 0.5 * sum(c * c for c in caption) ** 0.5
+        return round(dot / lengths, 5) if lengths else 0.0
+
+    def ranks(queries):
+        first, precision = [], []
+        for scored in queries:
+            if any(right for _, right in scored):
+                scored = sorted(scored, key=lambda pair: (-pair[0], pair[1]))
+                places = [place for place, (_, right) in enumerate(scored, 1) if right]
+                first.append(places[0])
+                precision.append(sum(n / place for n, place in enumerate(places, 1)) / len(places))
+        n = len(first)
+        recalls = [sum(rank <= k for rank in first) / n for k in (1, 5, 10)]
+        return [*recalls, float(np.median(first)), sum(first) / n, sum(precision) / n, n]
+
+    of_images = [
+        [(score(x, y), own == i) for y, own in zip(captions, owners, strict=True)] for i, x in enumerate(images)
+    ]
+    of_captions = [
+        [(score(x, y), own == i) for i, x in enumerate(images)] for y, own in zip(captions, owners, strict=True)
+    ]
+    return ranks(of_images), ranks(of_captions)
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot", "order"])
+@pytest.mark.parametrize("block", [1 << 22, 40])
+def test_retrieval_matches_sorting(similarity, block, monkeypatch):
+    """Small whole numbers, so that many scores are equal; images with no caption, one, and several."""
+    monkeypatch.setattr(evaluate, "_CELLS", block)
+    rng = np.random.default_rng(3)
+    images, captions = rng.integers(-1, 2, (17, 4)), rng.integers(-1, 2, (50, 4))
+    captions[:17] = images  # some are right
+    owners = np.concatenate([np.arange(17), rng.integers(0, 12, 33)])
+    owners[owners == 5] = 6
+    found = evaluate.retrieval(images.astype(np.float32), captions.astype(np.float32), owners, similarity)
+    expected = naive_retrieval(images.tolist(), captions.tolist(), owners.tolist(), similarity)
+    for side, numbers in zip((found.captions, found.images), expected, strict=True):
+        np.testing.assert_allclose([*vars(side).values()], numbers, rtol=1e-12)
+    assert found.captions.queries == 16
+    assert found.recall_sum == pytest.approx(100 * sum(sum(numbers[:3]) for numbers in expected))
+
+
+def test_vectors_that_are_all_alike_find_nothing():
+    same = np.ones((40, 3), np.float32)
+    found = evaluate.retrieval(same[:20], same, np.arange(40) // 2)
+    assert (found.captions.r10, found.images.r10) == (0, 0)
+    assert (found.captions.median, found.images.median) == (39, 20)
+
+
+def test_folds_are_means_of_their_parts():
+    """Five times 20 images: what COCO calls 1k, five times 1,000."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(100, 6)).astype(np.float32)
+    owners = np.repeat(np.arange(100), 3)
+    captions = images[owners] + rng.normal(size=(300, 6)).astype(np.float32)
+    parts = [
+        evaluate.retrieval(images[lo : lo + 20], captions[3 * lo : 3 * lo + 60], owners[3 * lo : 3 * lo + 60] - lo)
+        for lo in range(0, 100, 20)
+    ]
+    found = evaluate.retrieval(images, captions, owners, folds=5)
+    for side in ("captions", "images"):
+        for name in ("r1", "r5", "r10", "median", "mean", "map"):
+            mean = np.mean([getattr(getattr(part, side), name) for part in parts])
+            assert getattr(getattr(found, side), name) == pytest.approx(mean)
+    assert found.images.queries == 300
+    assert found.images.r1 > evaluate.retrieval(images, captions, owners).images.r1
+    assert json.loads(json.dumps(found.as_dict()))["recall_sum"] == pytest.approx(found.recall_sum)
+
+
+def test_retrieval_checks_what_it_is_given():
+    rows = np.ones((3, 2), np.float32)
+    for images, captions, owners, options, says in (
+        (rows, rows[:, :1], [0, 1, 2], {}, "equally many columns"),
+        (rows, rows, [0, 1, 3], {}, "owners must be rows of the 3 images"),
+        (rows, rows, [0, 1], {}, "expected whole numbers"),
+        (rows, rows, [0, 1, 2], {"similarity": "l2"}, "similarity must be one of"),
+        (rows, rows, [0, 1, 2], {"folds": 4}, "folds must be a whole number from 1 to 3"),
+        (rows, rows, [0, 0, 0], {"folds": 3}, "no caption belongs to the images 1 to 1"),
+        (rows * np.nan, rows, [0, 1, 2], {}, "images: row 0 has a number that is not finite"),
+        (rows, rows[:0], np.empty(0, int), {}, "at least one caption"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            evaluate.retrieval(images, captions, owners, **options)

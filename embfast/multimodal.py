@@ -1,0 +1,1030 @@
+"""Images and captions in one space: towers trained by a ranking loss, and search from either side.
+
+Sources: Kiros et al. 2014, arXiv:1411.2539; Vendrov et al. 2016, arXiv:1511.06361; Faghri et al. 2018,
+arXiv:1707.05612; Vilalta et al. 2017 (full-network embeddings in such a pipeline); Dong et al. 2016, arXiv:1604.06838.
+"""
+
+import json
+import math
+import os
+import warnings
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embfast.captions import SPECIAL, Captions, Linked, Texts, encode, tokenize, vocabulary
+from embfast.doc2vec import Doc2Vec
+from embfast.errors import FormatError, TrainingError
+from embfast.evaluate import Ranking, Retrieval, retrieval, similarities
+from embfast.tensors import TensorFile, word_tensors
+from embfast.training import (
+    Estimator,
+    Path,
+    Progress,
+    ProgressOption,
+    check_flag,
+    check_float,
+    check_int,
+    check_resumable,
+    train,
+    write_model,
+)
+from embfast.vectors import Vectors
+
+if TYPE_CHECKING:
+    import torch
+
+LOSSES = ("sum", "max", "semihard", "topk", "infonce", "mse")
+IMAGES, CAPTIONS = "images", "captions"
+
+_POOL = 20  # batches whose captions are sorted by length together
+_AT_ONCE = 512  # items embedded at once
+_CHOOSING = ("max", "semihard", "topk")  # losses that may collapse: sum warms up for them
+_ALIKE = 0.98  # mean cosine of a batch's captions above which they have collapsed
+_STATE = {"kinds", "n_in", "word_dim", "best_score", "stale", "validation", "optimizer"}
+_JUDGED = 20  # batches that this takes
+
+
+class Multimodal(Estimator):
+    """A space for images and their captions, or any other vectors of the same things.
+
+    >>> images = Vectors(["a", "b"], np.eye(2, dtype=np.float32))
+    >>> captions = Captions.from_pairs([("a", "a dog"), ("a", "one dog"), ("b", "two cats"), ("b", "cats")])
+    >>> model = Multimodal(dim=8, word_dim=8, epochs=60, batch=4, lr=0.02).fit(images, captions)
+    >>> model.search_images("dog", k=1)[0][0], model.search_captions("b", k=1)[0][0]
+    ('a', 'two cats')
+
+    Word2VisualVec is Multimodal(text="word2visualvec", loss="mse", optimizer="rmsprop", lr=1e-4, dropout=0.2).
+
+    Settings:
+        dim: numbers of the joint space; with loss="mse" it is that of the images.
+        text: the tower of captions: "gru" or "lstm" over word vectors, "mean" of word vectors, "doc2vec" (a trained
+            Doc2Vec infers, an affine map follows), or "word2visualvec" (GRU, mean and bag of words, and an MLP).
+        pooling: of a GRU or LSTM: the "last" state, or "max" or "mean" over all.
+        bidirectional: a GRU or LSTM that also reads backwards; the two states are averaged.
+        word_dim: numbers of a word vector; word_vectors of fit decide, where they are given.
+        tune_words: train the word vectors too.
+        hidden: ReLUs between input and output of the image tower (and of "mean"); 0 for an affine map.
+        dropout: share of a tower's inputs left out in training.
+        loss: "sum" of all hinges, "max" (the hardest negative), "semihard", "topk" (the k hardest), "infonce", or
+            "mse": no ranking, texts predict image vectors, which stay as they are.
+        similarity: "cosine", or "order": rows are absolute values, an image lies above its captions.
+        margin: of the hinges; by default 0.2, and 0.05 for order.
+        k: hardest negatives of "topk".
+        temperature: of "infonce".
+        warmup: epochs of "sum" before "max", "semihard" or "topk", which alone may collapse in the beginning.
+        epochs: passes over the captions, at most.
+        batch: captions of a step.
+        bucketed: captions of like length share a batch; the recurrent towers then run in fewer, fuller steps.
+        distinct_images: no image twice in a batch. Otherwise captions of one image are not negatives of each other.
+        optimizer: the name of an optimiser of torch.optim, in any case; fused where torch can.
+        lr: its step.
+        lr_drop: epochs after which lr is divided by 10; None for never.
+        weight_decay: of the optimiser.
+        clip: longest gradient of all weights together; 0 for no limit.
+        patience: stop after so many epochs without a better validation; None for never.
+        precision: "float32", or "bfloat16" for the products of the towers (weights and loss stay float32).
+        min_count: rarer words of the captions are <unk>.
+        max_words: longer captions are cut there.
+        device: "cpu", "cuda", ...; by default CUDA where there is some.
+        seed: 0 to 2**64 - 1, of first weights, order and dropout.
+    Learned:
+        vectors_: Vectors of all images given to fit, float32 (images, dim), at length 1 (but for loss="mse").
+        words_, counts_: words of the captions, <end> and <unk> first, and how often they occur.
+        loss_: mean loss of each epoch, per caption, of all pairs of modalities.
+        validation_: Retrieval of each epoch (see evaluate), where there are captions to validate on. The weights are
+            those of the epoch with the highest recall_sum.
+
+    One thread on the CPU gives the same bits every time (torch.set_num_threads). Under torch.distributed (torchrun; the
+    process group initialised) each process takes its share of every batch and all see all negatives.
+    Memory: 16 bytes a weight (with Adam), 4 more when validating, two copies of a batch's rows, and vectors_. Image
+    vectors may be mapped, and int8 or ternary: rows become float32 a batch at a time.
+    """
+
+    validation_: list[Retrieval]
+
+    def __init__(
+        self,
+        dim: int = 1024,
+        text: str = "gru",
+        pooling: str = "last",
+        bidirectional: bool = False,
+        word_dim: int = 300,
+        tune_words: bool = True,
+        hidden: int = 0,
+        dropout: float = 0.0,
+        loss: str = "sum",
+        similarity: str = "cosine",
+        margin: float | None = None,
+        k: int = 5,
+        temperature: float = 0.07,
+        warmup: int = 1,
+        epochs: int = 15,
+        batch: int = 128,
+        bucketed: bool = True,
+        distinct_images: bool = False,
+        optimizer: str = "adam",
+        lr: float = 2e-4,
+        lr_drop: int | None = None,
+        weight_decay: float = 0.0,
+        clip: float = 2.0,
+        patience: int | None = None,
+        precision: str = "float32",
+        min_count: int = 1,
+        max_words: int = 100,
+        device: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.dim = dim
+        self.text = text
+        self.pooling = pooling
+        self.bidirectional = bidirectional
+        self.word_dim = word_dim
+        self.tune_words = tune_words
+        self.hidden = hidden
+        self.dropout = dropout
+        self.loss = loss
+        self.similarity = similarity
+        self.margin = margin
+        self.k = k
+        self.temperature = temperature
+        self.warmup = warmup
+        self.epochs = epochs
+        self.batch = batch
+        self.bucketed = bucketed
+        self.distinct_images = distinct_images
+        self.optimizer = optimizer
+        self.lr = lr
+        self.lr_drop = lr_drop
+        self.weight_decay = weight_decay
+        self.clip = clip
+        self.patience = patience
+        self.precision = precision
+        self.min_count = min_count
+        self.max_words = max_words
+        self.device = device
+        self.seed = seed
+
+    # ---- training -------------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        images: Any,
+        captions: Captions | Linked,
+        *,
+        others: Mapping[str, Linked] | None = None,
+        validation: Captions | Linked | None = None,
+        word_vectors: Vectors | None = None,
+        document_model: Doc2Vec | None = None,
+        missing: str = "error",
+        checkpoint: Path | None = None,
+        checkpoint_minutes: float = 10.0,
+        resume: bool = False,
+        progress: ProgressOption = None,
+    ) -> "Multimodal":
+        """Trains from scratch, or from a checkpoint, and returns self.
+
+        Args:
+            images: Vectors, float32, int8 or ternary, keyed by image.
+            captions: Captions, or Linked rows of a second kind. Where images are in a split "train", only those train;
+                those in "dev" validate, if validation is not given.
+            others: more modalities by name, each Linked to images; all pairs of modalities are trained. In each step
+                stands, beside a caption, a row drawn from those of its image.
+            validation: captions to choose the best epoch by.
+            word_vectors: first word vectors, for the words they know; their dim is word_dim.
+            document_model: the trained Doc2Vec of text="doc2vec"; it is kept in the model.
+            missing: "error", or "skip" captions of images that have no vector.
+            checkpoint, checkpoint_minutes, resume: a file for the state of the run, written by the clock, on Ctrl-C and
+                at the end; a resumed run on one thread of the CPU ends with the same bits.
+            progress: as in Word2Vec.fit.
+
+        Raises:
+            ValueError: a setting makes no sense, images have no vector or one that is not finite, there are fewer than
+                two images to tell apart, or the checkpoint is of other data or settings.
+            TrainingError: the loss stopped being finite.
+            KeyboardInterrupt: Ctrl-C; the model holds what was learned so far.
+        """
+        self._check()
+        check_float("checkpoint_minutes", checkpoint_minutes, 0, math.inf)
+        if resume and checkpoint is None:
+            raise ValueError("resume=True needs checkpoint=, the file to continue from")
+        training, validation = _parts(captions, validation)
+        self._kinds = {IMAGES: "rows", CAPTIONS: "texts" if isinstance(captions, Captions) else "rows"}
+        self._kinds |= dict.fromkeys(others or {}, "rows")
+        if self._kinds[CAPTIONS] == "texts":
+            self.words_, self.counts_ = vocabulary(training.texts, self.min_count)
+        else:
+            self.words_, self.counts_ = list(SPECIAL), np.zeros(2, np.int64)
+        if (self.text == "doc2vec") != (document_model is not None):
+            raise ValueError('text="doc2vec" and document_model= go together: a trained Doc2Vec reads the captions')
+        for name in ("vectors_", "loss_"):  # of an earlier fit
+            self.__dict__.pop(name, None)
+        self.document_model_, self._text_rows = document_model, None
+        _check_finite(images, np.arange(len(images)), IMAGES)  # all, since vectors_ will be of all
+        data = Examples(self, images, training, others or {}, missing)
+        self._n_in = {name: side.dim for name, side in data.sides.items()}
+        self._word_dim = word_vectors.dim if word_vectors is not None else self.word_dim
+        self._fingerprint = data.fingerprint()
+        self._start()
+        if word_vectors is not None:
+            self._place_words(word_vectors)
+        if resume and os.path.exists(checkpoint):
+            saved = type(self).load(checkpoint)
+            check_resumable(checkpoint, saved, self, self._fingerprint)
+            self._take(saved)
+        self._texts = captions.texts if isinstance(captions, Captions) else Texts.of([])
+        save = None if checkpoint is None else (lambda: write_model(checkpoint, self))
+        return self._train(data, validation, save, checkpoint_minutes, progress)
+
+    def partial_fit(
+        self,
+        images: Any,
+        captions: Captions | Linked,
+        *,
+        validation: Captions | Linked | None = None,
+        others: Mapping[str, Linked] | None = None,
+        missing: str = "error",
+        progress: ProgressOption = None,
+    ) -> "Multimodal":
+        """Continues with other or the same data: `epochs` passes over it, with the state of the optimiser.
+
+        Words stay those of the first fit. vectors_ are those of these images.
+        """
+        if not hasattr(self, "vectors_"):
+            return self.fit(images, captions, others=others, validation=validation, missing=missing, progress=progress)
+        self._check()
+        training, validation = _parts(captions, validation)
+        _check_finite(images, np.arange(len(images)), IMAGES)
+        data = Examples(self, images, training, others or {}, missing)
+        found = {name: side.dim for name, side in data.sides.items()}
+        if found != self._n_in:
+            raise ValueError(f"expected modalities of dimensions {self._n_in}, as in the first fit, got {found}")
+        before = self._progress
+        self._progress = Progress(before=before.before + before.epoch, losses=list(before.losses))
+        self._fingerprint, self._best, self._best_score, self._stale = None, None, -math.inf, 0
+        self._texts = captions.texts if isinstance(captions, Captions) else Texts.of([])
+        return self._train(data, validation, None, 10.0, progress)
+
+    def _check(self) -> None:
+        for name, known in (
+            ("text", ("gru", "lstm", "mean", "doc2vec", "word2visualvec")),
+            ("pooling", ("last", "max", "mean")),
+            ("loss", LOSSES),
+            ("similarity", ("cosine", "order")),
+            ("precision", ("float32", "bfloat16")),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {getattr(self, name)!r}")
+        for name, lowest, highest in (
+            ("dim", 1, 100_000),
+            ("word_dim", 1, 100_000),
+            ("hidden", 0, 1_000_000),
+            ("k", 1, 1_000_000),
+            ("warmup", 0, 2**31 - 1),
+            ("epochs", 1, 2**31 - 1),
+            ("batch", 2, 1_000_000),
+            ("min_count", 0, 2**62),
+            ("max_words", 1, 1_000_000),
+            ("seed", 0, 2**64 - 1),
+        ):
+            check_int(name, getattr(self, name), lowest, highest)
+        for name in ("lr_drop", "patience"):
+            if getattr(self, name) is not None:
+                check_int(name, getattr(self, name), 1, 2**31 - 1)
+        for name in ("bidirectional", "tune_words", "bucketed", "distinct_images"):
+            check_flag(name, getattr(self, name))
+        check_float("dropout", self.dropout, 0, 0.99)
+        check_float("lr", self.lr, 0, 100, above=True)
+        check_float("weight_decay", self.weight_decay, 0, 100)
+        check_float("clip", self.clip, 0, math.inf)
+        check_float("temperature", self.temperature, 0, 1000, above=True)
+        if self.margin is not None:
+            check_float("margin", self.margin, 0, 1000)
+        if self.loss == "infonce" and self.similarity == "order":
+            raise ValueError('loss="infonce" takes similarity="cosine"')
+
+    # ---- towers ---------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        """Fresh towers and optimiser."""
+        self._progress = Progress()
+        self._best: dict[str, Any] | None = None
+        self._best_score, self._stale = -math.inf, 0
+        self.validation_ = []
+        self._make_towers()
+        self._make_optimizer()
+
+    def _make_towers(self) -> None:
+        try:
+            import torch
+        except ImportError as error:
+            raise ImportError("Multimodal needs torch: pip install embfast[multimodal]") from error
+        from embfast import towers
+
+        try:
+            self._device = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        except RuntimeError as error:
+            raise ValueError(f"device: {error}") from None
+        if self._device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device={self.device!r}, but torch sees no CUDA device here")
+        if self._device.type == "cuda" and self._device.index is None and "LOCAL_RANK" in os.environ:
+            self._device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        dim = self._n_in[IMAGES] if self.loss == "mse" else self.dim
+        n_words, made = len(self.words_), {}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed % 2**63)
+            for name, kind in self._kinds.items():
+                if name == IMAGES and self.loss == "mse":
+                    made[name] = towers.IdentityTower()
+                elif kind == "rows" or self.text == "doc2vec":
+                    made[name] = towers.VectorTower(self._n_in[name], dim, self.hidden, self.dropout)
+                elif self.text == "mean":
+                    made[name] = towers.MeanTower(n_words, self._word_dim, dim, self.hidden, self.dropout)
+                elif self.text == "word2visualvec":
+                    made[name] = towers.Word2VisualVecTower(
+                        n_words, self._word_dim, dim, self.hidden or 2048, self.dim, self.dropout
+                    )
+                else:
+                    made[name] = towers.SequenceTower(
+                        n_words, self._word_dim, dim, self.text, self.pooling, self.bidirectional, self.dropout
+                    )
+        if not self.tune_words and hasattr(made[CAPTIONS], "words"):
+            made[CAPTIONS].words.weight.requires_grad_(False)
+        self.towers_ = torch.nn.ModuleDict(made).to(self._device)
+
+    def _make_optimizer(self) -> None:
+        import inspect
+
+        import torch
+
+        known = {name.lower(): value for name, value in vars(torch.optim).items() if isinstance(value, type)}
+        kind = known.get(str(self.optimizer).lower())
+        if kind in (None, torch.optim.Optimizer, torch.optim.LBFGS, torch.optim.SparseAdam):
+            raise ValueError(f"optimizer: expected one of torch.optim, as 'adam', got {self.optimizer!r}")
+        options: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay}
+        weights = [p for p in self.towers_.parameters() if p.requires_grad]
+        if "fused" in inspect.signature(kind).parameters:
+            try:
+                self._optimizer = kind(weights, fused=True, **options)
+                return
+            except RuntimeError:  # not for this device, before torch 2.4: the same steps, one operation after the other
+                pass
+        try:
+            self._optimizer = kind(weights, **options)
+        except (TypeError, RuntimeError, ValueError) as error:
+            raise ValueError(f"optimizer {self.optimizer!r}: {error}") from None
+
+    def _place_words(self, vectors: Vectors) -> None:
+        import torch
+
+        if not hasattr(self.towers_[CAPTIONS], "words"):
+            raise ValueError(f"word_vectors: text={self.text!r} has no word vectors")
+        table = self.towers_[CAPTIONS].words.weight
+        known = [i for i, word in enumerate(self.words_) if word in vectors]
+        if not known:
+            raise ValueError("word_vectors know none of the words of the captions; are they lower-cased?")
+        with torch.no_grad():
+            table[known] = torch.from_numpy(vectors[[self.words_[i] for i in known]]).to(table)
+
+    def _take(self, saved: "Multimodal") -> None:
+        """Continues where a checkpoint stands."""
+        for name in ("towers_", "_optimizer", "_progress", "_best", "_best_score", "_stale", "validation_", "_device"):
+            setattr(self, name, getattr(saved, name))
+
+    def _mode(self, epoch: int) -> str:
+        """The loss of an epoch: sum in the warm-up of those that choose negatives."""
+        return "sum" if self.loss in _CHOOSING and self._progress.before + epoch < self.warmup else self.loss
+
+    def _lr(self, epoch: int) -> float:
+        return self.lr / 10 if self.lr_drop is not None and epoch >= self.lr_drop else self.lr
+
+    def _train(
+        self,
+        data: "Examples",
+        validation: Captions | Linked | None,
+        save: Callable[[], None] | None,
+        minutes: float,
+        progress: ProgressOption,
+    ) -> "Multimodal":
+        import torch
+
+        state = self._progress
+        rank, size = _world()
+        held_out = None if validation is None else Examples(self, data.images, validation, {}, "error")
+        plan: list[np.ndarray] = []
+        planned = -1
+        alike: deque[float] = deque(maxlen=50)
+
+        def step(epoch: int, first: int, last: int) -> tuple[float, int, int]:
+            nonlocal plan, planned
+            if epoch != planned:
+                plan, planned = data.plan(self, state.before + epoch), epoch
+            for group in self._optimizer.param_groups:
+                group["lr"] = self._lr(epoch)
+            loss, n = 0.0, 0
+            for number in range(first, last):
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(zlib.crc32(f"{self.seed} {state.before + epoch} {number} {rank}".encode()))
+                    found = self._step(data, plan[number], epoch, number, rank, size)
+                loss, n = loss + found[0], n + len(plan[number])
+                if self._mode(epoch) in _CHOOSING:
+                    alike.append(found[1])
+            return loss, n, n
+
+        def after_epoch() -> bool:
+            mean = sum(alike) / max(1, len(alike))
+            if len(alike) >= _JUDGED and mean > _ALIKE:
+                warnings.warn(
+                    f"epoch {state.epoch}: the captions of a batch have a mean cosine of {mean:.3f}: they have "
+                    " collapsed into one point; more epochs of warmup, or a lower lr, help",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
+            if held_out is None:
+                return False
+            found = self._evaluate(held_out)
+            self.validation_.append(found)
+            if found.recall_sum > self._best_score:
+                self._best_score, self._stale = found.recall_sum, 0
+                self._best = {name: t.detach().cpu().clone() for name, t in self.towers_.state_dict().items()}
+            else:
+                self._stale += 1
+            return self._stopped()
+
+        edges = np.cumsum([0, *map(len, data.plan(self, state.before))]).astype(np.int64)
+        try:
+            if not self._stopped():
+                train(
+                    step,
+                    edges,
+                    state,
+                    epochs=self.epochs,
+                    per_slice=1 if len(edges) < 50 else 5,
+                    lr=self.lr,
+                    min_lr=self.lr,
+                    lr_of=self._lr,
+                    after_slice=lambda begin, end: None,
+                    after_epoch=after_epoch,
+                    unit="captions",
+                    save=save if rank == 0 else None,
+                    save_minutes=minutes,
+                    progress=progress if rank == 0 else False,
+                )
+            if self._best is not None:
+                self.towers_.load_state_dict(self._best)
+        finally:
+            self.loss_ = list(state.losses)
+            self._show(data)
+        return self
+
+    def _stopped(self) -> bool:
+        return self.patience is not None and self._stale >= self.patience
+
+    def _step(
+        self, data: "Examples", items: np.ndarray, epoch: int, number: int, rank: int, size: int
+    ) -> tuple[float, float]:
+        """One step on some captions; returns the summed loss of the whole batch, and how alike its captions are."""
+        import torch
+
+        if size > 1:  # as many for each process; up to size - 1 captions of a batch go without
+            each = len(items) // size
+            items = items[: each * size]
+        part = slice(rank * len(items) // size, (rank + 1) * len(items) // size)
+        draws = np.random.default_rng([self.seed, self._progress.before + epoch, number, 1])
+        chosen = data.beside(items, draws)
+        self.towers_.train()
+        self._optimizer.zero_grad(set_to_none=True)
+        rows = {name: self._rows(data, name, which[part]) for name, which in chosen.items()}
+        for name, found in rows.items():
+            if not bool(found.isfinite().all()):
+                raise TrainingError(
+                    f"the vectors of {name} stopped being finite in epoch {epoch + 1} of {self.epochs}: lower lr "
+                    f"(it is {self._lr(epoch):g}), or clip (it is {self.clip:g}; 0 is no limit)"
+                )
+        groups = torch.from_numpy(data.owners[items].astype(np.int64)).to(self._device)
+        loss = self._loss(rows, groups, self._mode(epoch), rank, size)
+        loss.backward()
+        weights = [p for p in self.towers_.parameters() if p.grad is not None]
+        if size > 1:
+            _add_up(weights)
+        if self.clip:
+            torch.nn.utils.clip_grad_norm_(weights, self.clip)
+        self._optimizer.step()
+        with torch.no_grad():
+            captions = torch.nn.functional.normalize(rows[CAPTIONS], dim=1)
+            n = max(len(captions), 2)
+            alike = (float(captions.sum(0).square().sum()) - n) / (n * (n - 1))
+        total = loss.detach()
+        if size > 1:
+            torch.distributed.all_reduce(total)
+        return float(total), alike
+
+    def _rows(self, data: "Examples", name: str, items: np.ndarray) -> "torch.Tensor":
+        """Items of a modality in the joint space; each row that is there several times is computed once."""
+        import torch
+
+        side = data.sides[name]
+        unique, inverse = np.unique(side.rows[items], return_inverse=True)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            rows = self.towers_[name](side.take(unique, self._device))
+        return self._into_space(rows)[torch.from_numpy(inverse).to(self._device)]
+
+    def _into_space(self, rows: "torch.Tensor") -> "torch.Tensor":
+        from embfast.towers import into_space
+
+        return rows.float() if self.loss == "mse" else into_space(rows, self.similarity == "order")
+
+    def _loss(
+        self, rows: "dict[str, torch.Tensor]", groups: "torch.Tensor", mode: str, rank: int, size: int
+    ) -> "torch.Tensor":
+        import torch
+
+        from embfast.ranking import info_nce, ranking_loss
+
+        if mode == "mse":
+            target = rows[IMAGES]
+            return sum((row - target).square().mean(1).sum() for name, row in rows.items() if name != IMAGES)
+        margin = self.margin if self.margin is not None else 0.05 if self.similarity == "order" else 0.2
+        # Rows come at length 1, so the dot product is the cosine, and its gradient has been through the norm already.
+        options: dict[str, Any] = {"similarity": "order" if self.similarity == "order" else "dot", "groups": groups}
+        if mode == "infonce":
+            loss = info_nce
+            options["temperature"] = self.temperature
+        else:
+            loss = ranking_loss
+            options |= {"mode": mode, "margin": margin, "k": self.k if mode == "topk" else None}
+        total = torch.zeros((), device=groups.device)
+        names = list(rows)
+        everyone = {name: _gathered(rows[name]) for name in names} if size > 1 else rows
+        for i, a in enumerate(names):
+            for b in names[i + 1 :]:
+                if size == 1:
+                    total = total + loss(rows[a], rows[b], **options)
+                else:
+                    offset = rank * len(rows[a])
+                    total = total + loss(rows[a], everyone[b], direction="images", offset=offset, **options)
+                    total = total + loss(everyone[a], rows[b], direction="captions", offset=offset, **options)
+        return total
+
+    # ---- use ------------------------------------------------------------------------------------------------------
+
+    def embed_images(self, images: Any, keys: Iterable[str] | None = None) -> Vectors:
+        """Vectors of images in the joint space, of all or of some keys; images as in fit, or an array (n, dim_in)."""
+        self._check_fitted()
+        return self._embed_side(IMAGES, images, keys)
+
+    def embed_other(self, name: str, vectors: Any) -> Vectors:
+        """Vectors of the rows of another modality, by its name in fit ("captions" where these were Linked)."""
+        self._check_fitted()
+        if name not in self._kinds or self._kinds[name] == "texts":
+            raise ValueError(f"no modality of rows is called {name!r}; there are {', '.join(self._kinds)}")
+        return self._embed_side(name, vectors, None)
+
+    def _embed_side(self, name: str, vectors: Any, keys: Iterable[str] | None) -> Vectors:
+        if isinstance(vectors, np.ndarray):
+            vectors = np.atleast_2d(vectors)
+            vectors = Vectors([str(i) for i in range(len(vectors))], vectors)
+        keys = list(vectors.keys) if keys is None else list(keys)
+        rows = np.fromiter((vectors.index_of(key) for key in keys), np.int64, len(keys))
+        side = _Rows(vectors, rows)
+        _check_finite(vectors, rows, name)
+        if side.dim != self._n_in[name]:
+            raise ValueError(f"{name}: expected vectors of {self._n_in[name]} numbers, as in fit, got {side.dim}")
+        return Vectors(keys, self._embed(name, side))
+
+    def embed_captions(self, texts: "str | Iterable[str] | Captions") -> np.ndarray:
+        """Texts in the joint space, float32 (texts, dim). A word that is not in words_ is <unk>; "" is <end> alone."""
+        self._check_fitted()
+        if self._kinds[CAPTIONS] != "texts":
+            raise ValueError("this model was trained on rows, not on captions: it reads no text; see embed_other")
+        texts = texts.texts if isinstance(texts, Captions) else [texts] if isinstance(texts, str) else texts
+        return self._embed(CAPTIONS, self._read(texts))
+
+    def _read(self, texts: Iterable[str]) -> "_Words | _Rows":
+        """Texts as the tower of captions takes them."""
+        if self.text == "doc2vec":
+            rows = self.document_model_.infer([tokenize(text) for text in texts])
+            return _Rows(Vectors([str(i) for i in range(len(rows))], rows), np.arange(len(rows)))
+        index = {word: i for i, word in enumerate(self.words_)}
+        return _Words(*encode(texts, index, self.max_words))
+
+    def _embed(self, name: str, side: "_Words | _Rows") -> np.ndarray:
+        import torch
+
+        dim = self._n_in[IMAGES] if self.loss == "mse" else self.dim
+        result = np.empty((len(side.rows), dim), np.float32)
+        order = np.argsort(side.lengths, kind="stable") if side.lengths is not None else np.arange(len(side.rows))
+        self.towers_.eval()
+        with torch.inference_mode():
+            for lo in range(0, len(order), _AT_ONCE):
+                items = order[lo : lo + _AT_ONCE]
+                with torch.autocast(self._device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+                    rows = self.towers_[name](side.take(side.rows[items], self._device))
+                result[items] = self._into_space(rows).cpu().numpy()
+        return result
+
+    def evaluate(self, images: Any, captions: Captions | Linked, folds: int = 1) -> Retrieval:
+        """Retrieval of captions and of the images that they belong to."""
+        self._check_fitted()
+        return self._evaluate(Examples(self, images, captions, {}, "error"), folds)
+
+    def _evaluate(self, data: "Examples", folds: int = 1) -> Retrieval:
+        sides = data.sides
+        images = self._embed(IMAGES, _Rows(data.images, data.image_rows))
+        captions = self._embed(CAPTIONS, sides[CAPTIONS])
+        return retrieval(images, captions, data.owners, self.similarity, folds)
+
+    def search_images(self, text: "str | np.ndarray", k: int = 10, *, index: Any = None) -> list[tuple[str, float]]:
+        """The k images of vectors_ nearest to a text (or a vector of the space): their keys and scores, best first.
+
+        index: one of vectors_.build_index(), to search approximately by cosine.
+        """
+        self._check_fitted()
+        query = self.embed_captions(text)[0] if isinstance(text, str) else np.asarray(text, np.float32)
+        return self._nearest(self.vectors_, query, k, as_captions=True, index=index)
+
+    def search_captions(
+        self, image: "str | np.ndarray", k: int = 10, *, captions: Captions | None = None
+    ) -> list[tuple[str, float]]:
+        """The k captions nearest to an image: its key in vectors_, or a vector that the image tower takes.
+
+        captions: those to search among; by default those given to fit, all splits, embedded at the first call.
+        """
+        self._check_fitted()
+        query = self.vectors_[image] if isinstance(image, str) else self.embed_images(np.asarray(image)).matrix[0]
+        if captions is not None:
+            texts, rows = captions.texts, self.embed_captions(captions)
+        else:
+            if not len(self._texts):
+                raise ValueError("this model holds no captions to search among: pass captions=")
+            if self._text_rows is None:
+                self._text_rows = self.embed_captions(self._texts)
+            texts, rows = self._texts, self._text_rows
+        found = self._nearest(Vectors([str(i) for i in range(len(rows))], rows), query, k, as_captions=False)
+        return [(texts[int(i)], score) for i, score in found]
+
+    def regularity(self, image: str, minus: str, plus: str, k: int = 10) -> list[tuple[str, float]]:
+        """Image - word + word (Kiros et al. 2014): the k other images nearest to it, by cosine."""
+        self._check_fitted()
+        words = self.embed_captions([plus, minus])
+        return self.vectors_.most_similar([image, words[0]], [words[1]], k=k)
+
+    def _nearest(
+        self, gallery: Vectors, query: np.ndarray, k: int, *, as_captions: bool, index: Any = None
+    ) -> list[tuple[str, float]]:
+        """as_captions: the query is a caption and the gallery holds images, or the other way round."""
+        check_int("k", k, 0, 2**62)
+        if self.similarity != "order" or index is not None:
+            return gallery.most_similar(query, k=k, index=index)
+        if as_captions:
+            scores = similarities(gallery.matrix, query[None], "order")[:, 0]
+        else:
+            scores = similarities(query[None], gallery.matrix, "order")[0]
+        best = np.argsort(-scores, kind="stable")[:k]
+        return [(gallery.keys[i], float(scores[i])) for i in best]
+
+    def index(self, images: Any, keys: Iterable[str] | None = None) -> "Multimodal":
+        """Puts other images in the place of vectors_, to be searched among. Returns self."""
+        self.vectors_ = self.embed_images(images, keys)
+        return self
+
+    def save_onnx(self, path: Path, side: str = CAPTIONS) -> None:
+        """Writes a tower, up to the joint space, for ONNX runtimes.
+
+        side="captions": inputs ids, int64 (longest, n), a text a column with anything behind its end, and lengths,
+        int32 (n,). captions.encode makes ids of texts; words_ are in the metadata of the file, as a JSON list. Any
+        other side: input rows, float32 (n, numbers of its vectors). Output: vectors, float32 (n, dim).
+
+        Raises:
+            ImportError: onnx is not installed.
+            ValueError: no such modality, or one that has no tower of its own: images with loss="mse".
+        """
+        from embfast import onnx
+
+        self._check_fitted()
+        if side not in self._kinds or (side == IMAGES and self.loss == "mse"):
+            raise ValueError(f"no tower {side!r} to write; modalities are {', '.join(self._kinds)}")
+        dim = self._n_in[IMAGES] if self.loss == "mse" else self.dim
+        tower, absolute = self.towers_[side], self.similarity == "order"
+        metadata = {"settings": json.dumps(self.get_params())}
+        if type(tower).__name__ == "VectorTower":
+            onnx.write_rows(path, tower, self._n_in[side], dim, self.loss != "mse", absolute, metadata)
+        else:
+            metadata |= {"words": json.dumps(self.words_), "max_words": str(self.max_words)}
+            onnx.write_texts(path, tower, dim, self.loss != "mse", absolute, metadata)
+
+    # ---- files ----------------------------------------------------------------------------------------------------
+
+    def _show(self, data: "Examples") -> None:
+        """vectors_ and the captions to search among, from the weights as they are now."""
+        every = data.images
+        self.vectors_ = Vectors(list(every.keys), self._embed(IMAGES, _Rows(every, np.arange(len(every)))))
+        self._text_rows = None
+
+    def _tensors(self) -> dict[str, np.ndarray]:
+        import torch
+
+        tensors = {f"tower.{name}": t.detach().cpu().numpy() for name, t in self.towers_.state_dict().items()}
+        if self._best is not None:
+            tensors |= {f"best.{name}": t.numpy() for name, t in self._best.items()}
+        optimizer: dict[str, dict[str, Any]] = {}
+        for i, entry in self._optimizer.state_dict()["state"].items():
+            optimizer[str(i)] = {}
+            for name, value in entry.items():
+                if isinstance(value, torch.Tensor):
+                    tensors[f"optimizer.{i}.{name}"] = np.atleast_1d(value.detach().cpu().float().numpy())
+                    value = {"shape": list(value.shape)}
+                optimizer[str(i)][name] = value
+        if hasattr(self, "vectors_"):
+            tensors |= {**word_tensors(self.vectors_.keys, "images"), "images": self.vectors_.matrix}
+            tensors |= {"texts_utf8": self._texts.utf8, "texts_offsets": self._texts.offsets}
+            if self._text_rows is not None:
+                tensors["captions"] = self._text_rows
+        state = {
+            "kinds": self._kinds,
+            "n_in": self._n_in,
+            "word_dim": self._word_dim,
+            "best_score": None if self._best is None else self._best_score,
+            "stale": self._stale,
+            "validation": [found.as_dict() for found in self.validation_],
+            "optimizer": optimizer,
+        }
+        if self.document_model_ is not None:
+            document = self.document_model_
+            tensors |= {f"doc2vec.{name}": array for name, array in document._tensors().items()}
+            tensors |= {f"doc2vec.{name}": array for name, array in word_tensors(document.words_).items()}
+            tensors["doc2vec.counts"] = document.counts_
+            state["doc2vec"] = document.get_params()
+        tensors["state"] = np.frombuffer(json.dumps(state).encode(), np.uint8)
+        return tensors
+
+    def _restore(self, file: TensorFile) -> None:
+        import torch
+
+        self._check()
+        state = json.loads(file.read("state", "U8").tobytes())
+        missing = _STATE - state.keys() if isinstance(state, dict) else _STATE
+        if missing:
+            raise FormatError(
+                f"{file.path}: expected {', '.join(sorted(missing))} in the state of a Multimodal, got none"
+            )
+        self._kinds, self._n_in, self._word_dim = state["kinds"], state["n_in"], state["word_dim"]
+        self.document_model_ = _document_model(file, state["doc2vec"]) if "doc2vec" in state else None
+        self._make_towers()
+        shapes = {name: tuple(t.shape) for name, t in self.towers_.state_dict().items()}
+
+        def weights(prefix: str) -> dict[str, Any]:
+            return {n: torch.from_numpy(file.read(f"{prefix}.{n}", "F32", shape)) for n, shape in shapes.items()}
+
+        self.towers_.load_state_dict(weights("tower"))
+        self._make_optimizer()
+        entries: dict[int, dict[str, Any]] = {}
+        for i, entry in state["optimizer"].items():
+            entries[int(i)] = {
+                name: torch.from_numpy(
+                    file.read(f"optimizer.{i}.{name}", "F32", tuple(value["shape"]) or (1,)).reshape(value["shape"])
+                )
+                if isinstance(value, dict)
+                else value
+                for name, value in entry.items()
+            }
+        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": entries})
+        self._best, self._best_score, self._stale = None, -math.inf, state["stale"]
+        if state["best_score"] is not None:
+            self._best, self._best_score = weights("best"), state["best_score"]
+        self.validation_ = [
+            Retrieval(*(Ranking(**found[side]) for side in (CAPTIONS, IMAGES))) for found in state["validation"]
+        ]
+        dim = self._n_in[IMAGES] if self.loss == "mse" else self.dim
+        self._texts, self._text_rows = Texts.of([]), None
+        self.vectors_ = Vectors([], np.empty((0, dim), np.float32))
+        if "images" in file:
+            keys = file.read_words("images")
+            self.vectors_ = Vectors(keys, file.read("images", "F32", (len(keys), dim)))
+        if "texts_utf8" in file:
+            self._texts = Texts(file.read("texts_offsets", "I64"), file.read("texts_utf8", "U8"))
+        if "captions" in file:
+            self._text_rows = file.read("captions", "F32", (len(self._texts), dim))
+
+
+# ---- data of a run ------------------------------------------------------------------------------------------------
+
+
+class _Rows:
+    """Items that are rows of Vectors: item i is row rows[i]. What is not float32 becomes it in the tower."""
+
+    lengths = None
+
+    def __init__(self, vectors: Any, rows: np.ndarray) -> None:
+        self.vectors, self.rows, self.dim = vectors, np.asarray(rows, np.int64), int(vectors.dim)
+
+    def take(self, rows: np.ndarray, device: "torch.device") -> "torch.Tensor":
+        import torch
+
+        return torch.from_numpy(np.ascontiguousarray(self.vectors.matrix[rows])).to(device)
+
+
+def _check_finite(vectors: Any, rows: np.ndarray, name: str) -> None:
+    """ValueError unless all numbers of some rows are finite; 4 MB of them at a time."""
+    step = max(1, (1 << 20) // max(1, vectors.dim))
+    for lo in range(0, len(rows), step):
+        part = vectors.matrix[rows[lo : lo + step]]
+        if part.dtype.kind == "f" and not np.isfinite(part).all():
+            row = rows[lo + int(np.flatnonzero(~np.isfinite(part).all(1))[0])]
+            raise ValueError(f"{name}: the vector of {vectors.keys[row]!r} has a number that is not finite")
+
+
+class _Words:
+    """Items that are texts in word ids."""
+
+    dim = 0
+
+    def __init__(self, ids: np.ndarray, offsets: np.ndarray) -> None:
+        self.ids, self.offsets, self.lengths = ids, offsets, np.diff(offsets)
+        self.rows = np.arange(len(self.lengths))
+
+    def take(self, rows: np.ndarray, device: "torch.device") -> Any:
+        from embfast.towers import pack
+
+        return pack(self.ids, self.offsets, rows).to(device)
+
+
+class Examples:
+    """Images and what belongs to them: for each modality its items, all led by the captions."""
+
+    def __init__(
+        self, model: Multimodal, images: Any, captions: Captions | Linked, others: Mapping[str, Linked], missing: str
+    ) -> None:
+        if missing not in ("error", "skip"):
+            raise ValueError(f"missing must be 'error' or 'skip', got {missing!r}")
+        self.images = images
+        captions = _known(images, captions, missing)
+        if not len(captions):
+            raise ValueError("there is no caption of any image to work with")
+        self.owners = captions.owners
+        self.image_rows = np.fromiter((images.index_of(key) for key in captions.images), np.int64, len(captions.images))
+        self.sides: dict[str, _Rows | _Words] = {IMAGES: _Rows(images, self.image_rows[self.owners])}
+        if isinstance(captions, Captions):
+            self.sides[CAPTIONS] = model._read(captions.texts)
+        else:
+            self.sides[CAPTIONS] = _Rows(captions.vectors, captions.rows)
+            _check_finite(captions.vectors, captions.rows, CAPTIONS)
+        self.by_image: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        for name, linked in others.items():
+            if name in (IMAGES, CAPTIONS) or not isinstance(linked, Linked):
+                raise ValueError(f"others: expected Linked rows under a name of their own, got {name!r}: {linked!r}")
+            place = {key: i for i, key in enumerate(linked.images)}
+            for key in captions.images:
+                if key not in place:
+                    raise ValueError(f"others: {name!r} has no row of image {key!r}")
+            order = np.argsort(linked.owners, kind="stable")
+            wanted = np.array([place[key] for key in captions.images])
+            first, last = (np.searchsorted(linked.owners[order], wanted, side) for side in ("left", "right"))
+            self.sides[name] = _Rows(linked.vectors, linked.rows[order])
+            _check_finite(linked.vectors, linked.rows, name)
+            self.by_image[name] = first, last
+        self._captions = captions
+
+    def fingerprint(self) -> dict[str, int]:
+        """What tells these data from others: sizes, and checksums of captions and of some image vectors."""
+        rows = self.images.matrix[np.unique(self.image_rows)[:256]]
+        return {
+            "images": len(self.image_rows),
+            "captions": len(self.owners),
+            "crc": self._captions.checksum(),
+            "vectors_crc": zlib.crc32(np.ascontiguousarray(rows)),
+        }
+
+    def plan(self, model: Multimodal, epoch: int) -> list[np.ndarray]:
+        """The batches of an epoch, int64 caption numbers: the same for the same seed and epoch.
+
+        Batches of an epoch differ by one in size at most; the sizes at each place are the same in all epochs.
+        """
+        rng = np.random.default_rng([model.seed, epoch])
+        order = rng.permutation(len(self.owners))
+        rounds = [order]
+        if model.distinct_images:  # the first caption of each image, the second ones, ...
+            by_image = order[np.argsort(self.owners[order], kind="stable")]
+            first = np.searchsorted(self.owners[by_image], np.arange(len(self.image_rows)))
+            nth = np.arange(len(order)) - first[self.owners[by_image]]
+            number = np.empty(len(order), np.int64)
+            number[by_image] = nth
+            rounds = [order[number[order] == r] for r in range(int(nth.max()) + 1)]
+        lengths = self.sides[CAPTIONS].lengths
+        batches: list[np.ndarray] = []
+        for one in rounds:
+            pools = np.array_split(one, max(1, round(len(one) / (_POOL * model.batch))))
+            for pool in pools:
+                if model.bucketed and lengths is not None:
+                    pool = pool[np.argsort(lengths[pool], kind="stable")]
+                parts = np.array_split(pool, max(1, math.ceil(len(pool) / model.batch)))
+                sizes = [len(part) for part in parts]
+                shuffled = rng.permutation(len(parts))
+                # Larger parts stand first whatever the order, so that the edges of batches are those of every epoch.
+                shuffled = shuffled[np.argsort([-sizes[i] for i in shuffled], kind="stable")]
+                batches += [parts[i] for i in shuffled]
+        return batches
+
+    def beside(self, items: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """For some captions, the item of each modality that stands beside each."""
+        chosen = {IMAGES: items, CAPTIONS: items}
+        for name, (first, last) in self.by_image.items():
+            image = self.owners[items]
+            chosen[name] = first[image] + (rng.random(len(items)) * (last - first)[image]).astype(np.int64)
+        return chosen
+
+
+def _parts(captions: Any, validation: Any) -> tuple[Any, Any]:
+    """What trains and what validates, by the names of splits."""
+    if not isinstance(captions, Captions | Linked) or not isinstance(validation, Captions | Linked | None):
+        captions = validation if isinstance(captions, Captions | Linked) else captions
+        raise TypeError(f"expected Captions or Linked rows, got {type(captions).__name__}; see Captions.from_file")
+    splits = set(captions.splits)
+    if "train" not in splits:
+        return captions, validation
+    if validation is None and "dev" in splits:
+        validation = captions.part("dev")
+    return captions.part("train"), validation
+
+
+def _known(images: Any, captions: Any, missing: str) -> Any:
+    """The captions whose images have vectors; images without captions are left out too, where they are unknown."""
+    used = np.bincount(captions.owners, minlength=len(captions.images)) > 0
+    unknown = [key for key, has in zip(captions.images, used.tolist(), strict=True) if key not in images and has]
+    if unknown and missing == "error":
+        raise ValueError(
+            f"{len(unknown):,} images with captions have no vector, the first {unknown[0]!r} (vectors are called like "
+            f'{next(iter(images.keys), None)!r}); missing="skip" leaves their captions out'
+        )
+    if any(key not in images for key in captions.images):
+        captions = captions.of_images(key for key in captions.images if key in images)
+    return captions
+
+
+def _document_model(file: TensorFile, settings: dict[str, Any]) -> Doc2Vec:
+    """The Doc2Vec that was kept in a model."""
+    inside = _Inside(file)
+    document = Doc2Vec(**settings)
+    document.words_ = inside.read_words()
+    document.counts_ = inside.read("counts", "I64", (len(document.words_),))
+    document._progress, document._fingerprint, document.loss_ = Progress(), None, []
+    document._restore(inside)
+    return document
+
+
+class _Inside:
+    """The tensors of a Doc2Vec in the file of a model that keeps one."""
+
+    def __init__(self, file: TensorFile) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._file, name)
+        return lambda tensor="words", *rest, **named: method(f"doc2vec.{tensor}", *rest, **named)
+
+
+# ---- several processes --------------------------------------------------------------------------------------------
+
+
+def _world() -> tuple[int, int]:
+    """This process's number, and how many there are, where torch.distributed runs."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
+def _gathered(rows: "torch.Tensor") -> "torch.Tensor":
+    """The rows of all processes, in order of their numbers; gradients come back from all of them."""
+    import torch
+    from torch import distributed
+
+    class Gather(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, rows: torch.Tensor) -> torch.Tensor:
+            parts = [torch.empty_like(rows) for _ in range(distributed.get_world_size())]
+            distributed.all_gather(parts, rows.contiguous())
+            return torch.cat(parts)
+
+        @staticmethod
+        def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+            gradient = gradient.contiguous()
+            distributed.all_reduce(gradient)
+            return gradient.chunk(distributed.get_world_size())[distributed.get_rank()]
+
+    return Gather.apply(rows)
+
+
+def _add_up(weights: "list[torch.Tensor]") -> None:
+    """Adds up the gradients of all processes, in one message."""
+    import torch
+    from torch import distributed
+
+    flat = torch.cat([weight.grad.flatten() for weight in weights])
+    distributed.all_reduce(flat)
+    for weight, part in zip(weights, flat.split([weight.numel() for weight in weights]), strict=True):
+        weight.grad.copy_(part.view_as(weight))

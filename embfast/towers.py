@@ -1,0 +1,175 @@
+"""Towers that map vectors and words into one space, as torch modules; texts come packed, without padding.
+
+Sources: Kiros et al. 2014, arXiv:1411.2539 (GRU and affine images); Vendrov et al. 2016, arXiv:1511.06361 (absolute
+values for order); Dong et al. 2016, arXiv:1604.06838 (Word2VisualVec).
+"""
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.rnn import PackedSequence
+
+TEXTS = ("gru", "lstm", "mean", "doc2vec", "word2visualvec")
+POOLINGS = ("last", "max", "mean")
+
+
+class Packed(NamedTuple):
+    """Texts as recurrent kernels want them: the first words of all, longest text first, then the second words, ...
+
+    ids: int64 (tokens,); texts: int64 (tokens,), to which text, in the order sorted by length, a token belongs.
+    batch_sizes: int64 (longest,), on the CPU: how many texts have such a word. lengths: int64 (texts,), longest first.
+    place: int64 (texts,): where in that order the texts stand, in the order they came.
+    """
+
+    ids: Tensor
+    texts: Tensor
+    batch_sizes: Tensor
+    lengths: Tensor
+    place: Tensor
+
+    def to(self, device: torch.device) -> "Packed":
+        """The same on a device; batch_sizes stay where torch wants them."""
+        if device.type == "cpu":
+            return self
+        return Packed(*(t if name == "batch_sizes" else t.to(device) for name, t in self._asdict().items()))
+
+
+def pack(ids: np.ndarray, offsets: np.ndarray, rows: np.ndarray) -> Packed:
+    """Takes texts, those of `rows`, out of ids and offsets; each has one token at least."""
+    lengths = offsets[rows + 1] - offsets[rows]
+    order = np.argsort(-lengths, kind="stable")
+    place = np.empty(len(rows), np.int64)
+    place[order] = np.arange(len(rows))
+    lengths = lengths[order]
+    step = np.arange(lengths[0])[:, None]
+    inside = step < lengths
+    tokens = (offsets[rows[order]] + step)[inside]
+    return Packed(
+        torch.from_numpy(ids[tokens].astype(np.int64)),
+        torch.from_numpy(np.nonzero(inside)[1]),
+        torch.from_numpy(inside.sum(1)),
+        torch.from_numpy(lengths),
+        torch.from_numpy(place),
+    )
+
+
+def into_space(rows: Tensor, absolute: bool) -> Tensor:
+    """Rows at length 1, for order embeddings by their absolute values. A row of zeros stays one."""
+    rows = functional.normalize(rows.float(), dim=1)
+    return rows.abs() if absolute else rows
+
+
+class VectorTower(nn.Module):
+    """An affine map of rows, or with hidden > 0 one hidden layer of ReLUs; rows may be float32 or int8."""
+
+    def __init__(self, n_in: int, dim: int, hidden: int = 0, dropout: float = 0.0) -> None:
+        super().__init__()
+        sizes = [n_in, hidden, dim] if hidden else [n_in, dim]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        for layer in self.layers:
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        self.dropout = dropout
+
+    def forward(self, rows: Tensor) -> Tensor:
+        rows = rows.float()
+        for i, layer in enumerate(self.layers):
+            rows = functional.relu(rows) if i else rows
+            rows = layer(functional.dropout(rows, self.dropout, self.training))
+        return rows
+
+
+class IdentityTower(nn.Module):
+    """Rows as they are, in float32."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return rows.float()
+
+
+class SequenceTower(nn.Module):
+    """A GRU or LSTM over word vectors. In two directions the two states are averaged, so that both give `dim` numbers.
+
+    pooling: "last" is the state behind the last word, "max" and "mean" are over the states behind all words.
+    """
+
+    def __init__(
+        self,
+        n_words: int,
+        word_dim: int,
+        dim: int,
+        cell: str = "gru",
+        pooling: str = "last",
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.words = _word_table(n_words, word_dim)
+        self.cell = {"gru": nn.GRU, "lstm": nn.LSTM}[cell](word_dim, dim, bidirectional=bidirectional)
+        self.pooling, self.dropout, self.dim = pooling, dropout, dim
+
+    def forward(self, texts: Packed) -> Tensor:
+        words = functional.dropout(self.words(texts.ids), self.dropout, self.training)
+        states, last = self.cell(PackedSequence(words, texts.batch_sizes))
+        if self.pooling == "last":
+            rows = (last[0] if isinstance(last, tuple) else last).mean(0)
+        else:
+            states = states.data.unflatten(1, (-1, self.dim)).mean(1)
+            rows = _pooled(states, texts, self.pooling)
+        return rows[texts.place]
+
+
+class MeanTower(nn.Module):
+    """An affine map, or an MLP, of the mean word vector of a text."""
+
+    def __init__(self, n_words: int, word_dim: int, dim: int, hidden: int = 0, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.words = _word_table(n_words, word_dim)
+        self.map = VectorTower(word_dim, dim, hidden, dropout)
+
+    def forward(self, texts: Packed) -> Tensor:
+        return self.map(_pooled(self.words(texts.ids), texts, "mean"))[texts.place]
+
+
+class Word2VisualVecTower(nn.Module):
+    """An MLP of three readings of a text side by side: the state of a GRU, the mean word vector, the bag of words."""
+
+    def __init__(
+        self, n_words: int, word_dim: int, dim: int, hidden: int = 2048, state: int = 1024, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.words = _word_table(n_words, word_dim)
+        self.cell = nn.GRU(word_dim, state)
+        self.bag = nn.Embedding(n_words, hidden)
+        nn.init.uniform_(self.bag.weight, -0.02, 0.02)
+        self.read = VectorTower(state + word_dim, hidden)
+        self.out = VectorTower(hidden, dim)
+        self.dropout = dropout
+
+    def forward(self, texts: Packed) -> Tensor:
+        words = self.words(texts.ids)
+        state = self.cell(PackedSequence(words, texts.batch_sizes))[1][0]
+        mean = _pooled(words, texts, "mean")
+        bag = _pooled(self.bag(texts.ids), texts, "sum")
+        hidden = functional.relu(self.read(torch.cat([state, mean], 1)) + bag)
+        hidden = functional.dropout(hidden, self.dropout, self.training)
+        return self.out(hidden)[texts.place]
+
+
+def _word_table(n_words: int, word_dim: int) -> nn.Embedding:
+    table = nn.Embedding(n_words, word_dim)
+    nn.init.uniform_(table.weight, -0.1, 0.1)
+    return table
+
+
+def _pooled(rows: Tensor, texts: Packed, how: str) -> Tensor:
+    """The rows of each text in one, (texts, dim), longest text first."""
+    empty = rows.new_zeros(len(texts.lengths), rows.shape[1])
+    if how == "max":
+        place = texts.texts[:, None].expand_as(rows)
+        return empty.scatter_reduce(0, place, rows, "amax", include_self=False)
+    sums = empty.index_add(0, texts.texts, rows)
+    return sums / texts.lengths[:, None] if how == "mean" else sums

@@ -1209,6 +1209,9 @@ def vocab(
 
 _EXTRAS = {  # what an optional package is for, and the extra that installs it
     "numba": ("random walks", "graph"),
+    "torch": ("images and captions", "multimodal"),
+    "pillow": ("images", "images"),
+    "onnx": ("networks of captions in files of ONNX", "onnx"),
     "pyarrow": ("Parquet", "parquet"),
     "usearch": ("approximate search", "index"),
     "scipy": ("scipy's matrices, SVD", "scipy"),

@@ -15,7 +15,7 @@ struct WalkJob {
   const AliasCell* alias;    // of edges, the aliases counted from the row's begin; null without weights
   const double* strengths;   // of nodes: the sum of the row's weights; null without weights
   const double* thresholds;  // of nodes: node2vec+; or null
-  const uint32_t* members;   // a string of bits for each row: see member_bit
+  const uint64_t* members;   // bits that say who may be in a row: see perhaps_member
   const int64_t* pattern;    // types of the nodes of a walk, over and over, where a node has a row for each type
   const int32_t* starts;     // n_walks nodes
   int32_t* steps;            // length x n_walks nodes
@@ -33,7 +33,6 @@ namespace walks {
 constexpr int try_bits = 24;  // of a draw's number
 constexpr uint64_t restart_try = (1u << try_bits) - 1;
 constexpr int64_t last_try = 1 << 16;
-constexpr uint64_t member_bits = 16;  // of the strings, for each neighbour
 
 __device__ inline double unit(uint64_t draw) { return static_cast<double>(draw >> 11) * 0x1p-53; }
 __device__ inline double low_unit(uint64_t draw) { return static_cast<double>(draw & 0xffffffffu) * 0x1p-32; }
@@ -65,17 +64,21 @@ __device__ inline int64_t find(const int32_t* neighbours, Row row, int32_t x) {
   return n > 0 && __ldg(neighbours + begin) == x ? begin : -1;
 }
 
-// The bit that is set if x is in the row: _member_bit of embfast/walks.py. Clear, it says no. Set, it says yes where a
-// row has a bit for each node, and perhaps otherwise.
+// The words of the table of members that are this row's alone, 64 bits to four entries: _own_words of embfast/walks.py.
+// They are enough for a bit for each node, or x has three bits by a hash in one of all the words that the row touches.
+__device__ inline int64_t first_own(Row row) { return (row.begin + 3) >> 2; }
 __device__ inline bool all_bits(const WalkJob& job, Row row) {
-  return static_cast<uint64_t>(row.degree) * member_bits >= static_cast<uint64_t>(job.n_nodes);
+  return (((row.begin + row.degree) >> 2) - first_own(row)) * 64 >= job.n_nodes;
 }
+// Not set, x is not in the row. Set, it is where a row has a bit for each node, and perhaps otherwise.
 __device__ inline bool perhaps_member(const WalkJob& job, Row row, int32_t x) {
-  const uint64_t size = static_cast<uint64_t>(row.degree) * member_bits;
-  const uint64_t hashed = (static_cast<uint64_t>(static_cast<uint32_t>(x) * 0x9E3779B1u) * size) >> 32;
-  const uint64_t bit = static_cast<uint64_t>(row.begin) * member_bits +
-                       (all_bits(job, row) ? static_cast<uint64_t>(static_cast<uint32_t>(x)) : hashed);
-  return __ldg(job.members + (bit >> 5)) >> (bit & 31) & 1;
+  if (all_bits(job, row)) return __ldg(job.members + first_own(row) + (x >> 6)) >> (x & 63) & 1;
+  const uint64_t hashed = static_cast<uint64_t>(x) * Stream::golden;
+  const uint64_t three =
+      uint64_t{1} << (hashed >> 14 & 63) | uint64_t{1} << (hashed >> 20 & 63) | uint64_t{1} << (hashed >> 26 & 63);
+  const int64_t low = row.begin >> 2, span = ((row.begin + row.degree + 3) >> 2) - low;
+  const auto word = static_cast<int64_t>((hashed >> 32) * static_cast<uint64_t>(span) >> 32);
+  return (__ldg(job.members + low + word) & three) == three;
 }
 
 // What multiplies the weight of the edge at `place` from current to x, for a walk that came from the row `back`, not

@@ -3,11 +3,14 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import embfast
 from embfast.vectors import Vectors
 
 # A script that starts the tests in the background has them ignore Ctrl-C, which some of them press.
@@ -39,6 +42,24 @@ def original():
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def solve_on(tmp_path_factory):
+    """Runs a script beside the tests on an instruction set, which a process chooses once; gives the arrays it saved."""
+
+    def solve(isa: str, script: str) -> dict[str, np.ndarray]:
+        path = tmp_path_factory.mktemp("solved") / "solved.npz"
+        environment = {**os.environ, "EMBFAST_ISA": isa, "PYTHONPATH": str(Path(embfast.__file__).parents[1])}
+        command = [sys.executable, Path(__file__).parent / script, path]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
+        assert done.returncode == 0, done.stderr
+        with np.load(path) as arrays:
+            if str(arrays["isa"]) != isa:
+                pytest.skip(f"this machine has {arrays['isa']} at most")
+            return dict(arrays)
+
+    return solve
 
 
 @pytest.fixture

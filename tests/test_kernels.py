@@ -19,20 +19,9 @@ PROBLEMS = every_problem()
 
 
 @pytest.fixture(scope="session", params=["baseline", "avx2", "avx512"])
-def solved(request, tmp_path_factory):
+def solved(request, solve_on):
     """What the kernel makes of every problem on one instruction set, which a process chooses once."""
-    path = tmp_path_factory.mktemp("solved") / f"{request.param}.npz"
-    root = str(Path(embfast.__file__).parents[1])
-    environment = {**os.environ, "EMBFAST_ISA": request.param, "PYTHONPATH": root}
-    script = Path(__file__).parent / "problems.py"
-    done = subprocess.run(
-        [sys.executable, script, path], env=environment, capture_output=True, text=True, errors="replace"
-    )
-    assert done.returncode == 0, done.stderr
-    with np.load(path) as arrays:
-        if str(arrays["isa"]) != request.param:
-            pytest.skip(f"this machine has {arrays['isa']} at most")
-        return dict(arrays)
+    return solve_on(request.param, "problems.py")
 
 
 def test_an_unknown_instruction_set_is_an_error():

@@ -1,13 +1,9 @@
 """Ternary rows: kernels against their reference, thresholds against the definition, searches against the full sort."""
 
 import json
-import os
-import subprocess
-import sys
 import tracemalloc
 from fractions import Fraction
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +13,6 @@ from numpy.testing import assert_allclose, assert_array_equal
 from ternary_problems import TernaryProblem, every_problem
 from typer.testing import CliRunner
 
-import embfast
 from embfast import cli, evaluate, kernels, reference, ternary
 from embfast import vectors as vectors_module
 from embfast.errors import FormatError
@@ -32,20 +27,9 @@ INFINITY = np.float32(np.inf)
 
 
 @pytest.fixture(scope="session", params=["baseline", "avx2", "avx512", "avx512popcnt"])
-def solved(request, tmp_path_factory):
+def solved(request, solve_on):
     """What the kernels make of every problem on one instruction set, which a process chooses once."""
-    path = tmp_path_factory.mktemp("solved") / f"ternary-{request.param}.npz"
-    root = str(Path(embfast.__file__).parents[1])
-    environment = {**os.environ, "EMBFAST_ISA": request.param, "PYTHONPATH": root}
-    script = Path(__file__).parent / "ternary_problems.py"
-    done = subprocess.run(
-        [sys.executable, script, path], env=environment, capture_output=True, text=True, errors="replace"
-    )
-    assert done.returncode == 0, done.stderr
-    with np.load(path) as arrays:
-        if str(arrays["isa"]) != request.param:
-            pytest.skip(f"this machine has {arrays['isa']} at most")
-        return dict(arrays)
+    return solve_on(request.param, "ternary_problems.py")
 
 
 @cache

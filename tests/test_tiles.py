@@ -1,37 +1,21 @@
 """The kernels of ranking losses: against the reference, the reference against calculus, and wrong arguments."""
 
-import os
-import subprocess
-import sys
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from tile_problems import TileProblem, every_problem
 
-import embfast
 from embfast import kernels, reference
 
 PROBLEMS = every_problem()
 
 
 @pytest.fixture(scope="session", params=["baseline", "avx2", "avx512"])
-def solved(request, tmp_path_factory):
+def solved(request, solve_on):
     """What the kernels make of every problem on one instruction set, which a process chooses once."""
-    path = tmp_path_factory.mktemp("solved") / f"tiles-{request.param}.npz"
-    root = str(Path(embfast.__file__).parents[1])
-    environment = {**os.environ, "EMBFAST_ISA": request.param, "PYTHONPATH": root}
-    script = Path(__file__).parent / "tile_problems.py"
-    done = subprocess.run(
-        [sys.executable, script, path], env=environment, capture_output=True, text=True, errors="replace"
-    )
-    assert done.returncode == 0, done.stderr
-    with np.load(path) as arrays:
-        if str(arrays["isa"]) != request.param:
-            pytest.skip(f"this machine has {arrays['isa']} at most")
-        return dict(arrays)
+    return solve_on(request.param, "tile_problems.py")
 
 
 @cache

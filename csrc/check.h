@@ -4,8 +4,10 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "rows.h"
 
@@ -48,6 +50,47 @@ inline Rows rows(py::array& a, const char* name, int64_t dim = -1) {
   }
   if (dim >= 0 && a.shape(1) != dim) fail(name, std::to_string(dim) + " columns", a);
   return {static_cast<float*>(a.mutable_data()), a.shape(0), a.shape(1)};
+}
+
+// What a kernel fills, in the caller's own memory.
+template <class T>
+T* writable(py::array& a, const char* name) {
+  if (!py::isinstance<py::array_t<T>>(a) || !a.writeable()) fail(name, "a writable array of the kernel's dtype", a);
+  return static_cast<T*>(a.mutable_data());
+}
+
+template <class T>
+T* writable(py::array& a, const char* name, int64_t n) {
+  vector<T>(a, name, n);
+  return writable<T>(a, name);
+}
+
+template <class T>
+T* writable(py::array& a, const char* name, int64_t n, int64_t dim) {
+  array<T>(a, name, 2, "an aligned, C-contiguous matrix of the kernel's dtype");
+  if (!a.writeable() || a.shape(0) != n || a.shape(1) != dim) {
+    fail(name, "a writable matrix (" + std::to_string(n) + ", " + std::to_string(dim) + ")", a);
+  }
+  return static_cast<T*>(a.mutable_data());
+}
+
+inline void ids(const int32_t* ids, int64_t n, const char* name, int64_t n_words) {
+  uint32_t largest = 0;
+  for (int64_t i = 0; i < n; ++i) largest = std::max(largest, static_cast<uint32_t>(ids[i]));
+  if (n > 0 && largest >= n_words) {
+    throw py::value_error(std::string(name) + ": expected 0 <= id < " + std::to_string(n_words));
+  }
+}
+
+inline void threads(int n) {
+  if (n < 1 || n > 4096) throw py::value_error("threads: expected 1..4096");
+}
+
+inline std::string_view bytes(const py::buffer_info& info) {
+  if (info.ndim != 1 || info.itemsize != 1 || (info.size && info.strides[0] != 1)) {
+    throw py::value_error("bytes: expected contiguous bytes");
+  }
+  return {static_cast<const char*>(info.ptr), static_cast<size_t>(info.size)};
 }
 
 }  // namespace embfast::check

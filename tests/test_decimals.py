@@ -111,8 +111,12 @@ def test_blank_lines_cost_no_rows():
 
 def test_a_wrong_call_is_refused():
     rows = np.ones((2, 2), np.float32)
-    for text, dim, threads in ((b"a 1", 1, 1), (b"a 1\n", 0, 1), (b"a 1\n", 1, 0)):
-        with pytest.raises(ValueError, match="parse_lines: expected"):
+    for text, dim, threads, told in (
+        (b"a 1", 1, 1, "parse_lines: expected a newline at the end"),
+        (b"a 1\n", 0, 1, "dim: expected 1 or more"),
+        (b"a 1\n", 1, 0, "threads: expected 1..4096"),
+    ):
+        with pytest.raises(ValueError, match=told):
             kernels.parse_lines(text, dim, threads)
     with pytest.raises(ValueError, match="keys: expected one for each row"):
         kernels.format_lines([b"a"], rows, " ", 1)

@@ -86,6 +86,8 @@ def test_version_and_help():
     for name in ("word2vec", "glove", "neighbors", "analogy", "evaluate", "convert", "phrases", "vocab"):
         assert name in run("--help").stdout
         run(name, "--help")
+    assert "embfast[plot]" in run("plot", "--help").stdout
+    assert "[weight]" in run("line", "--help").stdout
 
 
 @pytest.mark.parametrize("model", [Word2Vec, GloVe])

@@ -1,0 +1,342 @@
+"""What the commands share: errors as one line, options made of settings, reading, training, reports."""
+
+import functools
+import inspect
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from embfast import formats
+from embfast.doc2vec import Doc2Vec
+from embfast.errors import TrainingError
+from embfast.glove import GloVe
+from embfast.line import LINE
+from embfast.multimodal import Multimodal
+from embfast.node2vec import Node2Vec
+from embfast.training import Estimator
+from embfast.word2vec import Word2Vec
+
+if TYPE_CHECKING:
+    from embfast.corpus import Corpus
+    from embfast.vectors import Vectors
+
+app = typer.Typer(
+    name="embfast",
+    help="Embeddings, trained near the speed of the hardware.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+# ---- commands and their options -----------------------------------------------------------------------------------
+
+
+def command(
+    name: str, under: typer.Typer = app, **options: Any
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Registers a command, of the program or a group, whose expected errors are one red line on stderr.
+
+    The exit code is then 2, or 130 after Ctrl-C. A parameter of the function that is a model stands for the model's
+    settings, and one that is a dataclass for its fields: the function gets it made of what was given.
+    """
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        parts = {p.name: _options_of(p) for p in inspect.signature(function).parameters.values()}
+        grouped = {p.name: p.annotation for p in inspect.signature(function).parameters.values() if _is_group(p)}
+
+        @functools.wraps(function)
+        def run(**given: Any) -> None:
+            try:
+                for group, kind in grouped.items():
+                    given[group] = kind(**{option.name: given.pop(option.name) for option in parts[group]})
+                function(**given)
+            except KeyboardInterrupt as stop:
+                say(f"interrupted{stop}", "red")
+                raise typer.Exit(130) from None
+            except BrokenPipeError:  # the reader of our output, head say, has gone: typer leaves without a word
+                raise
+            except KeyError as error:
+                say(str(error.args[0]), "red")
+                raise typer.Exit(2) from None
+            except OSError as error:
+                text = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+                say(text, "red")
+                raise typer.Exit(2) from None
+            except (ValueError, TypeError, TrainingError, ImportError, MemoryError) as error:
+                say(str(error) or type(error).__name__, "red")
+                raise typer.Exit(2) from None
+
+        flat = [option for part in parts.values() for option in part]
+        run.__signature__ = inspect.Signature(flat)
+        run.__annotations__ = {option.name: option.annotation for option in flat}
+        run.__doc__ = (function.__doc__ or "").replace("[", r"\[")  # embfast[images] is no markup
+        return under.command(name, **options)(run)
+
+    return register
+
+
+def _is_group(parameter: inspect.Parameter) -> bool:
+    kind = parameter.annotation
+    return isinstance(kind, type) and (issubclass(kind, Estimator) or is_dataclass(kind))
+
+
+def _options_of(parameter: inspect.Parameter) -> list[inspect.Parameter]:
+    """The options that a parameter of a command stands for."""
+    kind = parameter.annotation
+    if not _is_group(parameter):
+        return [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+    if is_dataclass(kind):
+        own_first = sorted(fields(kind), key=lambda field: field.name not in kind.__annotations__)
+        return [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if field.default is MISSING else field.default,
+                annotation=field.type,
+            )
+            for field in own_first
+        ]
+    help_of, panel = settings_help(kind), f"{kind.__name__} settings"
+    return [
+        setting.replace(
+            kind=inspect.Parameter.KEYWORD_ONLY,
+            annotation=Annotated[setting.annotation, typer.Option(help=help_of.get(name), rich_help_panel=panel)],
+        )
+        for name, setting in kind.settings().items()
+    ]
+
+
+def settings_help(model: type) -> dict[str, str]:
+    """What the "Settings:" section of a class's docstring says of each setting."""
+    section = re.search(r"^Settings:\n(.*?)\n(?=\S)", inspect.getdoc(model) or "", re.DOTALL | re.MULTILINE)
+    entries = re.findall(r"^ {4}([\w, ]+): (.*(?:\n {8}.*)*)", section.group(1) if section else "", re.MULTILINE)
+    return {name: re.sub(r"\s+", " ", text) for names, text in entries for name in names.split(", ")}
+
+
+OutputFile = Annotated[Path | None, typer.Option("--output", "-o", help="Write the vectors here.")]
+VectorsFile = Annotated[Path, typer.Argument(help="Vectors: .bin, .txt, .vec, .npz, .safetensors, or a saved model.")]
+FileFormat = Annotated[
+    str | None, typer.Option("--format", help="bin, text, glove, npz or safetensors; by the extension if not given.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")]
+
+Corpora = Annotated[list[Path], typer.Argument(help="Text files (plain, gz, bz2, xz, zst), a directory of them.")]
+MinCount = Annotated[int, typer.Option(help="Leave out words with fewer occurrences.")]
+MaxVocab = Annotated[int | None, typer.Option(help="Keep at most this many words, the most frequent.")]
+BadText = Annotated[str, typer.Option(help="Words that are not UTF-8: strict (an error), replace or skip.")]
+Column = Annotated[str | None, typer.Option(help="The files are Parquet; read this column, a document a row.")]
+Cache = Annotated[Path | None, typer.Option(help="Keep the encoded corpus in this directory.")]
+
+# ---- reading ------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def reading(label: str, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on stderr for a callback of (done, in all); None when stderr is no terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def read_corpus(sources: list[Path], column: str | None, cache: Path | None, quiet: bool, **options: Any) -> "Corpus":
+    """Text files, a directory that Corpus.save wrote, or a column of Parquet files."""
+    from embfast.corpus import Corpus
+
+    if len(sources) == 1 and (sources[0] / "corpus.json").is_file():
+        return Corpus.load(sources[0])
+    with reading("reading", quiet) as progress:
+        if column is not None:
+            if cache is not None:
+                raise ValueError("--cache keeps texts; it cannot be used together with --column")
+            return Corpus.from_parquet(sources, column, progress=progress, **options)
+        return Corpus.from_file(sources, cache=cache, progress=progress, **options)
+
+
+def read_vectors(path: Path, format: str | None = None, **options: Any) -> "Vectors":
+    """Vectors of any format, or those of a saved model or checkpoint."""
+    from embfast.training import model_class
+    from embfast.vectors import Vectors
+
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    models = {model.__name__: model for model in (Word2Vec, Doc2Vec, GloVe, Node2Vec, LINE, Multimodal)}
+    if format is None and path.suffix == ".safetensors" and (name := model_class(path)) in models:
+        return models[name].load(path).vectors_
+    return Vectors.load(path, format, **options)
+
+
+# ---- training -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True)
+class Run:
+    """Options of a command that trains: checkpoints, and how much it says."""
+
+    checkpoint: Annotated[Path | None, typer.Option(help="Keep the state of the run here.")] = None
+    checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between two checkpoints.")] = 10.0
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint, if it is there.")] = False
+    json_output: Json = False
+    quiet: Quiet = False
+
+    def check(self, model: Estimator, *files: Path | None) -> None:
+        """Fails now, and not after hours of training: files that cannot be written, settings that do not fit."""
+        for path in (*files, self.checkpoint):
+            if path is not None:
+                check_writable(path)
+        if self.resume and self.checkpoint is None:
+            raise ValueError("--resume needs --checkpoint FILE, the file to continue from")
+        model._check()
+
+    def fit(self, model: Estimator, data: Any, **options: Any) -> float:
+        """Trains a model and returns the seconds; Ctrl-C says how to go on."""
+        if self.resume and not self.quiet and not self.checkpoint.exists():
+            say(f"{self.checkpoint} is not there yet: training from the start")
+        started = time.perf_counter()
+        try:
+            model.fit(
+                data,
+                checkpoint=self.checkpoint,
+                checkpoint_minutes=self.checkpoint_minutes,
+                resume=self.resume,
+                progress=False if self.quiet else None,
+                **options,
+            )
+        except KeyboardInterrupt:
+            if self.checkpoint is None:
+                raise KeyboardInterrupt("; nothing was kept (--checkpoint FILE would have)") from None
+            raise KeyboardInterrupt(f"; continue with --checkpoint {self.checkpoint} --resume") from None
+        return time.perf_counter() - started
+
+    def say(self, text: str, style: str = "") -> None:
+        """One line to stderr, unless --quiet."""
+        if not self.quiet:
+            say(text, style)
+
+    def report(self, result: dict[str, Any], summary: list[str], *files: Path | None) -> None:
+        """The result as JSON on stdout, or the lines of a summary and the files written on stderr."""
+        report(self.json_output, self.quiet, result, summary, *files)
+
+
+@dataclass(kw_only=True)
+class VectorsRun(Run):
+    """Options of a command that trains vectors."""
+
+    output: OutputFile = None
+    format: FileFormat = None
+    save_model: Annotated[Path | None, typer.Option(help="Write the model with all its weights here.")] = None
+
+    def check(self, model: Estimator, *files: Path | None, **wanted: Path | None) -> None:
+        """As of any run; one of output, model and the files wanted, named as their options, must be asked for."""
+        names = ["-o FILE", "--save-model FILE", *(f"--{name.replace('_', '-')} FILE" for name in wanted)]
+        if all(path is None for path in (self.output, self.save_model, *wanted.values())):
+            raise ValueError(f"nothing to write: pass {', '.join(names[:-1])} or {names[-1]}")
+        if self.output is not None:
+            formats.format_of(self.output, self.format)
+        super().check(model, self.output, self.save_model, *files, *wanted.values())
+
+    def save(self, model: Estimator) -> None:
+        """Writes vectors and model where that was asked for."""
+        if self.output is not None:
+            model.vectors_.save(self.output, self.format)
+        if self.save_model is not None:
+            model.save(self.save_model)
+
+    def report(self, result: dict[str, Any], summary: list[str], *files: Path | None) -> None:
+        """As of any run, and the names of output and model too."""
+        names = {"output": self.output, "model": self.save_model}
+        result |= {name: None if path is None else str(path) for name, path in names.items()}
+        super().report(result, summary, self.output, self.save_model, *files)
+
+
+# ---- saying and writing -------------------------------------------------------------------------------------------
+
+
+def say(text: str, style: str = "") -> None:
+    """One line to stderr, in colour on a terminal; stdout is for results."""
+    from rich.console import Console
+
+    Console(stderr=True, soft_wrap=True, highlight=False).print(text, style=style or None, markup=False)
+
+
+@contextmanager
+def warnings_said() -> Iterator[None]:
+    """Warnings of what stands inside become yellow lines."""
+    import warnings
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        say(str(warning.message), "yellow")
+
+
+def report(json_output: bool, quiet: bool, result: dict[str, Any], summary: list[str], *files: Path | None) -> None:
+    """The result as JSON on stdout, or the lines of a summary and the files written on stderr."""
+    if json_output:
+        print(json.dumps(result))
+    elif not quiet:
+        for line in (*summary, *(f"wrote {path}" for path in files if path is not None)):
+            say(line)
+
+
+def losses(model: Estimator) -> str:
+    """The mean loss of each epoch, as a summary ends."""
+    return f"loss by epoch {' '.join(f'{loss:.4f}' for loss in model.loss_)}"
+
+
+def check_writable(path: Path) -> None:
+    """Fails now, and not after hours of training, if a file cannot be written there."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a directory; expected the name of a file")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no directory {path.absolute().parent}")
+
+
+def table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """A table on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table()
+    for i, column in enumerate(columns):
+        drawn.add_column(column, justify="right" if i else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(Text(cell) for cell in row))
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(title, style="bold", markup=False)
+    console.print(drawn, soft_wrap=False)
+
+
+def ask(prompt: str, answer: Callable[[list[str]], None]) -> None:
+    """Answers line after line until the end of the input; what goes wrong with one line is said and passed over."""
+    terminal = sys.stdin.isatty()
+    while True:
+        try:
+            line = input(prompt if terminal else "")
+        except EOFError:
+            if terminal:
+                print()
+            return
+        if not line.split():
+            continue
+        try:
+            answer(line.split())
+        except (KeyError, ValueError) as error:
+            say(str(error.args[0]), "red")

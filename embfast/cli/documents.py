@@ -1,0 +1,97 @@
+"""Document vectors: embfast doc2vec."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from embfast.cli.common import (
+    BadText,
+    Cache,
+    Column,
+    MaxVocab,
+    VectorsRun,
+    command,
+    losses,
+    read_corpus,
+    reading,
+    warnings_said,
+)
+from embfast.doc2vec import Doc2Vec
+
+
+@command("doc2vec")
+def doc2vec(
+    model: Doc2Vec,
+    documents: Annotated[list[Path], typer.Argument(help="Text files, plain or compressed; a document a line.")],
+    run: VectorsRun,
+    tags: Annotated[
+        str | None,
+        typer.Option(help='"first": lines are tags, a tab and the text; with --column, the column of the tags.'),
+    ] = None,
+    infer: Annotated[
+        Path | None, typer.Option(help="Infer the documents with this saved model (its settings hold), not train.")
+    ] = None,
+    save_words: Annotated[Path | None, typer.Option(help="Write the word vectors here.")] = None,
+    max_vocab: MaxVocab = None,
+    errors: BadText = "strict",
+    column: Column = None,
+    cache: Cache = None,
+) -> None:
+    """Train document vectors, PV-DM or PV-DBOW, or infer those of new documents with --infer MODEL.
+
+    Documents without --tags are numbered from 0.
+    """
+    from embfast.corpus import read_tagged
+    from embfast.vectors import Vectors
+
+    run.check(model, save_words=save_words)
+    if tags is not None and column is None and tags != "first":
+        raise ValueError(f'--tags: expected "first" for text, or --column too for Parquet, got {tags!r}')
+    if tags is not None and cache is not None:
+        raise ValueError("--cache keeps texts without tags; it cannot be used together with --tags")
+    if infer is not None and (run.output is None or run.save_model or save_words or run.checkpoint):
+        raise ValueError("--infer needs -o FILE, and writes nothing else")
+    if save_words is not None and model.mode == "dbow" and not model.dbow_words:
+        raise ValueError("PV-DBOW trains no words: --save-words needs --dbow-words, or another --mode")
+    options: dict[str, Any] = {"errors": errors, "threads": model.threads}
+    if infer is None:
+        options |= {"min_count": model.min_count, "max_vocab": max_vocab}
+    else:
+        loaded = Doc2Vec.load(infer)
+        loaded.threads = model.threads
+        options["vocab"] = loaded.words_
+    started = time.perf_counter()
+    if tags is None:
+        text, named = read_corpus(documents, column, cache, run.quiet, **options), None
+    else:
+        with reading("reading", run.quiet) as progress:
+            text, named = read_tagged(documents, column, tags if column else None, progress=progress, **options)
+    read_s = time.perf_counter() - started
+    run.say(f"{text.n_tokens:,} tokens, {len(text.words):,} words, {len(text):,} documents in {read_s:.1f} s")
+
+    result: dict[str, Any] = {"documents": len(text), "tokens": text.n_tokens, "words": len(text.words)}
+    result["read_s"] = read_s
+    if infer is not None:
+        started = time.perf_counter()
+        keys = [str(i) for i in range(len(text))]
+        if named is not None:
+            if (named.offsets[1:] - named.offsets[:-1] != 1).any() or len(named.keys) != len(text):
+                raise ValueError("--infer writes a vector for each document: expected one tag each, all different")
+            keys = named.keys
+        with warnings_said():
+            rows = loaded.infer(text)
+        Vectors(keys, rows).save(run.output, run.format)
+        seconds = time.perf_counter() - started
+        result["infer_s"] = seconds
+        summary = f"inferred in {seconds:.1f} s, {len(text) / seconds:,.0f} documents/s"
+    else:
+        seconds = run.fit(model, text, tags=named)
+        run.save(model)
+        if save_words is not None:
+            model.word_vectors_.save(save_words)
+        result |= {"loss": model.loss_, "train_s": seconds, "settings": model.get_params()}
+        rate = model.epochs * text.n_tokens / seconds
+        summary = f"trained in {seconds:.1f} s, {rate:,.0f} words/s; {losses(model)}"
+    run.report(result, [summary], save_words)

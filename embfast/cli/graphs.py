@@ -1,0 +1,114 @@
+"""Vectors of a graph's nodes: embfast node2vec and line."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from embfast.cli.common import VectorsRun, command, losses, reading
+from embfast.errors import FormatError
+from embfast.line import LINE
+from embfast.node2vec import Node2Vec
+
+if TYPE_CHECKING:
+    from embfast.graph import Graph
+
+
+@dataclass(kw_only=True)
+class Edges:
+    """Options of reading a graph."""
+
+    edges: Annotated[
+        Path,
+        typer.Argument(
+            help=r"Lines `node node \[weight]` (plain, gz, bz2, xz, zst), Matrix Market, scipy .npz, .parquet with the "
+            "columns source, target (and weight), or a saved Graph."
+        ),
+    ]
+    weighted: Annotated[
+        bool | None, typer.Option(help="Insist on weights, or pass over them; by default as the file has them.")
+    ] = None
+    directed: Annotated[
+        bool | None, typer.Option(help="Edges lead one way only; by default not, unless a matrix says so.")
+    ] = None
+    duplicates: Annotated[str, typer.Option(help="Edges listed again: sum, first or reject.")] = "sum"
+    save_graph: Annotated[Path | None, typer.Option(help="Keep the graph in this file, .safetensors.")] = None
+
+    def read(self, quiet: bool) -> "Graph":
+        """An edge list, a matrix, columns of a Parquet file, or what Graph.save wrote."""
+        from embfast.graph import Graph
+
+        if self.edges.suffix == ".safetensors":
+            return Graph.load(self.edges)
+        if self.edges.suffix == ".parquet":
+            weight = "weight" if self.weighted else None
+            return Graph.from_parquet(
+                self.edges, weight=weight, directed=bool(self.directed), duplicates=self.duplicates
+            )
+        with reading("reading", quiet) as progress:
+            return Graph.from_file(
+                self.edges,
+                weighted=self.weighted,
+                directed=self.directed,
+                duplicates=self.duplicates,
+                progress=progress,
+            )
+
+
+def train_nodes(model: Node2Vec | LINE, edges: Edges, run: VectorsRun, **options: Any) -> None:
+    """Reads a graph, trains on it, and writes what was asked for."""
+    run.check(model, edges.save_graph)
+    started = time.perf_counter()
+    graph = edges.read(run.quiet)
+    read_s = time.perf_counter() - started
+    run.say(f"{graph!r} in {read_s:.1f} s")
+    if edges.save_graph is not None:
+        graph.save(edges.save_graph)
+    seconds = run.fit(model, graph, **options)
+    run.save(model)
+    result = {
+        "nodes": len(graph),
+        "edges": graph.n_edges,
+        "self_loops": graph.n_self_loops,
+        "directed": graph.directed,
+        "weighted": graph.weights is not None,
+        "loss": model.loss_,
+        "read_s": read_s,
+        "train_s": seconds,
+        "settings": model.get_params(),
+    }
+    run.report(result, [f"trained in {seconds:.1f} s; {losses(model)}"], edges.save_graph)
+
+
+@command("node2vec")
+def node2vec(
+    model: Node2Vec,
+    edges: Edges,
+    run: VectorsRun,
+    types: Annotated[
+        Path | None, typer.Option(help="For --metapath: lines `node type`, of every node; plain or compressed.")
+    ] = None,
+) -> None:
+    """Train vectors of a graph's nodes on random walks: node2vec, or DeepWalk with --hs --negatives 0."""
+    if (types is None) != (model.metapath is None):
+        raise ValueError("--metapath and --types FILE go together")
+    train_nodes(model, edges, run, types=None if types is None else read_types(types))
+
+
+def read_types(path: Path) -> dict[str, str]:
+    """Lines `node type`."""
+    from embfast.evaluate import read_labels
+
+    found = read_labels(path)
+    for node, names in found.items():
+        if len(names) != 1:
+            raise FormatError(f"{path}: expected one type of node {node!r}, got {names}")
+    return {node: names[0] for node, names in found.items()}
+
+
+@command("line")
+def line(model: LINE, edges: Edges, run: VectorsRun) -> None:
+    """Train vectors of a graph's nodes on its edges alone: LINE of first, second or both orders."""
+    train_nodes(model, edges, run)

@@ -1,0 +1,185 @@
+"""Images and captions in one space: embfast multimodal train, search and evaluate."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from embfast.cli.common import Json, Run, app, ask, check_writable, command, losses, read_vectors, say, table
+from embfast.doc2vec import Doc2Vec
+from embfast.multimodal import Multimodal
+
+if TYPE_CHECKING:
+    from embfast.captions import Captions
+
+multimodal = typer.Typer(help="Images and captions in one space: train, search, evaluate.", no_args_is_help=True)
+app.add_typer(multimodal, name="multimodal")
+
+ImageVectors = Annotated[Path, typer.Argument(help="Vectors of the images, keyed by image: any format.")]
+CaptionsFile = Annotated[
+    Path,
+    typer.Argument(help="Captions: Karpathy's or COCO's JSON, Flickr8k.token.txt, tab-separated lines, or Parquet."),
+]
+Splits = Annotated[
+    list[str] | None,
+    typer.Option("--split", help="NAME=FILE: the images of a split, one a line, as Flickr8k has them."),
+]
+Stem = Annotated[bool, typer.Option("--stem", help="Images of captions without directory and extension.")]
+
+
+def read_captions(path: Path, splits: list[str] | None, stem: bool) -> "Captions":
+    """A file of captions, and the files that say which images are in which split."""
+    from embfast.captions import Captions
+
+    files = {}
+    for given in splits or ():
+        name, equals, file = given.partition("=")
+        if not equals:
+            raise ValueError(f"--split: expected NAME=FILE, as train=trainImages.txt, got {given!r}")
+        files[name] = file
+    return Captions.from_file(path, splits=files, stem=stem)
+
+
+@command("train", under=multimodal)
+def multimodal_train(
+    model: Multimodal,
+    images: ImageVectors,
+    captions: CaptionsFile,
+    run: Run,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Write the model here.")],
+    splits: Splits = None,
+    stem: Stem = False,
+    missing: Annotated[str, typer.Option(help="Captions of images without a vector: error, or skip.")] = "error",
+    words: Annotated[Path | None, typer.Option(help="Vectors that the words begin with.")] = None,
+    document_model: Annotated[Path | None, typer.Option(help="The saved Doc2Vec of --text doc2vec.")] = None,
+    onnx: Annotated[
+        Path | None, typer.Option(help="Write the towers to images.onnx and captions.onnx in here.")
+    ] = None,
+) -> None:
+    """Train images and captions into one space.
+
+    Images of the split "train" are trained on (without splits, all), those of "dev" choose the best epoch, and those of
+    "test" are ranked in the end.
+    """
+    run.check(model, output)
+    if onnx is not None and not onnx.is_dir():
+        raise FileNotFoundError(f"{onnx}: no such directory")
+    vectors = read_vectors(images)
+    read = read_captions(captions, splits, stem)
+    run.say(f"{len(read):,} captions of {len(read.images):,} images; {len(vectors):,} vectors of {vectors.dim} numbers")
+    more = {
+        "missing": missing,
+        "word_vectors": None if words is None else read_vectors(words),
+        "document_model": None if document_model is None else Doc2Vec.load(document_model),
+    }
+    seconds = run.fit(model, vectors, captions=read, **more)
+    model.save(output)
+    if onnx is not None:
+        for side in ("captions",) if model.loss == "mse" else ("images", "captions"):
+            model.save_onnx(onnx / f"{side}.onnx", side)
+    tested = None
+    if "test" in read.splits:
+        test = read.part("test")
+        tested = model.evaluate(vectors, test.of_images(vectors.keys) if missing == "skip" else test)
+    result = {
+        "captions": len(read),
+        "words": len(model.words_),
+        "loss": model.loss_,
+        "validation": [one.as_dict() for one in model.validation_],
+        "test": None if tested is None else tested.as_dict(),
+        "train_s": seconds,
+        "output": str(output),
+        "settings": model.get_params(),
+    }
+    summary = [f"trained in {seconds:.1f} s; {losses(model)}"]
+    if model.validation_:
+        best = max(model.validation_, key=lambda one: one.recall_sum)
+        summary.append(f"best epoch {model.validation_.index(best) + 1}, recall sum {best.recall_sum:.1f}")
+    run.report(result, summary, output)
+    if tested is not None and not run.quiet and not run.json_output:
+        _show_retrieval(tested)
+
+
+@command("search", under=multimodal)
+def multimodal_search(
+    model: Annotated[Path, typer.Argument(help="A model that `multimodal train` wrote.")],
+    texts: Annotated[list[str] | None, typer.Argument(help="Texts to find images for; without any, asks.")] = None,
+    image: Annotated[list[str] | None, typer.Option(help="Find captions for this image, by its key.")] = None,
+    k: Annotated[int, typer.Option("-k", help="Results for each.")] = 10,
+    vectors: Annotated[Path | None, typer.Option(help="Search these images, in place of the model's own.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the results to this page, with pictures.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where the pictures are, for --html.")] = None,
+    link: Annotated[bool, typer.Option("--link", help="Link to the pictures, not copy them into the page.")] = False,
+    json_output: Json = False,
+) -> None:
+    """Find images for texts, and captions for images."""
+    from embfast.gallery import write_page
+
+    if html is not None:
+        check_writable(html)
+    loaded = Multimodal.load(model)
+    if vectors is not None:
+        loaded.index(read_vectors(vectors))
+    if not texts and not image:
+        if html is not None:
+            raise ValueError("--html needs texts, or --image, to show results of")
+        ask(
+            "a text (Ctrl-D ends): ",
+            lambda words: _show_found(" ".join(words), loaded.search_images(" ".join(words), k)),
+        )
+        return
+    found = {text: loaded.search_images(text, k) for text in texts or ()}
+    captions = {key: loaded.search_captions(key, k) for key in image or ()}
+    if html is not None:
+        write_page(html, found, captions, folder=folder, embed=not link)
+    if json_output:
+        print(json.dumps({"images": found, "captions": captions, "html": None if html is None else str(html)}))
+    elif html is not None:
+        say(f"wrote {html}")
+    else:
+        for asked, rows in (*found.items(), *captions.items()):
+            _show_found(asked, rows)
+
+
+def _show_found(asked: str, rows: list[tuple[str, float]]) -> None:
+    table(asked, ("found", "score"), [(key, f"{score:.4f}") for key, score in rows])
+
+
+@command("evaluate", under=multimodal)
+def multimodal_evaluate(
+    model: Annotated[Path, typer.Argument(help="A model that `multimodal train` wrote.")],
+    images: ImageVectors,
+    captions: CaptionsFile,
+    part: Annotated[str | None, typer.Option(help="The split to rank; all images if not given.")] = None,
+    folds: Annotated[int, typer.Option(help="Mean of so many equal parts: 5 of COCO's 5,000 test images.")] = 1,
+    splits: Splits = None,
+    stem: Stem = False,
+    json_output: Json = False,
+) -> None:
+    """Rank captions for images and images for captions: recall, median and mean rank, mAP."""
+    read = read_captions(captions, splits, stem)
+    if part is not None:
+        read = read.part(part)
+    found = Multimodal.load(model).evaluate(read_vectors(images), read, folds)
+    if json_output:
+        print(json.dumps(found.as_dict()))
+    else:
+        _show_retrieval(found)
+
+
+def _show_retrieval(found: Any) -> None:
+    rows = [
+        (
+            name,
+            *(f"{100 * share:.1f}" for share in (side.r1, side.r5, side.r10)),
+            f"{side.median:g}",
+            f"{side.mean:.1f}",
+            f"{100 * side.map:.1f}",
+            f"{side.queries}",
+        )
+        for name, side in (("captions of an image", found.captions), ("image of a caption", found.images))
+    ]
+    table(
+        "right answers among the first, and ranks", ("", "R@1", "R@5", "R@10", "median", "mean", "mAP", "queries"), rows
+    )

@@ -1,0 +1,78 @@
+"""Texts before they are trained on: embfast phrases and vocab."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from embfast.cli.common import (
+    BadText,
+    Column,
+    Corpora,
+    Json,
+    MaxVocab,
+    MinCount,
+    Quiet,
+    check_writable,
+    command,
+    read_corpus,
+    say,
+)
+
+
+@command("phrases")
+def phrases(
+    corpus: Corpora,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Write the joined text here, a document a line.")],
+    min_count: Annotated[int, typer.Option(help="Pairs with fewer occurrences form no phrase.")] = 5,
+    threshold: Annotated[float, typer.Option(help="Pairs with a higher score are joined.")] = 100.0,
+    scoring: Annotated[str, typer.Option(help="default (word2phrase) or npmi.")] = "default",
+    delimiter: Annotated[str, typer.Option(help="Written between the words of a phrase.")] = "_",
+    connectors: Annotated[
+        bool, typer.Option("--connectors", help="Let of, the, and ... stand inside a phrase, as in bank_of_america.")
+    ] = False,
+    passes: Annotated[int, typer.Option(help="Each pass may make longer phrases; it halves the threshold.")] = 1,
+    errors: BadText = "strict",
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Join words that belong together, new york -> new_york, as word2phrase does."""
+    from embfast.formats import replacing
+    from embfast.phrases import ENGLISH_CONNECTORS, Phrases
+
+    if passes < 1:
+        raise ValueError(f"passes must be 1 or more, got {passes}")
+    check_writable(output)
+    text = read_corpus(corpus, None, None, quiet, min_count=1, errors=errors)
+    found: dict[str, float] = {}
+    for number in range(passes):
+        limit = threshold / 2**number if scoring == "default" else threshold
+        pairs = Phrases(min_count, limit, scoring, delimiter, ENGLISH_CONNECTORS if connectors else frozenset())
+        text = pairs.fit_transform(text)
+        found |= {delimiter.join(words): score for words, score in pairs.phrases_.items()}
+    with replacing(output) as stream:
+        for document in text:
+            stream.write(" ".join(document).encode() + b"\n")
+    if json_output:
+        print(json.dumps({"phrases": len(found), "tokens": text.n_tokens, "output": str(output)}))
+    elif not quiet:
+        say(f"{len(found):,} phrases; wrote {text.n_tokens:,} tokens to {output}")
+
+
+@command("vocab")
+def vocab(
+    corpus: Corpora,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Write `word count` lines here, as word2vec.c does.")],
+    min_count: MinCount = 5,
+    max_vocab: MaxVocab = None,
+    errors: BadText = "strict",
+    column: Column = None,
+    quiet: Quiet = False,
+) -> None:
+    """Count the words of a text."""
+    check_writable(output)
+    text = read_corpus(corpus, column, None, quiet, min_count=min_count, max_vocab=max_vocab, errors=errors)
+    text.save_vocab(output)
+    if not quiet:
+        say(f"{len(text.words):,} words, {text.n_tokens:,} tokens; wrote {output}")

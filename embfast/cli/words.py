@@ -1,0 +1,275 @@
+"""Word vectors: embfast word2vec, with the flags of word2vec.c too, and glove."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from embfast.cli.common import (
+    BadText,
+    Cache,
+    Column,
+    Corpora,
+    MaxVocab,
+    MinCount,
+    VectorsRun,
+    command,
+    losses,
+    read_corpus,
+    reading,
+)
+from embfast.glove import CooccurrenceMatrix, GloVe
+from embfast.word2vec import Word2Vec
+
+if TYPE_CHECKING:
+    from embfast.corpus import Corpus
+    from embfast.vectors import Vectors
+
+
+@dataclass(kw_only=True)
+class Text:
+    """Options of reading a text: which words, and what of them is kept."""
+
+    min_count: MinCount = 5
+    max_vocab: MaxVocab = None
+    max_sentence: Annotated[int | None, typer.Option(help="Cut lines into documents of so many words.")] = None
+    errors: BadText = "strict"
+    column: Column = None
+    cache: Cache = None
+    save_vocab: Annotated[Path | None, typer.Option(help="Write the vocabulary as word2vec.c does.")] = None
+    read_vocab: Annotated[Path | None, typer.Option(help="Take the words from such a file.")] = None
+
+    def read(self, sources: list[Path], threads: int, run: VectorsRun) -> "Corpus":
+        """Reads the text and writes its vocabulary, where that was asked for."""
+        started = time.perf_counter()
+        options: dict[str, Any] = {"max_sentence": self.max_sentence, "errors": self.errors, "threads": threads}
+        text = read_corpus(sources, self.column, self.cache, run.quiet, **options, **self._vocabulary())
+        seconds = time.perf_counter() - started
+        run.say(f"{text.n_tokens:,} tokens, {len(text.words):,} words, {len(text):,} documents in {seconds:.1f} s")
+        if self.save_vocab is not None:
+            text.save_vocab(self.save_vocab)
+        return text
+
+    def _vocabulary(self) -> dict[str, Any]:
+        """Which words a Corpus takes: those of a vocabulary file, or of the text."""
+        from embfast.corpus import read_vocab
+
+        if self.read_vocab is None:
+            return {"min_count": self.min_count, "max_vocab": self.max_vocab}
+        words, counts = read_vocab(self.read_vocab)
+        known = [word for word, n in zip(words, counts.tolist(), strict=True) if n >= self.min_count]
+        return {"vocab": known[: self.max_vocab]}
+
+
+# ---- word2vec -----------------------------------------------------------------------------------------------------
+
+_C_FLAGS = {
+    "-train": "corpus",
+    "-output": "--output",
+    "-size": "--dim",
+    "-window": "--window",
+    "-sample": "--sample",
+    "-hs": "--hs",
+    "-negative": "--negatives",
+    "-threads": "--threads",
+    "-iter": "--epochs",
+    "-min-count": "--min-count",
+    "-alpha": "--lr",
+    "-classes": "--classes",
+    "-debug": "--quiet",
+    "-binary": "--format",
+    "-save-vocab": "--save-vocab",
+    "-read-vocab": "--read-vocab",
+    "-cbow": "--cbow",
+}
+
+
+def from_word2vec_c(arguments: list[str]) -> list[str]:
+    """A word2vec.c command line in our flags, with its defaults; anything without its flags comes back unchanged.
+
+    Threads are limited to the cores there are. Our own flags may stand beside the old ones.
+
+    >>> from_word2vec_c(["-train", "a.txt", "-output", "a.bin", "-cbow", "0", "-size", "50"])[:5]
+    ['a.txt', '--output', 'a.bin', '--dim', '50']
+    """
+    if not any(argument in _C_FLAGS for argument in arguments):
+        return arguments
+    given = {"-cbow": "1", "-binary": "0", "-threads": "12"}
+    corpus, rest = [], []
+    words = iter(arguments)
+    for word in words:
+        if word not in _C_FLAGS:
+            rest.append(word)
+            continue
+        value = next(words, None)
+        if value is None:
+            raise typer.BadParameter(f"{word}: a value is missing, as in word2vec.c")
+        given[word] = value
+    translated = []
+    for flag in _C_FLAGS:  # one order, whatever the order given
+        if flag not in given:
+            continue
+        value, ours = given[flag], _C_FLAGS[flag]
+        if flag in ("-cbow", "-hs", "-binary", "-debug", "-threads", "-classes") and not value.lstrip("-").isdigit():
+            raise typer.BadParameter(f"{flag}: expected a whole number, got {value!r}")
+        if flag == "-train":
+            corpus.append(value)
+        elif flag in ("-cbow", "-hs"):
+            translated.append(ours if int(value) else f"--no-{ours[2:]}")
+        elif flag == "-binary":
+            if "--format" not in rest:
+                translated += [ours, "bin" if int(value) else "text"]
+        elif flag == "-debug":
+            translated += [] if int(value) else [ours]
+        elif flag == "-threads":
+            from embfast.training import cores
+
+            translated += [ours, str(max(1, min(int(value), cores())))]
+        elif flag == "-classes":
+            translated += [ours, value] if int(value) else []
+        else:
+            translated += [ours, value]
+    if "--max-sentence" not in rest:
+        translated += ["--max-sentence", "1000"]
+    return [*corpus, *translated, *rest]
+
+
+class _Word2VecCommand(TyperCommand):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, from_word2vec_c(args))
+
+
+@command("word2vec", cls=_Word2VecCommand)
+def word2vec(
+    model: Word2Vec,
+    corpus: Corpora,
+    run: VectorsRun,
+    text: Text,
+    classes: Annotated[int, typer.Option(help="Write `word class` lines of so many k-means classes instead.")] = 0,
+) -> None:
+    """Train word vectors on text: skip-gram or CBOW.
+
+    The flags of word2vec.c work too, with its defaults: embfast word2vec -train text -output vectors.bin -size 200
+    -binary 1 ...
+    """
+    if classes < 0:
+        raise ValueError(f"classes must be 0 or more, got {classes}")
+    if classes:
+        _k_means()
+        run.format = "text"  # lines of words and classes, whatever the extension
+    run.check(model, save_vocab=text.save_vocab)
+
+    started = time.perf_counter()
+    read = text.read(corpus, model.threads, run)
+    read_s = time.perf_counter() - started
+    if run.output is None and run.save_model is None:
+        return
+    seconds = run.fit(model, read)
+    if classes and run.output is not None:
+        write_classes(run.output, model.vectors_, classes, model.seed)
+        if run.save_model is not None:
+            model.save(run.save_model)
+    else:
+        run.save(model)
+    result = {
+        "documents": len(read),
+        "tokens": read.n_tokens,
+        "words": len(read.words),
+        "loss": model.loss_,
+        "read_s": read_s,
+        "train_s": seconds,
+        "settings": model.get_params(),
+    }
+    rate = model.epochs * read.n_tokens / seconds
+    run.report(result, [f"trained in {seconds:.1f} s, {rate:,.0f} words/s; {losses(model)}"])
+
+
+def _k_means() -> Any:
+    try:
+        from sklearn.cluster import MiniBatchKMeans
+    except ImportError:
+        raise ImportError("classes need scikit-learn: pip install scikit-learn") from None
+    return MiniBatchKMeans
+
+
+def write_classes(path: Path, vectors: "Vectors", classes: int, seed: int) -> None:
+    """Writes `word class` lines, classes 0..classes - 1 by k-means over the unit vectors, as word2vec.c -classes."""
+    import numpy as np
+
+    from embfast.formats import replacing
+
+    if classes > len(vectors):
+        raise ValueError(f"expected at most {len(vectors)} classes, one per word, got {classes}")
+    units = vectors.matrix / np.maximum(vectors.norms, np.float32(1e-30))[:, None]
+    means = _k_means()(n_clusters=classes, random_state=seed % 2**32, batch_size=max(4096, 4 * classes), n_init=3)
+    labels = means.fit_predict(units).tolist()
+    with replacing(path) as stream:
+        for word, label in zip(vectors.keys, labels, strict=True):
+            stream.write(f"{word} {label}\n".encode())
+
+
+# ---- glove --------------------------------------------------------------------------------------------------------
+
+
+@command("glove")
+def glove(
+    model: GloVe,
+    run: VectorsRun,
+    text: Text,
+    corpus: Annotated[
+        list[Path] | None, typer.Argument(help="Text files (plain, gz, bz2, xz, zst), a directory of them.")
+    ] = None,
+    keep_matrix: Annotated[Path | None, typer.Option(help="Keep the co-occurrences in this file.")] = None,
+    matrix: Annotated[
+        Path | None,
+        typer.Option(
+            help="Take the co-occurrences from here and not from text: a file of --keep-matrix, or, with --read-vocab, "
+            "cooccurrence.bin of Stanford's cooccur."
+        ),
+    ] = None,
+) -> None:
+    """Train word vectors on the co-occurrences of words in text: GloVe."""
+    run.check(model, text.save_vocab, keep_matrix=keep_matrix)
+    if (not corpus) == (matrix is None):
+        raise ValueError("expected either text to count or --matrix FILE that holds the counts")
+    if matrix is not None and (keep_matrix or text.save_vocab):
+        raise ValueError("--keep-matrix and --save-vocab are of text; --matrix is counted already")
+
+    started = time.perf_counter()
+    if matrix is None:
+        read = text.read(corpus, model.threads, run)
+        with reading("counting", run.quiet) as progress:
+            counted = CooccurrenceMatrix.from_corpus(
+                read,
+                window=model.window,
+                symmetric=model.symmetric,
+                distance_weighting=model.distance_weighting,
+                memory_gb=model.memory_gb,
+                threads=model.threads,
+                path=keep_matrix,
+                progress=progress,
+            )
+    elif text.read_vocab is not None:
+        counted = CooccurrenceMatrix.from_stanford(matrix, text.read_vocab)
+    else:
+        counted = CooccurrenceMatrix.load(matrix)
+    count_s = time.perf_counter() - started
+    run.say(f"{len(counted):,} entries, {len(counted.words):,} words in {count_s:.1f} s")
+    result: dict[str, Any] = {
+        "words": len(counted.words),
+        "entries": len(counted),
+        "count_s": count_s,
+        "matrix": None if keep_matrix is None else str(keep_matrix),
+        "settings": model.get_params(),
+    }
+    summary = []
+    if run.output is not None or run.save_model is not None:
+        seconds = run.fit(model, counted)
+        run.save(model)
+        result |= {"loss": model.loss_, "train_s": seconds}
+        rate = model.epochs * len(counted) / seconds
+        summary = [f"trained in {seconds:.1f} s, {rate:,.0f} entries/s; {losses(model)}"]
+    run.report(result, summary, keep_matrix)

@@ -26,10 +26,11 @@ import numpy as np
 
 from embfast.backbones import Backbone
 from embfast.errors import FormatError
+from embfast.estimator import check_flag, check_int
 from embfast.formats import replacing, sync
 from embfast.pictures import VIEWS, Pictures, Preparation
 from embfast.storage import scratch_array
-from embfast.training import check_flag, check_int, first_interrupt
+from embfast.training import first_interrupt
 
 try:
     import torch

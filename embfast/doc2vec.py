@@ -1,7 +1,5 @@
 """Document vectors: PV-DM and PV-DBOW, and inference of new documents."""
 
-import math
-import os
 import warnings
 import zlib
 from collections.abc import Iterable
@@ -11,38 +9,40 @@ import numpy as np
 
 from embfast import kernels
 from embfast.corpus import Corpus
+from embfast.estimator import (
+    Estimator,
+    FitRun,
+    Path,
+    check_corpus,
+    check_flag,
+    check_float,
+    check_int,
+    check_machine,
+    check_outputs,
+)
 from embfast.tags import Tags
 from embfast.tensors import TensorFile, word_tensors
 from embfast.training import (
     BLOCK,
     CHAPTER,
     DEVICE_SLICE,
-    Estimator,
     NoisePool,
-    Path,
-    Progress,
     ProgressOption,
     Sharing,
     blocks_per_slice,
-    check_corpus,
-    check_device,
-    check_flag,
-    check_float,
-    check_int,
-    check_resumable,
+    by_count,
     choose_device,
     cores,
     fingerprint,
     for_kernels,
     forget_read,
+    grown_vocabulary,
     initial_weights,
     keep_thresholds,
     make_blocks,
     make_pieces,
     noise_weights,
     sharing,
-    train,
-    write_model,
 )
 from embfast.vectors import Vectors
 
@@ -177,25 +177,14 @@ class Doc2Vec(Estimator):
             TrainingError: the loss stopped being finite, most often since lr is too high.
             KeyboardInterrupt: Ctrl-C; the model holds what was learned so far.
         """
-        self._check()
-        check_float("checkpoint_minutes", checkpoint_minutes, 0, math.inf)
-        if resume and checkpoint is None:
-            raise ValueError("resume=True needs checkpoint=, the file to continue from")
+        run = self._begin(checkpoint, checkpoint_minutes, resume, progress)
         if not isinstance(documents, Corpus):
             documents = Corpus.from_sentences(documents, min_count=self.min_count)
         check_corpus(documents)
-        corpus = documents
-        if self.hs and (np.diff(corpus.counts) > 0).any():
-            corpus = corpus.with_words([corpus.words[i] for i in np.argsort(-corpus.counts, kind="stable")])
+        corpus = by_count(documents) if self.hs else documents
         tags = Tags.of(tags, len(corpus))
         concat_tags = self._concat_tags(tags)
-        corpus_print = fingerprint(corpus) | {"tags": _checksum(tags)}
-        if resume and os.path.exists(checkpoint):
-            saved = type(self).load(checkpoint)
-            check_resumable(checkpoint, saved, self, corpus_print)
-            self._progress, self._tables, self._tree_counts = saved._progress, saved._tables, saved._tree_counts
-        else:
-            self._progress = Progress()
+        if not self._resumed(run, fingerprint(corpus) | {"tags": _checksum(tags)}):
             self._concat = concat_tags
             self._tree_counts = np.array(corpus.counts) if self.hs else None
             self._tables = {
@@ -207,11 +196,8 @@ class Doc2Vec(Estimator):
                 if part.words:
                     initial_weights(self._tables[f"{part.name}_w_in"][: len(corpus.words)], self.dim, part.seed)
                 initial_weights(self._tables[f"{part.name}_w_docs"], self.dim, _of_documents(part.seed))
-        self._concat = concat_tags
-        self.words_, self.counts_, self._keys = list(corpus.words), np.array(corpus.counts), list(tags.keys)
-        self._fingerprint = corpus_print
-        save = None if checkpoint is None else (lambda: write_model(checkpoint, self))
-        return self._train(corpus, tags, save, checkpoint_minutes, progress)
+            self.words_, self.counts_, self._keys = list(corpus.words), np.array(corpus.counts), list(tags.keys)
+        return self._train(corpus, tags, run)
 
     def partial_fit(
         self,
@@ -254,10 +240,8 @@ class Doc2Vec(Estimator):
             )
         corpus = self._grow(documents)
         tags = self._grow_documents(tags)
-        before = self._progress
-        self._progress = Progress(before=before.before + before.epoch, losses=list(before.losses))
-        self._fingerprint = None
-        return self._train(corpus, tags, None, 10.0, progress)
+        self._continue()
+        return self._train(corpus, tags, FitRun(progress=progress))
 
     def _check(self) -> None:
         for name, value, known in (
@@ -268,11 +252,9 @@ class Doc2Vec(Estimator):
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
         check_int("dim", self.dim, 1, 100_000)
         check_int("window", self.window, 1, 1000)
-        check_int("negatives", self.negatives, 0, 1000)
-        for name in ("hs", "dbow_words", "shrink_windows", "negatives_shared"):
+        check_outputs(self.negatives, self.hs)
+        for name in ("dbow_words", "shrink_windows", "negatives_shared"):
             check_flag(name, getattr(self, name))
-        if self.negatives == 0 and not self.hs:
-            raise ValueError("negatives=0 and hs=False leave nothing to learn from: set negatives >= 1 or hs=True")
         check_float("sample", self.sample, 0, 1)
         check_float("ns_exponent", self.ns_exponent, -10, 10)
         check_int("min_count", self.min_count, 0, 2**62)
@@ -281,12 +263,7 @@ class Doc2Vec(Estimator):
             check_float("lr", self.lr, 0, 100, above=True)
         if self.min_lr is not None:
             check_float("min_lr", self.min_lr, 0, min(self._rates(part)[0] for part in self._parts()))
-        if self.threads is not None:
-            check_int("threads", self.threads, 1, 4096)
-        check_int("seed", self.seed, 0, 2**64 - 1)
-        check_device(self.device)
-        if self.device not in ("cpu", "auto") and self._of_cpu():
-            raise ValueError(f"{self._of_cpu()} is of the CPU alone; use device='cpu'")
+        check_machine(self.threads, self.seed, self.device, self._of_cpu())
 
     def _parts(self) -> "list[_Part]":
         """The models to train, and how their kernels share draws.
@@ -337,33 +314,23 @@ class Doc2Vec(Estimator):
     def _grow(self, corpus: Corpus) -> Corpus:
         """Takes the words and counts of a corpus into the model; returns it with the model's words."""
         self._tables = {name: for_kernels(table) for name, table in self._tables.items()}
-        known = set(self.words_)
-        new = [word for word in corpus.words if word not in known]
-        if not new:
-            corpus = corpus if corpus.words == self.words_ else corpus.with_words(self.words_)
-            self.counts_ = self.counts_ + corpus.counts
-            return corpus
-        n_old, words = len(self.words_), self.words_ + new
-        added = dict(zip(corpus.words, corpus.counts.tolist(), strict=True))
-        counts = np.array([added.get(word, 0) for word in words], np.int64)
-        counts[:n_old] += self.counts_
-        order = np.argsort(-counts, kind="stable")
-        place = np.empty(len(words), np.int64)
-        place[order] = np.arange(len(words))
+        n_old = len(self.words_)
+        self.words_, self.counts_, row = grown_vocabulary(self.words_, self.counts_, corpus.words, corpus.counts)
+        if len(row) == n_old:
+            return corpus if corpus.words == self.words_ else corpus.with_words(self.words_)
         for part in self._parts():
-            for name, (n, columns) in self._shapes(part, len(words), len(self._keys)).items():
+            for name, (n, columns) in self._shapes(part, len(row), len(self._keys)).items():
                 if name == "w_docs":
                     continue
                 table, old = kernels.weight_table(n, columns), self._tables[f"{part.name}_{name}"]
                 if name != "w_nodes":
-                    table[place[:n_old]] = old[:n_old]
-                    table[len(words) :] = old[n_old:]
+                    table[row[:n_old]] = old[:n_old]
+                    table[len(row) :] = old[n_old:]
                 if name == "w_in":
-                    fresh = kernels.weight_table(len(new), self.dim)
+                    fresh = kernels.weight_table(len(row) - n_old, self.dim)
                     initial_weights(fresh, self.dim, part.seed, first=n_old)
-                    table[place[n_old:]] = fresh
+                    table[row[n_old:]] = fresh
                 self._tables[f"{part.name}_{name}"] = table
-        self.words_, self.counts_ = [words[i] for i in order], counts[order]
         if self.hs:
             self._tree_counts = self.counts_.copy()
         return corpus.with_words(self.words_)
@@ -382,13 +349,13 @@ class Doc2Vec(Estimator):
         self._keys = list(index)
         return Tags(self._keys, tags.offsets, rows[tags.ids])
 
-    def _train(self, corpus: Corpus, tags: Tags, save: Any, minutes: float, progress: ProgressOption) -> "Doc2Vec":
+    def _train(self, corpus: Corpus, tags: Tags, run: FitRun) -> "Doc2Vec":
         state, n_tokens = self._progress, corpus.n_tokens
         threads = self.threads or cores()
         blocks = make_blocks(corpus.offsets)
         parts = self._parts()
         common = self._common()
-        device, self.device_ = choose_device(self.device, progress, self._of_cpu())
+        device, self.device_ = choose_device(self.device, run.progress, self._of_cpu())
         on_device = {}
         if device is not None:
             pieces = make_pieces(corpus.offsets, blocks)
@@ -440,33 +407,18 @@ class Doc2Vec(Estimator):
                 )
             return float(tally[0]), int(tally[1]), int(tally[2])
 
-        def fetch() -> None:
-            for session in on_device.values():
-                session.fetch()
-
-        def save_from_device() -> None:
-            fetch()
-            save()
-
-        try:
-            train(
-                step if device is None else step_on_device,
-                blocks,
-                state,
-                epochs=self.epochs,
-                per_slice=max(1, blocks_per_slice(self.dim, self.window, threads) // (4 if self.hs else 1))
-                if device is None
-                else DEVICE_SLICE,
-                lr=self._rates(parts[0])[0],
-                min_lr=self._rates(parts[0])[1],
-                after_slice=lambda begin, end: forget_read(corpus.ids, begin, end),
-                save=save if save is None or device is None else save_from_device,
-                save_minutes=minutes,
-                progress=progress,
-            )
-        finally:
-            fetch()
-            self._show()
+        lr, min_lr = self._rates(parts[0])
+        of_cpu = max(1, blocks_per_slice(self.dim, self.window, threads) // (4 if self.hs else 1))
+        self._run(
+            run,
+            step if device is None else step_on_device,
+            blocks,
+            lr=lr,
+            min_lr=min_lr,
+            per_slice=of_cpu if device is None else DEVICE_SLICE,
+            after_slice=lambda begin, end: forget_read(corpus.ids, begin, end),
+            sessions=on_device.values(),
+        )
         return self
 
     def _rates(self, part: "_Part") -> tuple[float, float]:

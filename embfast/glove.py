@@ -17,27 +17,18 @@ import numpy as np
 from embfast import kernels
 from embfast.corpus import Corpus, read_vocab
 from embfast.errors import FormatError
+from embfast.estimator import Estimator, FitRun, Path, check_corpus, check_flag, check_float, check_int, check_machine
 from embfast.formats import replacing
 from embfast.storage import scratch_array
 from embfast.tensors import TensorFile, tensor_header, word_tensors
 from embfast.training import (
-    Estimator,
-    Path,
-    Progress,
     ProgressOption,
-    check_corpus,
-    check_device,
-    check_flag,
-    check_float,
-    check_int,
-    check_resumable,
     choose_device,
     cores,
     document_means,
     forget_read,
+    grown_vocabulary,
     initial_weights,
-    train,
-    write_model,
 )
 from embfast.vectors import Vectors
 
@@ -161,8 +152,7 @@ class CooccurrenceMatrix:
         check_flag("symmetric", symmetric)
         check_flag("distance_weighting", distance_weighting)
         check_float("memory_gb", memory_gb, 0, 1e6, above=True)
-        if threads is not None:
-            check_int("threads", threads, 1, 4096)
+        check_machine(threads, 0)
         check_corpus(corpus)
         threads = threads or cores()
         buffer, chunk = _plan(corpus.n_tokens, len(corpus.words), threads, memory_gb)
@@ -638,23 +628,12 @@ class GloVe(Estimator):
             TrainingError: the loss stopped being finite, most often since lr is too high.
             KeyboardInterrupt: Ctrl-C; the model holds what was learned so far.
         """
-        self._check()
-        check_float("checkpoint_minutes", checkpoint_minutes, 0, math.inf)
-        if resume and checkpoint is None:
-            raise ValueError("resume=True needs checkpoint=, the file to continue from")
+        run = self._begin(checkpoint, checkpoint_minutes, resume, progress)
         matrix = self._matrix(data)
-        matrix_print = _fingerprint(matrix)
-        if resume and os.path.exists(checkpoint):
-            saved = type(self).load(checkpoint)
-            check_resumable(checkpoint, saved, self, matrix_print)
-            self._progress, self._tables = saved._progress, saved._tables
-        else:
-            self._progress = Progress()
+        if not self._resumed(run, _fingerprint(matrix)):
             self._tables = self._fresh(len(matrix.words), 0)
-        self.words_, self.counts_ = list(matrix.words), np.array(matrix.counts)
-        self._fingerprint = matrix_print
-        save = None if checkpoint is None else (lambda: write_model(checkpoint, self))
-        return self._train(matrix, save, checkpoint_minutes, progress)
+            self.words_, self.counts_ = list(matrix.words), np.array(matrix.counts)
+        return self._train(matrix, run)
 
     def partial_fit(
         self, data: Corpus | CooccurrenceMatrix, y: Any = None, *, progress: ProgressOption = None
@@ -671,10 +650,8 @@ class GloVe(Estimator):
             raise ValueError(f"dim must stay {self._dim} in partial_fit, got {self.dim}")
         matrix = self._matrix(data)
         self._grow(matrix)
-        before = self._progress
-        self._progress = Progress(before=before.before + before.epoch, losses=list(before.losses))
-        self._fingerprint = None
-        return self._train(matrix, None, 10.0, progress)
+        self._continue()
+        return self._train(matrix, FitRun(progress=progress))
 
     def transform(self, corpus: Corpus) -> np.ndarray:
         """The mean vector of the known words of each document, float32 (len(corpus), numbers of a vector); or zeros."""
@@ -698,12 +675,7 @@ class GloVe(Estimator):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
         check_float("memory_gb", self.memory_gb, 0, 1e6, above=True)
-        if self.threads is not None:
-            check_int("threads", self.threads, 1, 4096)
-        check_int("seed", self.seed, 0, 2**64 - 1)
-        check_device(self.device)
-        if self.device not in ("cpu", "auto") and self._of_cpu():
-            raise ValueError(f"{self._of_cpu()} is of the CPU alone; use device='cpu'")
+        check_machine(self.threads, self.seed, self.device, self._of_cpu())
 
     def _of_cpu(self) -> str | None:
         """What in the settings a device does not have."""
@@ -739,28 +711,20 @@ class GloVe(Estimator):
 
     def _grow(self, matrix: CooccurrenceMatrix) -> None:
         """Takes the words and counts of a matrix into the model."""
-        known = set(self.words_)
-        new = [word for word in matrix.words if word not in known]
-        n_old, words = len(self.words_), self.words_ + new
-        added = dict(zip(matrix.words, matrix.counts.tolist(), strict=True))
-        counts = np.array([added.get(word, 0) for word in words], np.int64)
-        counts[:n_old] += self.counts_
-        order = np.argsort(-counts, kind="stable") if new else np.arange(n_old)
-        old = order < n_old
-        fresh = self._fresh(len(new), n_old)
+        n_old = len(self.words_)
+        self.words_, self.counts_, row = grown_vocabulary(self.words_, self.counts_, matrix.words, matrix.counts)
+        fresh = self._fresh(len(row) - n_old, n_old)
         for name, before in self._tables.items():
-            table = kernels.weight_table(len(words), self.dim + 1)
-            table[old] = before[order[old]]
-            table[~old] = fresh[name][order[~old] - n_old]
+            table = kernels.weight_table(len(row), self.dim + 1)
+            table[row[:n_old]], table[row[n_old:]] = before, fresh[name]
             self._tables[name] = table
-        self.words_, self.counts_ = [words[i] for i in order], counts[order]
 
-    def _train(self, matrix: CooccurrenceMatrix, save: Any, minutes: float, progress: ProgressOption) -> "GloVe":
+    def _train(self, matrix: CooccurrenceMatrix, run: FitRun) -> "GloVe":
         n, threads = len(matrix), self.threads or cores()
         index = {word: i for i, word in enumerate(self.words_)}
         place = np.array([index[word] for word in matrix.words], np.int32)
         blocks = np.append(np.arange(0, n, _BLOCK), n)
-        device, self.device_ = choose_device(self.device, progress, self._of_cpu())
+        device, self.device_ = choose_device(self.device, run.progress, self._of_cpu())
         on_device = None
         if device is None:
             entries, step = self._cpu_step(matrix, place, blocks, threads)
@@ -769,29 +733,17 @@ class GloVe(Estimator):
             on_device, entries, step = self._device_step(matrix, place, blocks, device)
             per_slice = _DEVICE_SLICE // _BLOCK
 
-        def save_from_device() -> None:
-            on_device.fetch()
-            save()
-
-        try:
-            train(
-                step,
-                blocks,
-                self._progress,
-                epochs=self.epochs,
-                per_slice=per_slice,
-                lr=self.lr,
-                min_lr=self.lr,
-                after_slice=lambda begin, end: forget_read(entries, 0, n),
-                unit="entries",
-                save=save if save is None or on_device is None else save_from_device,
-                save_minutes=minutes,
-                progress=progress,
-            )
-        finally:
-            if on_device is not None:
-                on_device.fetch()
-            self._show()
+        self._run(
+            run,
+            step,
+            blocks,
+            lr=self.lr,
+            min_lr=self.lr,
+            per_slice=per_slice,
+            after_slice=lambda begin, end: forget_read(entries, 0, n),
+            unit="entries",
+            sessions=[] if on_device is None else [on_device],
+        )
         return self
 
     def _cpu_step(self, matrix: CooccurrenceMatrix, place: np.ndarray, blocks: np.ndarray, threads: int) -> Any:

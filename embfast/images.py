@@ -20,12 +20,13 @@ from embfast import kernels
 from embfast.backbones import Backbone, load_backbone
 from embfast.cnn import Batch, Extractor, Features, ProgressOption, Run, reporting
 from embfast.errors import FormatError
+from embfast.estimator import Estimator, check_flag, check_float, check_int, write_model
 from embfast.moments import Moments
 from embfast.pictures import Pictures, Preparation, open_pictures
 from embfast.storage import scratch_array
 from embfast.tensors import TensorFile, row_blocks
 from embfast.ternary import LOWER, UPPER, TernaryMatrix, levels, thresholds
-from embfast.training import Estimator, Progress, check_flag, check_float, check_int, first_interrupt, write_model
+from embfast.training import Progress, first_interrupt
 from embfast.vectors import Vectors
 
 Path = str | os.PathLike[str]

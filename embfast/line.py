@@ -1,32 +1,16 @@
 """LINE: vectors of a graph's nodes from its edges alone, drawn one by one."""
 
-import math
-import os
 import zlib
 from typing import Any
 
 import numpy as np
 
 from embfast import kernels
+from embfast.estimator import Estimator, FitRun, Path, check_float, check_int, check_machine
 from embfast.graph import Graph
 from embfast.node2vec import BUFFER, ahead, check_graph
-from embfast.training import (
-    BLOCK,
-    Estimator,
-    NoisePool,
-    Path,
-    Progress,
-    ProgressOption,
-    TensorFile,
-    check_float,
-    check_int,
-    check_resumable,
-    cores,
-    initial_weights,
-    noise_weights,
-    train,
-    write_model,
-)
+from embfast.tensors import TensorFile
+from embfast.training import BLOCK, NoisePool, ProgressOption, cores, initial_weights, noise_weights
 from embfast.vectors import Vectors
 
 
@@ -110,33 +94,22 @@ class LINE(Estimator):
             TrainingError: the loss stopped being finite, most often since lr is too high.
             KeyboardInterrupt: Ctrl-C; the model holds what was learned so far.
         """
-        self._check()
+        run = self._begin(checkpoint, checkpoint_minutes, resume, progress)
         check_graph(graph)
         if graph.directed and "1" in self._orders():
             raise ValueError('the first order is of edges that are not directed: take order="2" for this graph')
-        check_float("checkpoint_minutes", checkpoint_minutes, 0, math.inf)
-        if resume and checkpoint is None:
-            raise ValueError("resume=True needs checkpoint=, the file to continue from")
-        graph_print = graph.fingerprint()
         into = np.bincount(graph.neighbours, graph.weights, len(graph))
         entries = len(graph.neighbours)
         counts = np.where(into > 0, np.maximum(np.round(into * (entries / into.sum())), 1), 0).astype(np.int64)
         by_count = np.argsort(-counts, kind="stable")
-        if resume and os.path.exists(checkpoint):
-            saved = type(self).load(checkpoint)
-            check_resumable(checkpoint, saved, self, graph_print)
-            self._progress, self._tables = saved._progress, saved._tables
-        else:
-            self._progress = Progress()
+        if not self._resumed(run, graph.fingerprint()):
             self._tables = {name: kernels.weight_table(len(graph), self.dim) for name in self._names()}
             for order in self._orders():
                 initial_weights(self._tables[f"w_in_{order}"], self.dim, _seed(self.seed, order))
-        self.words_, self.counts_ = [graph.names[i] for i in by_count], counts[by_count]
-        self._fingerprint = graph_print
+            self.words_, self.counts_ = [graph.names[i] for i in by_count], counts[by_count]
         rows = np.empty(len(graph), np.int32)
         rows[by_count] = np.arange(len(graph), dtype=np.int32)
-        save = None if checkpoint is None else (lambda: write_model(checkpoint, self))
-        return self._train(_Edges(graph, rows), save, checkpoint_minutes, progress)
+        return self._train(_Edges(graph, rows), run)
 
     def _check(self) -> None:
         if str(self.order) not in ("1", "2", "both"):
@@ -148,9 +121,7 @@ class LINE(Estimator):
         check_float("lr", self.lr, 0, 100, above=True)
         if self.min_lr is not None:
             check_float("min_lr", self.min_lr, 0, self.lr)
-        if self.threads is not None:
-            check_int("threads", self.threads, 1, 4096)
-        check_int("seed", self.seed, 0, 2**64 - 1)
+        check_machine(self.threads, self.seed)
 
     def _orders(self) -> tuple[str, ...]:
         return ("1", "2") if self.order == "both" else (str(self.order),)
@@ -158,7 +129,7 @@ class LINE(Estimator):
     def _names(self) -> list[str]:
         return [f"w_in_{order}" for order in self._orders()] + ["w_out_2"] * ("2" in self._orders())
 
-    def _train(self, edges: "_Edges", save: Any, minutes: float, progress: ProgressOption) -> "LINE":
+    def _train(self, edges: "_Edges", run: FitRun) -> "LINE":
         state, threads = self._progress, self.threads or cores()
         lr = float(self.lr)
         min_lr = float(self.min_lr if self.min_lr is not None else lr / 10_000)
@@ -220,23 +191,7 @@ class LINE(Estimator):
                     )
                 return float(sums[0]), int(sums[1]), int(sums[2])
 
-            try:
-                train(
-                    step,
-                    cuts,
-                    state,
-                    epochs=self.epochs,
-                    per_slice=1,
-                    lr=lr,
-                    min_lr=min_lr,
-                    after_slice=lambda begin, end: None,
-                    unit="edges",
-                    save=save,
-                    save_minutes=minutes,
-                    progress=progress,
-                )
-            finally:
-                self._show()
+            self._run(run, step, cuts, lr=lr, min_lr=min_lr, unit="edges")
         return self
 
     def _show(self) -> None:

@@ -10,7 +10,7 @@ import os
 import warnings
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,20 +18,10 @@ import numpy as np
 from embfast.captions import SPECIAL, Captions, Linked, Texts, encode, tokenize, vocabulary
 from embfast.doc2vec import Doc2Vec
 from embfast.errors import FormatError, TrainingError
+from embfast.estimator import Estimator, FitRun, Path, check_flag, check_float, check_int, write_model
 from embfast.evaluate import Ranking, Retrieval, retrieval, similarities
 from embfast.tensors import TensorFile, word_tensors
-from embfast.training import (
-    Estimator,
-    Path,
-    Progress,
-    ProgressOption,
-    check_flag,
-    check_float,
-    check_int,
-    check_resumable,
-    train,
-    write_model,
-)
+from embfast.training import Progress, ProgressOption, train
 from embfast.vectors import Vectors
 
 if TYPE_CHECKING:
@@ -207,10 +197,7 @@ class Multimodal(Estimator):
             TrainingError: the loss stopped being finite.
             KeyboardInterrupt: Ctrl-C; the model holds what was learned so far.
         """
-        self._check()
-        check_float("checkpoint_minutes", checkpoint_minutes, 0, math.inf)
-        if resume and checkpoint is None:
-            raise ValueError("resume=True needs checkpoint=, the file to continue from")
+        run = self._begin(checkpoint, checkpoint_minutes, resume, progress)
         training, validation = _parts(captions, validation)
         self._kinds = {IMAGES: "rows", CAPTIONS: "texts" if isinstance(captions, Captions) else "rows"}
         self._kinds |= dict.fromkeys(others or {}, "rows")
@@ -227,17 +214,12 @@ class Multimodal(Estimator):
         data = Examples(self, images, training, others or {}, missing)
         self._n_in = {name: side.dim for name, side in data.sides.items()}
         self._word_dim = word_vectors.dim if word_vectors is not None else self.word_dim
-        self._fingerprint = data.fingerprint()
         self._start()
         if word_vectors is not None:
             self._place_words(word_vectors)
-        if resume and os.path.exists(checkpoint):
-            saved = type(self).load(checkpoint)
-            check_resumable(checkpoint, saved, self, self._fingerprint)
-            self._take(saved)
+        self._resumed(run, data.fingerprint())
         self._texts = captions.texts if isinstance(captions, Captions) else Texts.of([])
-        save = None if checkpoint is None else (lambda: write_model(checkpoint, self))
-        return self._train(data, validation, save, checkpoint_minutes, progress)
+        return self._train(data, validation, run)
 
     def partial_fit(
         self,
@@ -262,11 +244,10 @@ class Multimodal(Estimator):
         found = {name: side.dim for name, side in data.sides.items()}
         if found != self._n_in:
             raise ValueError(f"expected modalities of dimensions {self._n_in}, as in the first fit, got {found}")
-        before = self._progress
-        self._progress = Progress(before=before.before + before.epoch, losses=list(before.losses))
-        self._fingerprint, self._best, self._best_score, self._stale = None, None, -math.inf, 0
+        self._continue()
+        self._best, self._best_score, self._stale = None, -math.inf, 0
         self._texts = captions.texts if isinstance(captions, Captions) else Texts.of([])
-        return self._train(data, validation, None, 10.0, progress)
+        return self._train(data, validation, FitRun(progress=progress))
 
     def _check(self) -> None:
         for name, known in (
@@ -401,14 +382,7 @@ class Multimodal(Estimator):
     def _lr(self, epoch: int) -> float:
         return self.lr / 10 if self.lr_drop is not None and epoch >= self.lr_drop else self.lr
 
-    def _train(
-        self,
-        data: "Examples",
-        validation: Captions | Linked | None,
-        save: Callable[[], None] | None,
-        minutes: float,
-        progress: ProgressOption,
-    ) -> "Multimodal":
+    def _train(self, data: "Examples", validation: Captions | Linked | None, run: FitRun) -> "Multimodal":
         import torch
 
         state = self._progress
@@ -454,6 +428,9 @@ class Multimodal(Estimator):
                 self._stale += 1
             return self._stopped()
 
+        def save() -> None:
+            write_model(run.checkpoint, self)
+
         edges = np.cumsum([0, *map(len, data.plan(self, state.before))]).astype(np.int64)
         try:
             if not self._stopped():
@@ -466,12 +443,11 @@ class Multimodal(Estimator):
                     lr=self.lr,
                     min_lr=self.lr,
                     lr_of=self._lr,
-                    after_slice=lambda begin, end: None,
                     after_epoch=after_epoch,
                     unit="captions",
-                    save=save if rank == 0 else None,
-                    save_minutes=minutes,
-                    progress=progress if rank == 0 else False,
+                    save=save if rank == 0 and run.checkpoint is not None else None,
+                    save_minutes=run.minutes,
+                    progress=run.progress if rank == 0 else False,
                 )
             if self._best is not None:
                 self.towers_.load_state_dict(self._best)

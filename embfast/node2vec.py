@@ -1,7 +1,5 @@
 """Node vectors: node2vec, DeepWalk and metapath2vec, skip-gram on random walks that are drawn while it trains."""
 
-import math
-import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,33 +9,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embfast import kernels
-from embfast.graph import Graph
-from embfast.training import (
-    Estimator,
-    NoisePool,
+from embfast.estimator import (
+    FitRun,
     Path,
-    Progress,
-    ProgressOption,
-    TensorFile,
-    blocks_per_slice,
-    check_device,
+    WindowModel,
     check_flag,
     check_float,
     check_int,
-    check_resumable,
+    check_machine,
+    check_outputs,
+)
+from embfast.graph import Graph
+from embfast.training import (
+    NoisePool,
+    ProgressOption,
+    blocks_per_slice,
     choose_device,
     cores,
-    for_kernels,
-    initial_weights,
+    grown_vocabulary,
     keep_thresholds,
     make_blocks,
     make_pieces,
     noise_weights,
     sharing,
-    train,
-    write_model,
 )
-from embfast.vectors import Vectors
 
 if TYPE_CHECKING:
     from embfast.walks import Walks
@@ -48,7 +43,7 @@ BUFFER = 1 << 19  # nodes of walks that are drawn at once, and trained on while 
 SAMPLE = 1 << 24  # nodes of walks at most that visits are counted in
 
 
-class Node2Vec(Estimator):
+class Node2Vec(WindowModel):
     """Vectors of a graph's nodes: skip-gram on random walks, which never lie on disk.
 
     >>> graph = Graph.from_edges([0, 1, 2, 3], [1, 2, 0, 0], names=["a", "b", "c", "d"])
@@ -183,37 +178,21 @@ class Node2Vec(Estimator):
             TrainingError: the loss stopped being finite, most often since lr is too high.
             KeyboardInterrupt: Ctrl-C; the model holds what was learned so far.
         """
-        self._check()
+        run = self._begin(checkpoint, checkpoint_minutes, resume, progress)
         check_graph(graph)
-        check_float("checkpoint_minutes", checkpoint_minutes, 0, math.inf)
-        if resume and checkpoint is None:
-            raise ValueError("resume=True needs checkpoint=, the file to continue from")
         walks = self._walks(graph, transition, types)
         graph_print = graph.fingerprint() | ({} if self.metapath is None else {"types": _checksum(graph, types)})
         threads = self.threads or cores()
-        if resume and os.path.exists(checkpoint):
-            saved = type(self).load(checkpoint)
-            check_resumable(checkpoint, saved, self, graph_print)
-            self._progress, self._tables = saved._progress, saved._tables
-            self.words_, self.counts_ = saved.words_, saved.counts_
+        if self._resumed(run, graph_print):
             index = {name: i for i, name in enumerate(graph.names)}
             order = np.array([index[name] for name in self.words_], np.int64)
         else:
             visits = _visits(walks, threads)
             order = np.argsort(-visits, kind="stable")
             self.words_, self.counts_ = [graph.names[i] for i in order], visits[order]
-            n = len(graph)
-            self._progress = Progress()
-            self._tables = {"w_in": kernels.weight_table(n, self.dim)}
-            initial_weights(self._tables["w_in"], self.dim, self.seed)
-            if self.negatives:
-                self._tables["w_out"] = kernels.weight_table(n, self.dim)
-            if self.hs:
-                self._tables["w_nodes"] = kernels.weight_table(n - 1, self.dim)
+            self._first_tables(len(graph))
         walks.label[order] = np.arange(len(order), dtype=np.int32)
-        self._fingerprint = graph_print
-        save = None if checkpoint is None else (lambda: write_model(checkpoint, self))
-        return self._train(walks, threads, save, checkpoint_minutes, progress)
+        return self._train(walks, threads, run)
 
     def partial_fit(
         self,
@@ -236,54 +215,24 @@ class Node2Vec(Estimator):
         """
         if not hasattr(self, "vectors_"):
             return self.fit(graph, transition=transition, types=types, progress=progress)
-        self._check()
+        self._check_continued()
         check_graph(graph)
-        if self.vectors_.dim != self.dim:
-            raise ValueError(f"dim must stay {self.vectors_.dim} in partial_fit, got {self.dim}")
-        for name, setting, wanted in (("w_out", "negatives", self.negatives > 0), ("w_nodes", "hs", bool(self.hs))):
-            if wanted != (name in self._tables):
-                raise ValueError(
-                    f"{setting} cannot be switched {'on' if wanted else 'off'} in partial_fit: "
-                    f"{setting}={getattr(self, setting)!r}; train anew with fit"
-                )
         walks = self._walks(graph, transition, types)
         threads = self.threads or cores()
         walks.label[:] = self._grow(graph.names, _visits(walks, threads))
-        before = self._progress
-        self._progress = Progress(before=before.before + before.epoch, losses=list(before.losses))
-        self._fingerprint = None
-        return self._train(walks, threads, None, 10.0, progress)
+        self._continue()
+        return self._train(walks, threads, FitRun(progress=progress))
 
     def _grow(self, names: list[str], visits: np.ndarray) -> np.ndarray:
         """Takes the nodes of a graph and the visits to them into the model; returns the row of each."""
-        index = {name: i for i, name in enumerate(self.words_)}
-        n_old = len(index)
-        place = np.array([index.setdefault(name, len(index)) for name in names], np.int64)
-        n_new = len(index) - n_old
-        self._tables = {name: for_kernels(table) for name, table in self._tables.items()}
-        counts = np.append(self.counts_, np.zeros(n_new, np.int64))
-        counts[place] += visits
-        if not n_new:
-            if not self.hs:
-                self.counts_ = counts
-            return place
-        order = np.argsort(-counts, kind="stable")
-        row = np.empty(len(index), np.int64)
-        row[order] = np.arange(len(index))
-        for name in ("w_in", "w_out"):
-            if name in self._tables:
-                table = kernels.weight_table(len(index), self.dim)
-                table[row[:n_old]] = self._tables[name]
-                if name == "w_in":
-                    fresh = kernels.weight_table(n_new, self.dim)
-                    initial_weights(fresh, self.dim, self.seed, first=n_old)
-                    table[row[n_old:]] = fresh
-                self._tables[name] = table
-        if self.hs:
-            self._tables["w_nodes"] = kernels.weight_table(len(index) - 1, self.dim)
-        words = list(index)
-        self.words_, self.counts_ = [words[i] for i in order], counts[order]
-        return row[place]
+        n_old = len(self.words_)
+        words, counts, row = grown_vocabulary(self.words_, self.counts_, names, visits)
+        self._grow_tables(row)
+        if len(words) > n_old or not self.hs:  # the tree is one of counts_
+            self.counts_ = counts
+        self.words_ = words
+        index = {name: i for i, name in enumerate(words)}
+        return np.array([index[name] for name in names], np.int64)
 
     def _check(self) -> None:
         check_float("p", self.p, 1e-6, 1e6)
@@ -292,11 +241,9 @@ class Node2Vec(Estimator):
         check_int("walks_per_node", self.walks_per_node, 1, 1_000_000)
         check_int("dim", self.dim, 1, 100_000)
         check_int("window", self.window, 1, 1000)
-        check_int("negatives", self.negatives, 0, 1000)
-        for name in ("hs", "plus", "shrink_windows", "negatives_shared"):
+        check_outputs(self.negatives, self.hs)
+        for name in ("plus", "shrink_windows", "negatives_shared"):
             check_flag(name, getattr(self, name))
-        if self.negatives == 0 and not self.hs:
-            raise ValueError("negatives=0 and hs=False leave nothing to learn from: set negatives >= 1 or hs=True")
         check_float("sample", self.sample, 0, 1)
         check_int("epochs", self.epochs, 1, 1_000_000)
         check_float("restart", self.restart, 0, 1)
@@ -312,12 +259,7 @@ class Node2Vec(Estimator):
         check_float("lr", self.lr, 0, 100, above=True)
         if self.min_lr is not None:
             check_float("min_lr", self.min_lr, 0, self.lr)
-        if self.threads is not None:
-            check_int("threads", self.threads, 1, 4096)
-        check_int("seed", self.seed, 0, 2**64 - 1)
-        check_device(self.device)
-        if self.device not in ("cpu", "auto") and self._of_cpu():
-            raise ValueError(f"{self._of_cpu()} is of the CPU alone; use device='cpu'")
+        check_machine(self.threads, self.seed, self.device, self._of_cpu())
 
     def _of_cpu(self) -> str | None:
         """What in the settings a device does not have."""
@@ -354,7 +296,7 @@ class Node2Vec(Estimator):
             seed=self.seed,
         )
 
-    def _train(self, walks: "Walks", threads: int, save: Any, minutes: float, progress: ProgressOption) -> "Node2Vec":
+    def _train(self, walks: "Walks", threads: int, run: FitRun) -> "Node2Vec":
         state = self._progress
         lr = float(self.lr)
         min_lr = float(self.min_lr if self.min_lr is not None else lr / 10_000)
@@ -373,7 +315,7 @@ class Node2Vec(Estimator):
         needed = BUFFER * at_once // share.centers
         noise = None if weights is None else NoisePool(weights, at_once, needed, self.seed)
         pieces = max(1, blocks_per_slice(self.dim, self.window, threads))
-        device, self.device_ = choose_device(self.device, progress, self._of_cpu())
+        device, self.device_ = choose_device(self.device, run.progress, self._of_cpu())
         on_device = None
         if device is not None and walks.transition is None:
             try:
@@ -447,45 +389,9 @@ class Node2Vec(Estimator):
                     )
                 return float(sums[0]), int(sums[1]), int(sums[2])
 
-            def save_from_device() -> None:
-                on_device.fetch()
-                save()
-
-            try:
-                train(
-                    step,
-                    edges,
-                    state,
-                    epochs=self.epochs,
-                    per_slice=1,
-                    lr=lr,
-                    min_lr=min_lr,
-                    after_slice=lambda begin, end: None,
-                    unit="nodes",
-                    save=save if save is None or on_device is None else save_from_device,
-                    save_minutes=minutes,
-                    progress=progress,
-                )
-            finally:
-                if on_device is not None:
-                    on_device.fetch()
-                self._show()
+            sessions = [] if on_device is None else [on_device]
+            self._run(run, step, edges, lr=lr, min_lr=min_lr, unit="nodes", sessions=sessions)
         return self
-
-    def _show(self) -> None:
-        """vectors_ and loss_, from the weights as they are now."""
-        self.vectors_ = Vectors(self.words_, self._tables["w_in"][:, : self.dim])
-        self.loss_ = list(self._progress.losses)
-
-    def _tensors(self) -> dict[str, np.ndarray]:
-        return {name: table[:, : self.dim] for name, table in self._tables.items()}
-
-    def _restore(self, file: TensorFile) -> None:
-        self._check()
-        n = len(self.words_)
-        rows = {"w_in": n, **({"w_out": n} if self.negatives else {}), **({"w_nodes": n - 1} if self.hs else {})}
-        self._tables = {name: file.read_table(name, rows[name], self.dim) for name in rows}
-        self._show()
 
 
 def check_graph(graph: Any) -> None:

@@ -1,210 +1,35 @@
-"""What all models share: settings, first weights, blocks of tokens, the loop over them, checkpoints and model files.
+"""What training of all models is made of: first weights, blocks of tokens, drawn words, and the loop over them.
 
-Sources: the estimator contract of scikit-learn; first weights and learning rate as in word2vec.c (Mikolov et al. 2013).
+Source: first weights and learning rate as in word2vec.c (Mikolov et al. 2013).
 """
 
-import inspect
-import json
 import math
 import mmap
-import numbers
-import os
-import re
 import signal
 import sys
 import threading
 import time
 import zlib
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from embfast import kernels
 from embfast.corpus import Corpus
-from embfast.errors import FormatError, TrainingError
-from embfast.formats import replacing
-from embfast.tensors import TensorFile, word_tensors, write_tensors
+from embfast.errors import TrainingError
 
 BLOCK = 4096  # tokens that one thread takes at a time
 SNAP = 1024  # a block ends with a document when one ends this near
 DEVICE_SLICE = 4096  # blocks of one call of a device: about 16.8 M tokens, a tenth of a second or so
 CHAPTER = 4096  # blocks, about 16.8 M tokens, that take their negatives from one pool of draws
-FORMAT, VERSION = "embfast model", 1
 
 cores = kernels.cores
 
 _SLICE_WORK = 150_000  # blocks x padded dim x window of one kernel call and thread: about a quarter of a second
 _CELLS = 1 << 18  # numbers per step of the numpy loops over tables: 1 MB
-
-Path = str | os.PathLike[str]
-
-
-# ---- settings -----------------------------------------------------------------------------------------------------
-
-
-class Estimator(ABC):
-    """A model that scikit-learn can clone, set and put into a Pipeline; scikit-learn itself is not needed.
-
-    The constructor of a model stores its settings and does nothing else; fit looks at them. A model has, once trained,
-    words_, counts_, vectors_ and loss_, and says in _tensors and _restore what its file holds beside the vocabulary.
-    """
-
-    words_: list[str]
-    counts_: np.ndarray
-    loss_: list[float]
-    _progress: "Progress"
-    _fingerprint: dict[str, int] | None
-
-    @classmethod
-    def settings(cls) -> dict[str, inspect.Parameter]:
-        """The constructor's parameters: names, defaults and types of the settings."""
-        parameters = inspect.signature(cls.__init__).parameters
-        return {name: parameter for name, parameter in parameters.items() if name != "self"}
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The settings by name."""
-        return {name: getattr(self, name) for name in self.settings()}
-
-    def set_params(self, **params: Any) -> "Estimator":
-        """Changes settings and returns self; they count from the next fit on.
-
-        Raises:
-            ValueError: there is no such setting.
-        """
-        for name in params:
-            if name not in self.settings():
-                raise ValueError(
-                    f"{type(self).__name__} has no setting {name!r}; it has {', '.join(map(repr, self.settings()))}"
-                )
-        for name, value in params.items():
-            setattr(self, name, value)
-        return self
-
-    def __repr__(self) -> str:
-        changed = [
-            f"{name}={getattr(self, name)!r}"
-            for name, parameter in self.settings().items()
-            if getattr(self, name) is not parameter.default and getattr(self, name) != parameter.default
-        ]
-        return f"{type(self).__name__}({', '.join(changed)})"
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "vectors_")
-
-    def __sklearn_tags__(self) -> Any:
-        from sklearn.utils import InputTags, Tags, TargetTags, TransformerTags
-
-        return Tags(
-            estimator_type=None,
-            target_tags=TargetTags(required=False),
-            transformer_tags=TransformerTags(preserves_dtype=[]),
-            input_tags=InputTags(two_d_array=False),
-        )
-
-    def _check_fitted(self) -> None:
-        if not hasattr(self, "vectors_"):
-            raise ValueError(f"this {type(self).__name__} is not trained yet: call fit first")
-
-    @abstractmethod
-    def _tensors(self) -> dict[str, np.ndarray]:
-        """What a file holds beside words and counts: float32 tables without padding, int64 vectors."""
-
-    @abstractmethod
-    def _restore(self, file: TensorFile) -> None:
-        """Takes what _tensors gave from a file; words_, counts_ and settings are in place."""
-
-    def save(self, path: Path) -> None:
-        """Writes settings, vocabulary, all weights and progress to one safetensors file, for load and partial_fit.
-
-        The file is whole at any moment: the old one stays until the new one is on disk. Weights are written in blocks;
-        no copy of them is made.
-
-        Raises:
-            ValueError: the model is not trained yet.
-        """
-        self._check_fitted()
-        write_model(path, self)
-
-    @classmethod
-    def load(cls, path: Path) -> "Estimator":
-        """Reads what save, or a checkpoint, wrote.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            FormatError: the file is cut short or damaged, or holds another class, a newer version, or settings that
-                this version does not know.
-        """
-        with TensorFile(path) as file:
-            if file.metadata.get("format") != FORMAT:
-                raise FormatError(
-                    f"{path}: expected a saved {cls.__name__}, got a safetensors file of something else; "
-                    "Vectors.load reads vectors"
-                )
-            version = file.json("version")
-            if not isinstance(version, int) or version > VERSION:
-                raise FormatError(f"{path}: expected version {VERSION} or older, got {version}; update embfast")
-            if file.metadata.get("class") != cls.__name__:
-                raise FormatError(f"{path}: expected a {cls.__name__}, got a {file.metadata.get('class')}")
-            settings = file.json("settings")
-            for name in settings:
-                if name not in cls.settings():
-                    raise FormatError(f"{path}: {cls.__name__} has no setting {name!r}; a newer embfast may know it")
-            model = cls(**settings)
-            model.words_ = file.read_words()
-            model.counts_ = file.read("counts", "I64", (len(model.words_),))
-            try:
-                model._progress = Progress(**file.json("progress"))
-            except TypeError as error:
-                raise FormatError(f"{path}: expected the progress of a training run: {error}") from None
-            model._fingerprint = file.json("fingerprint")
-            model.loss_ = list(model._progress.losses)
-            try:
-                model._restore(file)
-            except ValueError as error:
-                if isinstance(error, FormatError):
-                    raise
-                raise FormatError(f"{path}: {error}") from None
-        return model
-
-
-def check_int(name: str, value: Any, lowest: int, highest: int) -> None:
-    """ValueError unless value is a whole number in lowest..highest."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not lowest <= value <= highest:
-        raise ValueError(f"{name} must be a whole number from {lowest:,} to {highest:,}, got {value!r}")
-
-
-def check_float(name: str, value: Any, lowest: float, highest: float, *, above: bool = False) -> None:
-    """ValueError unless value is a number in lowest..highest; above=True leaves lowest itself out."""
-    fine = not isinstance(value, bool) and isinstance(value, numbers.Real) and lowest <= value <= highest
-    if not fine or (above and value == lowest):
-        low = f"above {lowest:g}" if above else f"from {lowest:g}"
-        raise ValueError(f"{name} must be a number {low} to {highest:g}, got {value!r}")
-
-
-def check_flag(name: str, value: Any) -> None:
-    """ValueError unless value is True or False."""
-    if not isinstance(value, bool | np.bool_):
-        raise ValueError(f"{name} must be True or False, got {value!r}")
-
-
-def check_device(value: Any) -> None:
-    """ValueError unless value names the CPU or a CUDA device."""
-    if not isinstance(value, str) or not re.fullmatch(r"cpu|auto|cuda(:\d{1,3})?", value):
-        raise ValueError(f'device must be "cpu", "cuda", "cuda:1" and so on, or "auto", got {value!r}')
-
-
-def check_corpus(corpus: Any) -> None:
-    """TypeError unless it is a Corpus; ValueError when there is nothing in it to learn from."""
-    if not isinstance(corpus, Corpus):
-        raise TypeError(f"expected a Corpus, got {type(corpus).__name__}; see Corpus.from_file and from_sentences")
-    if len(corpus.words) < 2:
-        raise ValueError(f"need at least 2 distinct words to train on, got {len(corpus.words)}")
-    if corpus.n_tokens < 2:
-        raise ValueError(f"need at least 2 tokens to train on, got {corpus.n_tokens}")
 
 
 # ---- weights and blocks -------------------------------------------------------------------------------------------
@@ -346,6 +171,32 @@ def noise_weights(counts: np.ndarray, exponent: float) -> np.ndarray:
     return np.where(counts > 0, np.exp(logs - logs[counts > 0].max()), 0.0)
 
 
+def by_count(corpus: Corpus) -> Corpus:
+    """The corpus itself, or one whose words are sorted by count, as a Huffman tree wants them."""
+    if (np.diff(corpus.counts) <= 0).all():
+        return corpus
+    return corpus.with_words([corpus.words[i] for i in np.argsort(-corpus.counts, kind="stable")])
+
+
+def grown_vocabulary(
+    words: list[str], counts: np.ndarray, more: list[str], more_counts: np.ndarray
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Known words and more of them: all words and their counts, and the place of each, of those known and the new ones.
+
+    They are sorted by count when there are new ones; otherwise the order stays.
+    """
+    index = {word: i for i, word in enumerate(words)}
+    place = np.array([index.setdefault(word, len(index)) for word in more], np.int64)
+    total = np.append(counts, np.zeros(len(index) - len(words), np.int64))
+    total[place] += more_counts
+    if len(index) == len(words):
+        return words, total, np.arange(len(words))
+    order, known = np.argsort(-total, kind="stable"), list(index)
+    row = np.empty(len(order), np.int64)
+    row[order] = np.arange(len(order))
+    return [known[i] for i in order], total[order], row
+
+
 def for_kernels(table: np.ndarray) -> np.ndarray:
     """The table, or an aligned and writable copy if it went through pickle or copy."""
     if table.ctypes.data % 64 == 0 and table.flags.c_contiguous and table.flags.writeable:
@@ -456,7 +307,7 @@ def train(
     per_slice: int,
     lr: float,
     min_lr: float,
-    after_slice: Callable[[int, int], None],
+    after_slice: Callable[[int, int], None] | None = None,
     unit: str = "words",
     save: Callable[[], None] | None = None,
     save_minutes: float = 10.0,
@@ -495,7 +346,8 @@ def train(
                         f"lower lr (it starts at {lr:g}; halve it, or leave it to the default)"
                     )
                 state.block = last
-                after_slice(begin, end)
+                if after_slice:
+                    after_slice(begin, end)
                 trained += end - begin
                 now = time.monotonic()
                 rate = trained / max(now - started, 1e-9)
@@ -593,50 +445,3 @@ class _Log:
         if now - self.last >= 10 or status.done >= 1:
             print(status, file=sys.stderr, flush=True)
             self.last = now
-
-
-# ---- model files --------------------------------------------------------------------------------------------------
-
-
-def write_model(path: Path, model: Estimator) -> None:
-    """Writes a model, trained or in training, to a safetensors file; the old one stays until the new one is whole."""
-    tensors = {**word_tensors(model.words_), "counts": model.counts_, **model._tensors()}
-    metadata = {
-        "format": FORMAT,
-        "version": json.dumps(VERSION),
-        "class": type(model).__name__,
-        "settings": json.dumps(_plain(model.get_params())),
-        "progress": json.dumps(asdict(model._progress)),
-        "fingerprint": json.dumps(model._fingerprint),
-    }
-    with replacing(path) as stream:
-        write_tensors(stream, tensors, metadata)
-
-
-def model_class(path: Path) -> str | None:
-    """The class of the model that write_model wrote to a file; None for other files."""
-    try:
-        with TensorFile(path) as file:
-            return file.metadata.get("class") if file.metadata.get("format") == FORMAT else None
-    except (FormatError, OSError):
-        return None
-
-
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as JSON takes them: numpy's scalars become Python's."""
-    return {name: value.item() if isinstance(value, np.generic) else value for name, value in settings.items()}
-
-
-def check_resumable(path: Path, saved: Estimator, model: Estimator, corpus: dict[str, int]) -> None:
-    """ValueError unless a checkpoint is of this corpus and these settings; threads, memory and device may differ."""
-    before, now = saved.get_params(), _plain(model.get_params())
-    free = ("threads", "memory_gb", "device")
-    changed = [f"{n} was {before[n]!r}, is {now[n]!r}" for n in now if n not in free and before[n] != now[n]]
-    if changed:
-        raise ValueError(f"{path}: cannot resume with other settings: {'; '.join(changed)}")
-    if saved._fingerprint != corpus:
-        was = saved._fingerprint or {}
-        changed = [
-            f"{name} was {was.get(name)}, is {value}" for name, value in corpus.items() if was.get(name) != value
-        ]
-        raise ValueError(f"{path}: cannot resume with another corpus: {'; '.join(changed)}")

@@ -16,8 +16,8 @@ import numpy as np
 
 from embfast.backbones import load_backbone
 from embfast.cnn import Extractor, ProgressOption, Run, evaluating, trace
+from embfast.estimator import check_float, check_int
 from embfast.pictures import Pictures, Preparation, open_pictures
-from embfast.training import check_float, check_int
 
 try:
     import torch

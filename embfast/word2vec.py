@@ -1,49 +1,46 @@
 """Word vectors: skip-gram and CBOW, by negative sampling, hierarchical softmax, or both."""
 
-import math
-import os
 from typing import Any
 
 import numpy as np
 
 from embfast import kernels
 from embfast.corpus import Corpus
+from embfast.estimator import (
+    FitRun,
+    Path,
+    WindowModel,
+    check_corpus,
+    check_flag,
+    check_float,
+    check_int,
+    check_machine,
+    check_outputs,
+)
+from embfast.tensors import TensorFile
 from embfast.training import (
     BLOCK,
     CHAPTER,
     DEVICE_SLICE,
-    Estimator,
     NoisePool,
-    Path,
-    Progress,
     ProgressOption,
-    TensorFile,
     blocks_per_slice,
-    check_corpus,
-    check_device,
-    check_flag,
-    check_float,
-    check_int,
-    check_resumable,
+    by_count,
     choose_device,
     cores,
     document_means,
     fingerprint,
-    for_kernels,
     forget_read,
-    initial_weights,
+    grown_vocabulary,
     keep_thresholds,
     make_blocks,
     make_pieces,
     noise_weights,
     sharing,
-    train,
-    write_model,
 )
-from embfast.vectors import Vectors
 
 
-class Word2Vec(Estimator):
+class Word2Vec(WindowModel):
     """Word vectors by skip-gram or CBOW, the model of word2vec.c.
 
     >>> corpus = Corpus.from_sentences([["a", "b", "a"], ["b", "c"]] * 10)
@@ -150,31 +147,15 @@ class Word2Vec(Estimator):
             TrainingError: the loss stopped being finite, most often since lr is too high.
             KeyboardInterrupt: Ctrl-C; the model holds what was learned so far.
         """
-        self._check()
+        run = self._begin(checkpoint, checkpoint_minutes, resume, progress)
         check_corpus(corpus)
-        check_float("checkpoint_minutes", checkpoint_minutes, 0, math.inf)
-        if resume and checkpoint is None:
-            raise ValueError("resume=True needs checkpoint=, the file to continue from")
-        corpus = self._sorted(corpus)
-        corpus_print = fingerprint(corpus)
-        if resume and os.path.exists(checkpoint):
-            saved = type(self).load(checkpoint)
-            check_resumable(checkpoint, saved, self, corpus_print)
-            self._progress, self._tables, self._tree_counts = saved._progress, saved._tables, saved._tree_counts
-        else:
-            n = len(corpus.words)
-            self._progress = Progress()
-            self._tables = {"w_in": kernels.weight_table(n, self.dim)}
-            initial_weights(self._tables["w_in"], self.dim, self.seed)
-            if self.negatives:
-                self._tables["w_out"] = kernels.weight_table(n, self.dim)
-            if self.hs:
-                self._tables["w_nodes"] = kernels.weight_table(n - 1, self.dim)
+        if self.hs:
+            corpus = by_count(corpus)
+        if not self._resumed(run, fingerprint(corpus)):
+            self._first_tables(len(corpus.words))
             self._tree_counts = np.array(corpus.counts) if self.hs else None
-        self.words_, self.counts_ = list(corpus.words), np.array(corpus.counts)
-        self._fingerprint = corpus_print
-        save = None if checkpoint is None else (lambda: write_model(checkpoint, self))
-        return self._train(corpus, save, checkpoint_minutes, progress)
+            self.words_, self.counts_ = list(corpus.words), np.array(corpus.counts)
+        return self._train(corpus, run)
 
     def partial_fit(self, corpus: Corpus, y: Any = None, *, progress: ProgressOption = None) -> "Word2Vec":
         """Continues with another corpus: `epochs` passes over it, lr falling from its start again. Returns self.
@@ -189,22 +170,11 @@ class Word2Vec(Estimator):
         """
         if not hasattr(self, "vectors_"):
             return self.fit(corpus, progress=progress)
-        self._check()
+        self._check_continued()
         check_corpus(corpus)
-        tables = {"w_in": True, "w_out": self.negatives > 0, "w_nodes": self.hs}
-        if self._tables["w_in"].shape[1] != kernels.padded(self.dim) or self.vectors_.dim != self.dim:
-            raise ValueError(f"dim must stay {self.vectors_.dim} in partial_fit, got {self.dim}")
-        for name, setting in (("w_out", "negatives"), ("w_nodes", "hs")):
-            if tables[name] != (name in self._tables):
-                raise ValueError(
-                    f"{setting} cannot be switched {'on' if tables[name] else 'off'} in partial_fit: "
-                    f"{setting}={getattr(self, setting)!r}; train anew with fit"
-                )
         corpus = self._grow(corpus)
-        before = self._progress
-        self._progress = Progress(before=before.before + before.epoch, losses=list(before.losses))
-        self._fingerprint = None
-        return self._train(corpus, None, 10.0, progress)
+        self._continue()
+        return self._train(corpus, FitRun(progress=progress))
 
     def transform(self, corpus: Corpus) -> np.ndarray:
         """The mean vector of the known words of each document, float32 (len(corpus), dim); zeros where none is known.
@@ -223,11 +193,9 @@ class Word2Vec(Estimator):
     def _check(self) -> None:
         check_int("dim", self.dim, 1, 100_000)
         check_int("window", self.window, 1, 1000)
-        check_int("negatives", self.negatives, 0, 1000)
-        for name in ("hs", "cbow", "cbow_mean", "shrink_windows", "negatives_shared"):
+        check_outputs(self.negatives, self.hs)
+        for name in ("cbow", "cbow_mean", "shrink_windows", "negatives_shared"):
             check_flag(name, getattr(self, name))
-        if self.negatives == 0 and not self.hs:
-            raise ValueError("negatives=0 and hs=False leave nothing to learn from: set negatives >= 1 or hs=True")
         check_float("sample", self.sample, 0, 1)
         check_float("ns_exponent", self.ns_exponent, -10, 10)
         check_int("epochs", self.epochs, 1, 2**31 - 1)
@@ -235,12 +203,7 @@ class Word2Vec(Estimator):
             check_float("lr", self.lr, 0, 100, above=True)
         if self.min_lr is not None:
             check_float("min_lr", self.min_lr, 0, self._rates()[0])
-        if self.threads is not None:
-            check_int("threads", self.threads, 1, 4096)
-        check_int("seed", self.seed, 0, 2**64 - 1)
-        check_device(self.device)
-        if self.device not in ("cpu", "auto") and self._of_cpu():
-            raise ValueError(f"{self._of_cpu()} is of the CPU alone; use device='cpu'")
+        check_machine(self.threads, self.seed, self.device, self._of_cpu())
 
     def _of_cpu(self) -> str | None:
         """What in the settings a device does not have."""
@@ -253,51 +216,23 @@ class Word2Vec(Estimator):
         first = self.lr if self.lr is not None else 0.05 if self.cbow else 0.025
         return float(first), float(self.min_lr if self.min_lr is not None else first / 10_000)
 
-    def _sorted(self, corpus: Corpus) -> Corpus:
-        """The corpus itself, or with hs, whose tree wants descending counts, one whose words are sorted."""
-        if not self.hs or (np.diff(corpus.counts) <= 0).all():
-            return corpus
-        return corpus.with_words([corpus.words[i] for i in np.argsort(-corpus.counts, kind="stable")])
-
     def _grow(self, corpus: Corpus) -> Corpus:
         """Takes the words and counts of a corpus into the model; returns it with the model's words."""
-        known = set(self.words_)
-        new = [word for word in corpus.words if word not in known]
-        if not new:
-            corpus = corpus if corpus.words == self.words_ else corpus.with_words(self.words_)
-            self.counts_ = self.counts_ + corpus.counts
-            self._tables = {name: for_kernels(table) for name, table in self._tables.items()}
-            return corpus
-        n_old, words = len(self.words_), self.words_ + new
-        added = dict(zip(corpus.words, corpus.counts.tolist(), strict=True))
-        counts = np.array([added.get(word, 0) for word in words], np.int64)
-        counts[:n_old] += self.counts_
-        order = np.argsort(-counts, kind="stable")
-        place = np.empty(len(words), np.int64)
-        place[order] = np.arange(len(words))
-        fresh = kernels.weight_table(len(new), self.dim)
-        initial_weights(fresh, self.dim, self.seed, first=n_old)
-        for name in ("w_in", "w_out"):
-            if name in self._tables:
-                table = kernels.weight_table(len(words), self.dim)
-                table[place[:n_old]] = self._tables[name]
-                if name == "w_in":
-                    table[place[n_old:]] = fresh
-                self._tables[name] = table
-        self.words_, self.counts_ = [words[i] for i in order], counts[order]
-        if self.hs:
-            self._tables["w_nodes"] = kernels.weight_table(len(words) - 1, self.dim)
+        n_old = len(self.words_)
+        self.words_, self.counts_, row = grown_vocabulary(self.words_, self.counts_, corpus.words, corpus.counts)
+        self._grow_tables(row)
+        if self.hs and len(row) > n_old:
             self._tree_counts = self.counts_.copy()
-        return corpus.with_words(self.words_)
+        return corpus if corpus.words == self.words_ else corpus.with_words(self.words_)
 
-    def _train(self, corpus: Corpus, save: Any, minutes: float, progress: ProgressOption) -> "Word2Vec":
+    def _train(self, corpus: Corpus, run: FitRun) -> "Word2Vec":
         state, n_tokens = self._progress, corpus.n_tokens
         threads = self.threads or cores()
         lr, min_lr = self._rates()
         share = sharing(self.cbow, self.hs, self.negatives, self.negatives_shared, self.window)
         blocks = make_blocks(corpus.offsets)
         keep = keep_thresholds(self.counts_, self.sample)
-        device, self.device_ = choose_device(self.device, progress, self._of_cpu())
+        device, self.device_ = choose_device(self.device, run.progress, self._of_cpu())
         noise = None
         if self.negatives and device is None:
             at_once = share.drawn * (1 if share.shared or self.cbow else 2 * self.window)
@@ -336,10 +271,6 @@ class Word2Vec(Estimator):
                 tokens_total=self.epochs * n_tokens,
             )
 
-        def save_from_device() -> None:
-            on_device.fetch()
-            save()
-
         def step(epoch: int, first: int, last: int) -> tuple[float, int, int]:
             return kernels.train_sequences(
                 w_in,
@@ -371,41 +302,23 @@ class Word2Vec(Estimator):
             )
 
         slower = 1 if share.shared and not self.hs else 4
-        try:
-            train(
-                step if device is None else step_on_device,
-                blocks,
-                state,
-                epochs=self.epochs,
-                per_slice=max(1, blocks_per_slice(self.dim, self.window, threads) // slower)
-                if device is None
-                else DEVICE_SLICE,
-                lr=lr,
-                min_lr=min_lr,
-                after_slice=lambda begin, end: forget_read(corpus.ids, begin, end),
-                save=save if save is None or device is None else save_from_device,
-                save_minutes=minutes,
-                progress=progress,
-            )
-        finally:
-            if device is not None:
-                on_device.fetch()
-            self._show()
+        of_cpu = max(1, blocks_per_slice(self.dim, self.window, threads) // slower)
+        self._run(
+            run,
+            step if device is None else step_on_device,
+            blocks,
+            lr=lr,
+            min_lr=min_lr,
+            per_slice=of_cpu if device is None else DEVICE_SLICE,
+            after_slice=lambda begin, end: forget_read(corpus.ids, begin, end),
+            sessions=[] if device is None else [on_device],
+        )
         return self
 
-    def _show(self) -> None:
-        """vectors_ and loss_, from the weights as they are now."""
-        self.vectors_ = Vectors(self.words_, self._tables["w_in"][:, : self.dim])
-        self.loss_ = list(self._progress.losses)
-
     def _tensors(self) -> dict[str, np.ndarray]:
-        tensors = {name: table[:, : self.dim] for name, table in self._tables.items()}
+        tensors = super()._tensors()
         return tensors if self._tree_counts is None else {**tensors, "tree_counts": self._tree_counts}
 
     def _restore(self, file: TensorFile) -> None:
-        self._check()
-        n = len(self.words_)
-        rows = {"w_in": n, **({"w_out": n} if self.negatives else {}), **({"w_nodes": n - 1} if self.hs else {})}
-        self._tables = {name: file.read_table(name, rows[name], self.dim) for name in rows}
-        self._tree_counts = file.read("tree_counts", "I64", (n,)) if self.hs else None
-        self._show()
+        super()._restore(file)
+        self._tree_counts = file.read("tree_counts", "I64", (len(self.words_),)) if self.hs else None

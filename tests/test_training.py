@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from embfast import kernels, tensors, training
+from embfast import estimator, kernels, tensors, training
 from embfast.corpus import Corpus
 from embfast.errors import FormatError, TrainingError
 from embfast.training import Progress, Status, initial_weights, make_blocks
@@ -316,6 +316,6 @@ def test_files_that_are_no_models(tmp_path):
     (tmp_path / "text").write_text("not a model at all, only some text")
     with pytest.raises(FormatError, match="safetensors"):
         Word2Vec.load(tmp_path / "text")
-    assert training.model_class(tmp_path / "text") is None
+    assert estimator.model_class(tmp_path / "text") is None
     with pytest.raises(ValueError, match="not trained yet"):
         Word2Vec().save(tmp_path / "model.safetensors")

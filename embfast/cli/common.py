@@ -17,11 +17,11 @@ import typer
 from embfast import formats
 from embfast.doc2vec import Doc2Vec
 from embfast.errors import TrainingError
+from embfast.estimator import Estimator
 from embfast.glove import GloVe
 from embfast.line import LINE
 from embfast.multimodal import Multimodal
 from embfast.node2vec import Node2Vec
-from embfast.training import Estimator
 from embfast.word2vec import Word2Vec
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def read_corpus(sources: list[Path], column: str | None, cache: Path | None, qui
 
 def read_vectors(path: Path, format: str | None = None, **options: Any) -> "Vectors":
     """Vectors of any format, or those of a saved model or checkpoint."""
-    from embfast.training import model_class
+    from embfast.estimator import model_class
     from embfast.vectors import Vectors
 
     if not path.exists():

@@ -63,9 +63,9 @@ def images(
     """
     from dataclasses import replace
 
+    from embfast.estimator import model_class
     from embfast.images import FullNetworkEmbedding, ImageEmbedding, LayerEmbedding
     from embfast.pictures import open_pictures
-    from embfast.training import model_class
 
     if output is None and save_model is None and picture is None:
         raise ValueError("nothing to write: pass -o FILE, --save-model FILE or --picture FILE")

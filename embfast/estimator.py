@@ -1,0 +1,405 @@
+"""What all models share: settings and their checks, runs that are kept and resumed, and model files.
+
+Source: the estimator contract of scikit-learn.
+"""
+
+import inspect
+import json
+import math
+import numbers
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from embfast import kernels
+from embfast.corpus import Corpus
+from embfast.errors import FormatError
+from embfast.formats import replacing
+from embfast.tensors import TensorFile, word_tensors, write_tensors
+from embfast.training import Progress, ProgressOption, for_kernels, initial_weights, train
+from embfast.vectors import Vectors
+
+FORMAT, VERSION = "embfast model", 1
+
+Path = str | os.PathLike[str]
+
+
+class Estimator(ABC):
+    """A model that scikit-learn can clone, set and put into a Pipeline; scikit-learn itself is not needed.
+
+    The constructor of a model stores its settings and does nothing else; fit looks at them. A model has, once trained,
+    words_, counts_, vectors_ and loss_, and says in _tensors and _restore what its file holds beside the vocabulary.
+    """
+
+    words_: list[str]
+    counts_: np.ndarray
+    loss_: list[float]
+    _progress: Progress
+    _fingerprint: dict[str, int] | None
+
+    @classmethod
+    def settings(cls) -> dict[str, inspect.Parameter]:
+        """The constructor's parameters: names, defaults and types of the settings."""
+        parameters = inspect.signature(cls.__init__).parameters
+        return {name: parameter for name, parameter in parameters.items() if name != "self"}
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The settings by name."""
+        return {name: getattr(self, name) for name in self.settings()}
+
+    def set_params(self, **params: Any) -> "Estimator":
+        """Changes settings and returns self; they count from the next fit on.
+
+        Raises:
+            ValueError: there is no such setting.
+        """
+        for name in params:
+            if name not in self.settings():
+                raise ValueError(
+                    f"{type(self).__name__} has no setting {name!r}; it has {', '.join(map(repr, self.settings()))}"
+                )
+        for name, value in params.items():
+            setattr(self, name, value)
+        return self
+
+    def __repr__(self) -> str:
+        changed = [
+            f"{name}={getattr(self, name)!r}"
+            for name, parameter in self.settings().items()
+            if getattr(self, name) is not parameter.default and getattr(self, name) != parameter.default
+        ]
+        return f"{type(self).__name__}({', '.join(changed)})"
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "vectors_")
+
+    def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import InputTags, Tags, TargetTags, TransformerTags
+
+        return Tags(
+            estimator_type=None,
+            target_tags=TargetTags(required=False),
+            transformer_tags=TransformerTags(preserves_dtype=[]),
+            input_tags=InputTags(two_d_array=False),
+        )
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "vectors_"):
+            raise ValueError(f"this {type(self).__name__} is not trained yet: call fit first")
+
+    @abstractmethod
+    def _check(self) -> None:
+        """ValueError unless all settings make sense."""
+
+    # ---- runs -----------------------------------------------------------------------------------------------------
+
+    def _begin(self, checkpoint: Path | None, minutes: float, resume: bool, progress: ProgressOption) -> "FitRun":
+        """What fit was told; ValueError unless that and the settings make sense."""
+        self._check()
+        check_float("checkpoint_minutes", minutes, 0, math.inf)
+        if resume and checkpoint is None:
+            raise ValueError("resume=True needs checkpoint=, the file to continue from")
+        return FitRun(checkpoint, minutes, resume, progress)
+
+    def _resumed(self, run: "FitRun", data: dict[str, int]) -> bool:
+        """Takes what a checkpoint holds, if there is one to continue from; `data` tells the data from others."""
+        if not (run.resume and os.path.exists(run.checkpoint)):
+            self._progress, self._fingerprint = Progress(), data
+            return False
+        saved = type(self).load(run.checkpoint)
+        check_resumable(run.checkpoint, saved, self, data)
+        self._take(saved)
+        self._fingerprint = data
+        return True
+
+    def _take(self, saved: "Estimator") -> None:
+        """Takes what another model has learned; the settings stay."""
+        vars(self).update({name: value for name, value in vars(saved).items() if name not in self.settings()})
+
+    def _continue(self) -> None:
+        """Starts a run that goes on with other data: draws and losses continue."""
+        before = self._progress
+        self._progress = Progress(before=before.before + before.epoch, losses=list(before.losses))
+        self._fingerprint = None
+
+    def _run(
+        self,
+        run: "FitRun",
+        step: Callable[[int, int, int], tuple[float, int, int]],
+        blocks: np.ndarray,
+        *,
+        lr: float,
+        min_lr: float,
+        per_slice: int = 1,
+        after_slice: Callable[[int, int], None] | None = None,
+        unit: str = "words",
+        sessions: Iterable[Any] = (),
+    ) -> None:
+        """training.train, and _show at its end, also after an error or Ctrl-C.
+
+        sessions: of devices, which give back the weights before they are saved or shown.
+        """
+
+        def fetch() -> None:
+            for session in sessions:
+                session.fetch()
+
+        def save() -> None:
+            fetch()
+            write_model(run.checkpoint, self)
+
+        try:
+            train(
+                step,
+                blocks,
+                self._progress,
+                epochs=self.epochs,
+                per_slice=per_slice,
+                lr=lr,
+                min_lr=min_lr,
+                after_slice=after_slice,
+                unit=unit,
+                save=None if run.checkpoint is None else save,
+                save_minutes=run.minutes,
+                progress=run.progress,
+            )
+        finally:
+            fetch()
+            self._show()
+
+    # ---- files ----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _tensors(self) -> dict[str, np.ndarray]:
+        """What a file holds beside words and counts: float32 tables without padding, int64 vectors."""
+
+    @abstractmethod
+    def _restore(self, file: TensorFile) -> None:
+        """Takes what _tensors gave from a file; words_, counts_ and settings are in place."""
+
+    def save(self, path: Path) -> None:
+        """Writes settings, vocabulary, all weights and progress to one safetensors file, for load and partial_fit.
+
+        The file is whole at any moment: the old one stays until the new one is on disk. Weights are written in blocks;
+        no copy of them is made.
+
+        Raises:
+            ValueError: the model is not trained yet.
+        """
+        self._check_fitted()
+        write_model(path, self)
+
+    @classmethod
+    def load(cls, path: Path) -> "Estimator":
+        """Reads what save, or a checkpoint, wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            FormatError: the file is cut short or damaged, or holds another class, a newer version, or settings that
+                this version does not know.
+        """
+        with TensorFile(path) as file:
+            if file.metadata.get("format") != FORMAT:
+                raise FormatError(
+                    f"{path}: expected a saved {cls.__name__}, got a safetensors file of something else; "
+                    "Vectors.load reads vectors"
+                )
+            version = file.json("version")
+            if not isinstance(version, int) or version > VERSION:
+                raise FormatError(f"{path}: expected version {VERSION} or older, got {version}; update embfast")
+            if file.metadata.get("class") != cls.__name__:
+                raise FormatError(f"{path}: expected a {cls.__name__}, got a {file.metadata.get('class')}")
+            settings = file.json("settings")
+            for name in settings:
+                if name not in cls.settings():
+                    raise FormatError(f"{path}: {cls.__name__} has no setting {name!r}; a newer embfast may know it")
+            model = cls(**settings)
+            model.words_ = file.read_words()
+            model.counts_ = file.read("counts", "I64", (len(model.words_),))
+            try:
+                model._progress = Progress(**file.json("progress"))
+            except TypeError as error:
+                raise FormatError(f"{path}: expected the progress of a training run: {error}") from None
+            model._fingerprint = file.json("fingerprint")
+            model.loss_ = list(model._progress.losses)
+            try:
+                model._restore(file)
+            except ValueError as error:
+                if isinstance(error, FormatError):
+                    raise
+                raise FormatError(f"{path}: {error}") from None
+        return model
+
+
+class FitRun(NamedTuple):
+    """What a call of fit was told of its checkpoint and its progress."""
+
+    checkpoint: Path | None = None
+    minutes: float = 10.0
+    resume: bool = False
+    progress: ProgressOption = None
+
+
+class WindowModel(Estimator):
+    """A model of windows in which each word has a row of w_in, of w_out (negatives > 0), and of w_nodes (hs)."""
+
+    _tables: dict[str, np.ndarray]
+
+    def _rows(self, n_words: int) -> dict[str, int]:
+        """Rows of the tables that the settings want."""
+        rows = {"w_in": n_words, "w_out": n_words if self.negatives else 0, "w_nodes": n_words - 1 if self.hs else 0}
+        return {name: n for name, n in rows.items() if n}
+
+    def _first_tables(self, n_words: int) -> None:
+        self._tables = {name: kernels.weight_table(n, self.dim) for name, n in self._rows(n_words).items()}
+        initial_weights(self._tables["w_in"], self.dim, self.seed)
+
+    def _check_continued(self) -> None:
+        """ValueError unless the settings that shape the tables are those of the first fit."""
+        self._check()
+        if self.vectors_.dim != self.dim:
+            raise ValueError(f"dim must stay {self.vectors_.dim} in partial_fit, got {self.dim}")
+        for name, setting in (("w_out", "negatives"), ("w_nodes", "hs")):
+            value = getattr(self, setting)
+            if bool(value) != (name in self._tables):
+                raise ValueError(
+                    f"{setting} cannot be switched {'on' if value else 'off'} in partial_fit: "
+                    f"{setting}={value!r}; train anew with fit"
+                )
+
+    def _grow_tables(self, row: np.ndarray) -> None:
+        """Moves known word i to row[i] and gives new ones, behind, first weights; w_nodes starts anew for them."""
+        n_old, n_new = len(self._tables["w_in"]), len(row) - len(self._tables["w_in"])
+        if not n_new:
+            self._tables = {name: for_kernels(table) for name, table in self._tables.items()}
+            return
+        for name, n in self._rows(len(row)).items():
+            table = kernels.weight_table(n, self.dim)
+            if name != "w_nodes":
+                table[row[:n_old]] = self._tables[name]
+            if name == "w_in":
+                fresh = kernels.weight_table(n_new, self.dim)
+                initial_weights(fresh, self.dim, self.seed, first=n_old)
+                table[row[n_old:]] = fresh
+            self._tables[name] = table
+
+    def _show(self) -> None:
+        """vectors_ and loss_, from the weights as they are now."""
+        self.vectors_ = Vectors(self.words_, self._tables["w_in"][:, : self.dim])
+        self.loss_ = list(self._progress.losses)
+
+    def _tensors(self) -> dict[str, np.ndarray]:
+        return {name: table[:, : self.dim] for name, table in self._tables.items()}
+
+    def _restore(self, file: TensorFile) -> None:
+        self._check()
+        rows = self._rows(len(self.words_))
+        self._tables = {name: file.read_table(name, n, self.dim) for name, n in rows.items()}
+        self._show()
+
+
+# ---- checks -------------------------------------------------------------------------------------------------------
+
+
+def check_int(name: str, value: Any, lowest: int, highest: int) -> None:
+    """ValueError unless value is a whole number in lowest..highest."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not lowest <= value <= highest:
+        raise ValueError(f"{name} must be a whole number from {lowest:,} to {highest:,}, got {value!r}")
+
+
+def check_float(name: str, value: Any, lowest: float, highest: float, *, above: bool = False) -> None:
+    """ValueError unless value is a number in lowest..highest; above=True leaves lowest itself out."""
+    fine = not isinstance(value, bool) and isinstance(value, numbers.Real) and lowest <= value <= highest
+    if not fine or (above and value == lowest):
+        low = f"above {lowest:g}" if above else f"from {lowest:g}"
+        raise ValueError(f"{name} must be a number {low} to {highest:g}, got {value!r}")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """ValueError unless value is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+
+
+def check_outputs(negatives: Any, hs: Any) -> None:
+    """ValueError unless negative sampling, hierarchical softmax or both are asked for."""
+    check_int("negatives", negatives, 0, 1000)
+    check_flag("hs", hs)
+    if negatives == 0 and not hs:
+        raise ValueError("negatives=0 and hs=False leave nothing to learn from: set negatives >= 1 or hs=True")
+
+
+def check_machine(threads: Any, seed: Any, device: Any = "cpu", of_cpu: str | None = None) -> None:
+    """ValueError unless threads and seed are numbers, and device the CPU or a CUDA device that has what is set.
+
+    of_cpu: what in the settings is of the CPU alone.
+    """
+    if threads is not None:
+        check_int("threads", threads, 1, 4096)
+    check_int("seed", seed, 0, 2**64 - 1)
+    if not isinstance(device, str) or not re.fullmatch(r"cpu|auto|cuda(:\d{1,3})?", device):
+        raise ValueError(f'device must be "cpu", "cuda", "cuda:1" and so on, or "auto", got {device!r}')
+    if of_cpu and device not in ("cpu", "auto"):
+        raise ValueError(f"{of_cpu} is of the CPU alone; use device='cpu'")
+
+
+def check_corpus(corpus: Any) -> None:
+    """TypeError unless it is a Corpus; ValueError when there is nothing in it to learn from."""
+    if not isinstance(corpus, Corpus):
+        raise TypeError(f"expected a Corpus, got {type(corpus).__name__}; see Corpus.from_file and from_sentences")
+    if len(corpus.words) < 2:
+        raise ValueError(f"need at least 2 distinct words to train on, got {len(corpus.words)}")
+    if corpus.n_tokens < 2:
+        raise ValueError(f"need at least 2 tokens to train on, got {corpus.n_tokens}")
+
+
+# ---- model files --------------------------------------------------------------------------------------------------
+
+
+def write_model(path: Path, model: Estimator) -> None:
+    """Writes a model, trained or in training, to a safetensors file; the old one stays until the new one is whole."""
+    tensors = {**word_tensors(model.words_), "counts": model.counts_, **model._tensors()}
+    metadata = {
+        "format": FORMAT,
+        "version": json.dumps(VERSION),
+        "class": type(model).__name__,
+        "settings": json.dumps(_plain(model.get_params())),
+        "progress": json.dumps(asdict(model._progress)),
+        "fingerprint": json.dumps(model._fingerprint),
+    }
+    with replacing(path) as stream:
+        write_tensors(stream, tensors, metadata)
+
+
+def model_class(path: Path) -> str | None:
+    """The class of the model that write_model wrote to a file; None for other files."""
+    try:
+        with TensorFile(path) as file:
+            return file.metadata.get("class") if file.metadata.get("format") == FORMAT else None
+    except (FormatError, OSError):
+        return None
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as JSON takes them: numpy's scalars become Python's."""
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in settings.items()}
+
+
+def check_resumable(path: Path, saved: Estimator, model: Estimator, corpus: dict[str, int]) -> None:
+    """ValueError unless a checkpoint is of this corpus and these settings; threads, memory and device may differ."""
+    before, now = saved.get_params(), _plain(model.get_params())
+    free = ("threads", "memory_gb", "device")
+    changed = [f"{n} was {before[n]!r}, is {now[n]!r}" for n in now if n not in free and before[n] != now[n]]
+    if changed:
+        raise ValueError(f"{path}: cannot resume with other settings: {'; '.join(changed)}")
+    if saved._fingerprint != corpus:
+        was = saved._fingerprint or {}
+        changed = [
+            f"{name} was {was.get(name)}, is {value}" for name, value in corpus.items() if was.get(name) != value
+        ]
+        raise ValueError(f"{path}: cannot resume with another corpus: {'; '.join(changed)}")

@@ -276,7 +276,7 @@ class Walks:
 
 
 # ---- draws --------------------------------------------------------------------------------------------------------
-# The functions of csrc/random.h; reference.py has them too.
+# The functions of csrc/random.h; embfast.reference has them too.
 
 
 @njit(inline="always")

@@ -1,0 +1,100 @@
+"""Co-occurrences counted, and GloVe on them: csrc/cooccurrence.h and csrc/glove.h."""
+
+from itertools import pairwise
+
+import numpy as np
+
+from embfast.reference.draws import Purpose, Stream, below, random_order
+
+
+def count_pairs(ids, offsets, *, window, symmetric, distance_weighting):
+    """What a CooccurrenceCounter counts, pair by pair: a dictionary from (row, column) to the sum.
+
+    Symmetric, each pair counts in both directions; otherwise in one, the row being the word that comes first.
+    """
+    sums = {}
+    for begin, end in pairwise(offsets):
+        for later in range(begin, end):
+            for earlier in range(max(begin, later - window), later):
+                weight = 1.0 / (later - earlier) if distance_weighting else 1.0
+                pair = (int(ids[earlier]), int(ids[later]))
+                for place in [pair, pair[::-1]] if symmetric else [pair]:
+                    sums[place] = sums.get(place, 0.0) + weight
+    return sums
+
+
+def group_entries(entries, place, *, n_rows, tile, n_groups, seed):
+    """Where each group begins, and entries by group: tiles of tile x tile words, or random groups if tile is 0.
+
+    Entries stand in random order in a tile, so that any part of them is a random one.
+    """
+    moved = entries.copy()
+    moved["row"], moved["column"] = place[entries["row"]], place[entries["column"]]
+    if tile:
+        group = moved["row"] // tile * -(-n_rows // tile) + moved["column"] // tile
+    else:
+        group = below(Stream(seed, 0, Purpose.GROUP)(np.arange(len(entries))), n_groups)
+    groups = np.concatenate([[0], np.cumsum(np.bincount(group, minlength=n_groups))])
+    grouped = moved[np.argsort(group, kind="stable")]
+    if tile:
+        for begin, end in pairwise(groups):
+            grouped[begin:end] = grouped[begin:end][random_order(end - begin, seed, 0, Purpose.GROUP, begin)]
+    return groups, grouped
+
+
+def entry_weight(x, x_max, alpha):
+    """How much an entry counts. Source: Pennington, Socher, Manning 2014, eq. 9."""
+    return min(1.0, (x / x_max) ** alpha)
+
+
+def entry_step(w, c, w_sums, c_sums, x, *, x_max, alpha, lr):
+    """One step of AdaGrad on entry_weight(x) * (w . c + b + b~ - log x)^2 / 2, in place; returns that loss.
+
+    The last number of each vector is its bias. A gradient is held in -100..100 by component and multiplied by lr, but
+    that of a bias is not; it moves its number over the root of the sum of the squares before it.
+    Source: Pennington, Socher, Manning 2014, and their glove.c.
+    """
+    difference = w[:-1] @ c[:-1] + w[-1] + c[-1] - np.log(x)
+    gradient = entry_weight(x, x_max, alpha) * difference
+    rates = np.append(np.full(len(w) - 1, lr), 1.0)
+    w_step = np.clip(gradient * np.append(c[:-1], 1.0), -100, 100) * rates
+    c_step = np.clip(gradient * np.append(w[:-1], 1.0), -100, 100) * rates
+    for vector, sums, step in ((w, w_sums, w_step), (c, c_sums, c_step)):
+        vector -= step / np.sqrt(sums)
+        sums += step**2
+    return 0.5 * gradient * difference
+
+
+def train_entries(
+    w_in,
+    w_out,
+    sums_in,
+    sums_out,
+    dim,
+    entries,
+    groups,
+    order,
+    first,
+    last,
+    *,
+    x_max,
+    alpha,
+    lr,
+    seed,
+    epoch,
+    threads=1,
+):
+    """What kernels.train_entries does, one entry at a time. Returns the summed loss and the number of entries.
+
+    w_in, w_out and their sums of squares (words, dim + 1 or more): column dim is the bias. Group g is
+    entries[groups[g]:groups[g + 1]]; groups order[first:last] are trained in turn, each shuffled anew for the epoch.
+    """
+    loss, n = 0.0, 0
+    for group in order[first:last]:
+        begin, end = int(groups[group]), int(groups[group + 1])
+        for i in random_order(end - begin, seed, epoch, Purpose.SHUFFLE, begin):
+            row, column, x = entries[begin + i]
+            rows = w_in[row, : dim + 1], w_out[column, : dim + 1], sums_in[row, : dim + 1], sums_out[column, : dim + 1]
+            loss += entry_step(*rows, float(x), x_max=x_max, alpha=alpha, lr=lr)
+        n += end - begin
+    return float(loss), n

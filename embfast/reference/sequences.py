@@ -1,0 +1,375 @@
+"""Training on windows of sequences, and inference of documents: csrc/sequences.h."""
+
+import heapq
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+
+from embfast.reference.draws import GOLDEN, Purpose, Stream, below, mix64
+
+
+def linear_decay(first, last, progress):
+    """The learning rate falls linearly from first to last as progress goes from 0 to 1."""
+    return first + (last - first) * progress
+
+
+class HuffmanTree:
+    """Huffman paths (1952) of words whose counts are positive and descend: the tree of hierarchical softmax.
+
+    Word i is reached from the root by nodes[offsets[i]:offsets[i + 1]], inner nodes 0..n-2 of which n-2 is the root,
+    and codes say which child is next. The two lightest join: of equal ones an inner node goes before a word, an older
+    node before a younger, a rarer word before a more frequent, as in word2vec.c.
+    """
+
+    def __init__(self, counts):
+        n = len(counts)
+        heap = [(int(count), 1, -word, word) for word, count in enumerate(counts)]
+        heapq.heapify(heap)
+        parent, code = {}, {}
+        for made in range(n, 2 * n - 1):
+            first, second = heapq.heappop(heap), heapq.heappop(heap)
+            for child, bit in ((first[-1], 0), (second[-1], 1)):
+                parent[child], code[child] = made, bit
+            heapq.heappush(heap, (first[0] + second[0], 0, made, made))
+        offsets, nodes, codes = [0], [], []
+        for word in range(n):
+            path, vertex = [], word
+            while vertex in parent:
+                path.append((parent[vertex] - n, code[vertex]))
+                vertex = parent[vertex]
+            nodes += [node for node, _ in reversed(path)]
+            codes += [bit for _, bit in reversed(path)]
+            offsets.append(len(nodes))
+        self.offsets = np.array(offsets, np.int64)
+        self.nodes = np.array(nodes, np.int32)
+        self.codes = np.array(codes, np.uint8)
+
+    def __len__(self):
+        return len(self.offsets) - 1
+
+
+def logistic_step(x, y, weight, label, lr):
+    """One step of gradient descent on sum(weight * -log p), where p = sigmoid(x @ y.T) should equal label.
+
+    x (inputs, dim), y (outputs, dim), weight and label (inputs, outputs). Returns the moves of x and of y, both taken
+    from the values before the step, and the loss in nats.
+    Source: Mikolov et al. 2013, arXiv:1310.4546, eq. 4; as one matrix product, Ji et al. 2016, arXiv:1604.04661.
+    """
+    score = x @ y.T
+    probability = np.exp(-np.logaddexp(0.0, -score))
+    step = lr * weight * (label - probability)
+    loss = weight * (label * np.logaddexp(0.0, -score) + (1.0 - label) * np.logaddexp(0.0, score))
+    return step @ y, step.T @ x, loss.sum()
+
+
+@dataclass
+class Model:
+    """The tables that a batch moves. w_out serves negative sampling, w_nodes and tree hierarchical softmax, or both."""
+
+    w_in: np.ndarray | None
+    w_out: np.ndarray | None
+    w_nodes: np.ndarray | None
+    tree: HuffmanTree | None
+    scale: float  # weight of a drawn negative
+    lr: float
+    w_docs: np.ndarray | None = None  # a row for each tag
+    frozen: bool = False  # only w_docs moves
+
+    def step(self, x, centers, drawn, share):
+        """Shows the rows x to the path of the first center, to the centers (label 1) and to drawn words (label 0).
+
+        share (inputs, centers) says how often each row counts for each center. A negative that is the center itself
+        counts for nothing. Moves the output tables; returns the move of x and the loss.
+        """
+        nodes, codes, words = np.empty(0, int), np.empty(0, int), np.empty(0, int)
+        if self.w_nodes is not None:
+            path = slice(self.tree.offsets[centers[0]], self.tree.offsets[centers[0] + 1])
+            nodes, codes = self.tree.nodes[path], self.tree.codes[path]
+        weight, label = [np.ones((len(centers), len(nodes)))], [1.0 - codes]
+        if self.w_out is not None:
+            words = np.concatenate([centers, drawn])
+            weight += [np.eye(len(centers)), self.scale * (drawn[None, :] != centers[:, None])]
+            label += [np.ones(len(centers)), np.zeros(len(drawn))]
+        y = np.concatenate([t[i] for t, i in ((self.w_nodes, nodes), (self.w_out, words)) if t is not None])
+        dx, dy, loss = logistic_step(x, y, share @ np.hstack(weight), np.concatenate(label), self.lr)
+        if self.frozen:
+            return dx, loss
+        # add.at, not +=: the same word may stand twice among the outputs, and both moves count.
+        if self.w_nodes is not None:
+            np.add.at(self.w_nodes, nodes, dy[: len(nodes)])
+        if self.w_out is not None:
+            np.add.at(self.w_out, words, dy[len(nodes) :])
+        return dx, loss
+
+
+@dataclass
+class Batch:
+    """Neighbouring centers of one sentence, with one half-window and one set of draws."""
+
+    sentence: np.ndarray  # kept words
+    first: int  # the centers are sentence[first:last]
+    last: int
+    radius: int
+    drawn: np.ndarray
+    tags: np.ndarray = field(default_factory=lambda: np.empty(0, int))  # rows of w_docs in the window of every center
+
+    @property
+    def centers(self):
+        return self.sentence[self.first : self.last]
+
+    @property
+    def near(self):
+        """(positions, centers): 1 where the position is in the center's window and is not the center itself."""
+        distance = np.abs(np.arange(len(self.sentence))[:, None] - np.arange(self.first, self.last)[None, :])
+        return ((distance > 0) & (distance <= self.radius)).astype(float)
+
+
+def skip_gram_batch(model, batch, words=True):
+    """Each word near a center predicts it; all pairs of the batch are one step. Returns the loss and the pairs.
+
+    Source: Mikolov et al. 2013, arXiv:1301.3781; the window shares its negatives as in Ji et al. 2016,
+    arXiv:1604.04661, and here the neighbouring centers do too. A word that stands twice gets both moves. Tags predict
+    every center: PV-DBOW of Le & Mikolov 2014, arXiv:1405.4053, where words=False leaves it to them alone.
+    """
+    n_tags = len(batch.tags)
+    near = np.ones((n_tags, len(batch.centers)))
+    x = np.empty((0, 0)) if model.w_docs is None else model.w_docs[batch.tags]
+    if words:
+        near = np.concatenate([near, batch.near])
+        x = np.concatenate([x, model.w_in[batch.sentence]]) if n_tags else model.w_in[batch.sentence]
+    if not near.any():
+        return 0.0, 0
+    dx, loss = model.step(x, batch.centers, batch.drawn, near)
+    if n_tags:
+        model.w_docs[batch.tags] += dx[:n_tags]
+    if words and not model.frozen:
+        np.add.at(model.w_in, batch.sentence, dx[n_tags:])
+    return loss, int(near.sum())
+
+
+def skip_gram_pairs(model, batch):
+    """As word2vec.c: pair after pair, each with its own draws. batch.drawn is (pairs, drawn)."""
+    total, positions = 0.0, np.flatnonzero(batch.near)
+    for position, drawn in zip(positions, batch.drawn, strict=True):
+        context = batch.sentence[position]
+        dx, loss = model.step(model.w_in[[context]], batch.centers, drawn, np.ones((1, 1)))
+        model.w_in[context] += dx[0]
+        total += loss
+    return total, len(positions)
+
+
+def cbow_batch(model, batch, mean):
+    """The words near a center predict it together. Returns the loss and the number of centers that have any.
+
+    Source: Mikolov et al. 2013, arXiv:1301.3781. With the mean, each word moves by the whole error of the mean, which
+    is its gradient times the number of words (as word2vec.c); with the sum, by its gradient over that number. Tags are
+    further members of every window: PV-DM of Le & Mikolov 2014, arXiv:1405.4053.
+    """
+    near, n_tags = batch.near, len(batch.tags)
+    count = near.sum(axis=0) + n_tags
+    with_context = count > 0
+    near, count = near[:, with_context], count[with_context]
+    if len(count) == 0:
+        return 0.0, 0
+    hidden = near.T @ model.w_in[batch.sentence]
+    if n_tags:
+        hidden += model.w_docs[batch.tags].sum(axis=0)
+    if mean:
+        hidden /= count[:, None]
+    share = np.eye(len(batch.centers))[with_context]
+    delta, loss = model.step(hidden, batch.centers, batch.drawn, share)
+    if not mean:
+        delta /= count[:, None]
+    if n_tags:
+        model.w_docs[batch.tags] += delta.sum(axis=0)
+    if not model.frozen:
+        np.add.at(model.w_in, batch.sentence, near @ delta)
+    return loss, len(count)
+
+
+def concat_batch(model, batch):
+    """PV-DM with concatenation: tags, then the words of the full window, end to end; outputs are as wide.
+
+    The last row of w_in stands where a window passes the end of its sentence. Returns the loss and the centers.
+    Source: Le & Mikolov 2014, arXiv:1405.4053; the missing word as in gensim.
+    """
+    steps = [step for step in range(-batch.radius, batch.radius + 1) if step != 0]
+    places = np.arange(batch.first, batch.last)[:, None] + steps
+    outside = (places < 0) | (places >= len(batch.sentence))
+    words = np.where(outside, len(model.w_in) - 1, batch.sentence[np.where(outside, 0, places)])
+    tags = np.tile(batch.tags, (len(places), 1))
+    parts = np.concatenate([model.w_docs[tags], model.w_in[words]], axis=1)
+    hidden = parts.reshape(len(parts), -1)
+    delta, loss = model.step(hidden, batch.centers, batch.drawn, np.eye(len(batch.centers)))
+    delta = delta.reshape(parts.shape)
+    np.add.at(model.w_docs, tags, delta[:, : len(batch.tags)])
+    if not model.frozen:
+        np.add.at(model.w_in, words, delta[:, len(batch.tags) :])
+    return loss, len(places)
+
+
+def subsample(ids, offsets, begin, end, keep, draw):
+    """The sentences of ids[begin:end], cut at the offsets: each token stays when its 32-bit draw is <= keep[id]."""
+    sentences = []
+    for start, stop in pairwise(edges(offsets, begin, end)):
+        tokens = ids[start:stop]
+        if keep is not None:
+            tokens = tokens[draw(np.arange(start, stop)) >> np.uint64(32) <= keep[tokens]]
+        sentences.append(tokens)
+    return sentences
+
+
+def edges(offsets, begin, end):
+    """Where the sentences of the tokens begin..end start, and the end of the last."""
+    return [begin, *(int(o) for o in offsets if begin < o < end), min(end, int(offsets[-1]))]
+
+
+def train_sequences(
+    w_in,
+    w_out,
+    w_nodes,
+    ids,
+    offsets,
+    blocks,
+    first_block,
+    last_block,
+    keep=None,
+    noise=None,
+    tree=None,
+    w_docs=None,
+    tag_offsets=None,
+    tags=None,
+    *,
+    window,
+    shrink,
+    cbow,
+    words=True,
+    mean,
+    concat=False,
+    shared,
+    centers,
+    drawn,
+    scale,
+    seed,
+    epoch,
+    lr_first,
+    lr_last,
+    tokens_before,
+    tokens_total,
+    threads=1,
+    frozen=False,
+):
+    """What kernels.train_sequences does, one batch at a time. Returns (loss in nats, examples, kept tokens).
+
+    w_in, w_out (words, dim), w_nodes (words - 1, dim): moved in place; w_out or w_nodes may be None.
+    ids: words; document d is ids[offsets[d]:offsets[d + 1]], block b is ids[blocks[b]:blocks[b + 1]]. No window
+        crosses an edge of either, and the learning rate is that of the block's first token.
+    window: words on each side; with shrink each batch draws its own width from 1..window.
+    centers: neighbours that share a batch. drawn: negatives of a batch, or of a pair when not shared, each weighing
+        scale. Widths are indexed by the block's first token plus the kept tokens before the batch.
+    noise: words drawn ahead. Each block reads on from a place that it draws; what would pass the end of noise begins at
+        its start.
+    w_docs (tags, dim): document d has the rows tags[tag_offsets[d]:tag_offsets[d + 1]], which are in each of its
+        windows. words=False: with skip-gram, they alone; w_in may be None.
+    concat: CBOW's hidden rows are tags and words end to end; w_in has one row more, w_out and w_nodes are wider.
+    frozen: only w_docs moves.
+    """
+    total, examples, kept = 0.0, 0, 0
+    per_pair = not (shared or cbow)
+    widths, places = Stream(seed, epoch, Purpose.WINDOW), Stream(seed, epoch, Purpose.PLACE)
+    for begin, end in zip(blocks[first_block:last_block], blocks[first_block + 1 : last_block + 1], strict=True):
+        lr = linear_decay(lr_first, lr_last, (tokens_before + begin) / max(tokens_total, 1))
+        model = Model(w_in, w_out, w_nodes, tree, scale, lr, w_docs, frozen)
+        at = int(begin)
+        place = int(below(places(at), len(noise))) if drawn > 0 else 0
+        documents = np.searchsorted(offsets, edges(offsets, begin, end)[:-1], "right") - 1
+        sentences = subsample(ids, offsets, begin, end, keep, Stream(seed, epoch, Purpose.SUBSAMPLE))
+        for document, sentence in zip(documents, sentences, strict=True):
+            for first in range(0, len(sentence), centers):
+                last = min(first + centers, len(sentence))
+                radius = 1 + int(below(widths(at + first), window)) if shrink else window
+                batch = Batch(sentence, first, last, radius, np.empty(0, int))
+                if w_docs is not None:
+                    batch.tags = tags[tag_offsets[document] : tag_offsets[document + 1]]
+                sets = int(batch.near.sum()) if per_pair else 1
+                if drawn > 0:
+                    if place + sets * drawn > len(noise):
+                        place = 0
+                    batch.drawn = noise[place : place + sets * drawn]
+                    place += sets * drawn
+                if per_pair:
+                    batch.drawn = batch.drawn.reshape(sets, drawn)
+                    loss, n = skip_gram_pairs(model, batch)
+                elif concat:
+                    loss, n = concat_batch(model, batch)
+                elif cbow:
+                    loss, n = cbow_batch(model, batch, mean)
+                else:
+                    loss, n = skip_gram_batch(model, batch, words)
+                total += loss
+                examples += n
+            at += len(sentence)
+            kept += len(sentence)
+    return float(total), examples, kept
+
+
+@np.errstate(over="ignore")
+def document_seed(ids, seed):
+    """The seed of a document that is a corpus of its own."""
+    own = np.uint64(seed)
+    for word in ids:
+        own = mix64(own + GOLDEN + np.uint64(word))
+    return own
+
+
+def document_row(seed, dim):
+    """Where the row of a new document begins, float64 (dim,): uniform in (-0.5, 0.5) / dim."""
+    return ((Stream(seed, 0, Purpose.WEIGHTS)(np.arange(dim)) >> np.uint64(40)) * 2.0**-24 - 0.5) / dim
+
+
+def infer_documents(
+    w_docs, dim, w_in, w_out, w_nodes, ids, offsets, keep=None, noise=None, tree=None, *, cbow, epochs, seed, **settings
+):
+    """What kernels.infer_documents does: fits row d of w_docs to document d, ids[offsets[d]:offsets[d + 1]].
+
+    Each document is a corpus of its own, trained for so many epochs with all else frozen, from numbers uniform in
+    (-0.5, 0.5) / dim. Its seed is made of its ids and of seed: nothing else has an influence. One without tokens gets
+    zeros. settings are those of train_sequences. Returns (loss in nats, examples, kept tokens).
+    """
+    tally = np.zeros(3)
+    for row, begin, end in zip(w_docs, offsets[:-1], offsets[1:], strict=True):
+        row[:] = 0
+        document = ids[begin:end]
+        if len(document) == 0:
+            continue
+        own = document_seed(document, seed)
+        row[:dim] = document_row(own, dim)
+        ends = np.array([0, len(document)], np.int64)
+        for epoch in range(epochs):
+            tally += train_sequences(
+                w_in,
+                w_out,
+                w_nodes,
+                document,
+                ends,
+                ends,
+                0,
+                1,
+                keep,
+                noise,
+                tree,
+                row[None],
+                np.array([0, 1]),
+                np.array([0]),
+                cbow=cbow,
+                words=cbow,
+                shared=True,
+                seed=own,
+                epoch=epoch,
+                tokens_before=epoch * len(document),
+                tokens_total=epochs * len(document),
+                frozen=True,
+                **settings,
+            )
+    return float(tally[0]), int(tally[1]), int(tally[2])

@@ -43,7 +43,7 @@ OURS = {"embfast": "tiles", "embfast full": "full"}
 COUNT = """
 import json, sys, time
 from embfast.corpus import Corpus
-from embfast.glove import CooccurrenceMatrix
+from embfast.cooccurrence import CooccurrenceMatrix
 text, output, settings = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 begin = time.process_time()
 corpus = Corpus.from_file(text, min_count=5, threads=settings["threads"])
@@ -56,7 +56,8 @@ print(json.dumps({"count_cpu_s": time.process_time() - read, "read_cpu_s": read 
 """
 TRAIN = """
 import json, sys, time
-from embfast.glove import CooccurrenceMatrix, GloVe
+from embfast.cooccurrence import CooccurrenceMatrix
+from embfast.glove import GloVe
 matrix, output, settings = CooccurrenceMatrix.load(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 begin, ends = time.process_time(), {}
 def note(status):
@@ -73,7 +74,7 @@ GLOVE_PYTHON = """
 import json, sys, time
 import numpy as np
 from glove import Glove
-from embfast.glove import CooccurrenceMatrix
+from embfast.cooccurrence import CooccurrenceMatrix
 matrix, output, settings = CooccurrenceMatrix.load(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 upper = matrix.rows <= matrix.columns  # it moves both words of an entry at once
 from scipy.sparse import coo_matrix

@@ -28,7 +28,7 @@ __all__ = [
 
 _HOMES = {
     "Captions": "captions",
-    "CooccurrenceMatrix": "glove",
+    "CooccurrenceMatrix": "cooccurrence",
     "Corpus": "corpus",
     "Doc2Vec": "doc2vec",
     "FullNetworkEmbedding": "images",

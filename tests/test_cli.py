@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 
 import embfast
 from embfast import cli, training
+from embfast.cooccurrence import CooccurrenceMatrix
 from embfast.corpus import Corpus
-from embfast.glove import CooccurrenceMatrix, GloVe
+from embfast.glove import GloVe
 from embfast.vectors import Vectors
 from embfast.word2vec import Word2Vec
 

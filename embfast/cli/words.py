@@ -21,7 +21,8 @@ from embfast.cli.common import (
     read_corpus,
     reading,
 )
-from embfast.glove import CooccurrenceMatrix, GloVe
+from embfast.cooccurrence import CooccurrenceMatrix
+from embfast.glove import GloVe
 from embfast.word2vec import Word2Vec
 
 if TYPE_CHECKING:

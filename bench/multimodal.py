@@ -98,11 +98,11 @@ def measure_steps(captions: Captions, args: argparse.Namespace) -> dict[str, Any
     images = Vectors(captions.images, np.ones((len(captions.images), 1), np.float32))
     model = Multimodal(batch=args.batch)
     model.words_ = words
-    data = Examples(model, images, captions, {}, "error")
+    data = Examples(images, captions, {}, "error", model._read)
     rng = np.random.default_rng(0)
 
     def drawn(bucketed: bool) -> list[np.ndarray]:
-        plan = data.plan(model.set_params(bucketed=bucketed), 0)
+        plan = model.set_params(bucketed=bucketed)._plan(data, 0)
         return [plan[i] for i in rng.permutation(len(plan))[: args.batches]]
 
     ways = {

@@ -12,6 +12,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -363,7 +364,6 @@ def check_corpus(corpus: Any) -> None:
 
 def write_model(path: Path, model: Estimator) -> None:
     """Writes a model, trained or in training, to a safetensors file; the old one stays until the new one is whole."""
-    tensors = {**word_tensors(model.words_), "counts": model.counts_, **model._tensors()}
     metadata = {
         "format": FORMAT,
         "version": json.dumps(VERSION),
@@ -373,7 +373,38 @@ def write_model(path: Path, model: Estimator) -> None:
         "fingerprint": json.dumps(model._fingerprint),
     }
     with replacing(path) as stream:
-        write_tensors(stream, tensors, metadata)
+        write_tensors(stream, _all_tensors(model), metadata)
+
+
+def _all_tensors(model: Estimator) -> dict[str, np.ndarray]:
+    return {**word_tensors(model.words_), "counts": model.counts_, **model._tensors()}
+
+
+def inner_tensors(name: str, model: Estimator) -> dict[str, np.ndarray]:
+    """The tensors of a trained model for the file of another one, which keeps it under a name."""
+    return {f"{name}.{tensor}": array for tensor, array in _all_tensors(model).items()}
+
+
+def inner_model(name: str, file: TensorFile, kind: str, settings: dict[str, Any]) -> Estimator:
+    """The model, of a class of embfast, that the file of another one keeps under a name."""
+    inside = _Inside(name, file)
+    model = getattr(import_module("embfast"), kind)(**settings)
+    model.words_ = inside.read_words()
+    model.counts_ = inside.read("counts", "I64", (len(model.words_),))
+    model._progress, model._fingerprint, model.loss_ = Progress(), None, []
+    model._restore(inside)
+    return model
+
+
+class _Inside:
+    """The tensors of a file whose names begin with another one and a dot."""
+
+    def __init__(self, name: str, file: TensorFile) -> None:
+        self._name, self._file = name, file
+
+    def __getattr__(self, method: str) -> Any:
+        read = getattr(self._file, method)
+        return lambda tensor="words", *rest, **named: read(f"{self._name}.{tensor}", *rest, **named)
 
 
 def model_class(path: Path) -> str | None:

@@ -6,7 +6,6 @@ arXiv:1707.05612; Vilalta et al. 2017 (full-network embeddings in such a pipelin
 
 import json
 import math
-import os
 import warnings
 import zlib
 from collections import deque
@@ -16,10 +15,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embfast.captions import SPECIAL, Captions, Linked, Texts, encode, tokenize, vocabulary
-from embfast.doc2vec import Doc2Vec
 from embfast.errors import FormatError, TrainingError
-from embfast.estimator import Estimator, FitRun, Path, check_flag, check_float, check_int, write_model
+from embfast.estimator import (
+    Estimator,
+    FitRun,
+    Path,
+    check_flag,
+    check_float,
+    check_int,
+    inner_model,
+    inner_tensors,
+    write_model,
+)
 from embfast.evaluate import Ranking, Retrieval, retrieval, similarities
+from embfast.examples import CAPTIONS, IMAGES, Examples, Rows, Words, check_finite, training_and_validation
 from embfast.tensors import TensorFile, word_tensors
 from embfast.training import Progress, ProgressOption, train
 from embfast.vectors import Vectors
@@ -27,10 +36,10 @@ from embfast.vectors import Vectors
 if TYPE_CHECKING:
     import torch
 
-LOSSES = ("sum", "max", "semihard", "topk", "infonce", "mse")
-IMAGES, CAPTIONS = "images", "captions"
+    from embfast.doc2vec import Doc2Vec
 
-_POOL = 20  # batches whose captions are sorted by length together
+LOSSES = ("sum", "max", "semihard", "topk", "infonce", "mse")
+
 _AT_ONCE = 512  # items embedded at once
 _CHOOSING = ("max", "semihard", "topk")  # losses that may collapse: sum warms up for them
 _ALIKE = 0.98  # mean cosine of a batch's captions above which they have collapsed
@@ -168,7 +177,7 @@ class Multimodal(Estimator):
         others: Mapping[str, Linked] | None = None,
         validation: Captions | Linked | None = None,
         word_vectors: Vectors | None = None,
-        document_model: Doc2Vec | None = None,
+        document_model: "Doc2Vec | None" = None,
         missing: str = "error",
         checkpoint: Path | None = None,
         checkpoint_minutes: float = 10.0,
@@ -198,7 +207,7 @@ class Multimodal(Estimator):
             KeyboardInterrupt: Ctrl-C; the model holds what was learned so far.
         """
         run = self._begin(checkpoint, checkpoint_minutes, resume, progress)
-        training, validation = _parts(captions, validation)
+        training, validation = training_and_validation(captions, validation)
         self._kinds = {IMAGES: "rows", CAPTIONS: "texts" if isinstance(captions, Captions) else "rows"}
         self._kinds |= dict.fromkeys(others or {}, "rows")
         if self._kinds[CAPTIONS] == "texts":
@@ -210,8 +219,8 @@ class Multimodal(Estimator):
         for name in ("vectors_", "loss_"):  # of an earlier fit
             self.__dict__.pop(name, None)
         self.document_model_, self._text_rows = document_model, None
-        _check_finite(images, np.arange(len(images)), IMAGES)  # all, since vectors_ will be of all
-        data = Examples(self, images, training, others or {}, missing)
+        check_finite(images, np.arange(len(images)), IMAGES)  # all, since vectors_ will be of all
+        data = Examples(images, training, others or {}, missing, self._read)
         self._n_in = {name: side.dim for name, side in data.sides.items()}
         self._word_dim = word_vectors.dim if word_vectors is not None else self.word_dim
         self._start()
@@ -238,9 +247,9 @@ class Multimodal(Estimator):
         if not hasattr(self, "vectors_"):
             return self.fit(images, captions, others=others, validation=validation, missing=missing, progress=progress)
         self._check()
-        training, validation = _parts(captions, validation)
-        _check_finite(images, np.arange(len(images)), IMAGES)
-        data = Examples(self, images, training, others or {}, missing)
+        training, validation = training_and_validation(captions, validation)
+        check_finite(images, np.arange(len(images)), IMAGES)
+        data = Examples(images, training, others or {}, missing, self._read)
         found = {name: side.dim for name, side in data.sides.items()}
         if found != self._n_in:
             raise ValueError(f"expected modalities of dimensions {self._n_in}, as in the first fit, got {found}")
@@ -305,14 +314,7 @@ class Multimodal(Estimator):
             raise ImportError("Multimodal needs torch: pip install embfast[multimodal]") from error
         from embfast import towers
 
-        try:
-            self._device = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        except RuntimeError as error:
-            raise ValueError(f"device: {error}") from None
-        if self._device.type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(f"device={self.device!r}, but torch sees no CUDA device here")
-        if self._device.type == "cuda" and self._device.index is None and "LOCAL_RANK" in os.environ:
-            self._device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        self._device = towers.choose_device(self.device)
         dim = self._n_in[IMAGES] if self.loss == "mse" else self.dim
         n_words, made = len(self.words_), {}
         with torch.random.fork_rng(devices=[]):
@@ -337,26 +339,10 @@ class Multimodal(Estimator):
         self.towers_ = torch.nn.ModuleDict(made).to(self._device)
 
     def _make_optimizer(self) -> None:
-        import inspect
+        from embfast.towers import make_optimizer
 
-        import torch
-
-        known = {name.lower(): value for name, value in vars(torch.optim).items() if isinstance(value, type)}
-        kind = known.get(str(self.optimizer).lower())
-        if kind in (None, torch.optim.Optimizer, torch.optim.LBFGS, torch.optim.SparseAdam):
-            raise ValueError(f"optimizer: expected one of torch.optim, as 'adam', got {self.optimizer!r}")
-        options: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay}
         weights = [p for p in self.towers_.parameters() if p.requires_grad]
-        if "fused" in inspect.signature(kind).parameters:
-            try:
-                self._optimizer = kind(weights, fused=True, **options)
-                return
-            except RuntimeError:  # not for this device, before torch 2.4: the same steps, one operation after the other
-                pass
-        try:
-            self._optimizer = kind(weights, **options)
-        except (TypeError, RuntimeError, ValueError) as error:
-            raise ValueError(f"optimizer {self.optimizer!r}: {error}") from None
+        self._optimizer = make_optimizer(self.optimizer, weights, self.lr, self.weight_decay)
 
     def _place_words(self, vectors: Vectors) -> None:
         import torch
@@ -379,15 +365,27 @@ class Multimodal(Estimator):
         """The loss of an epoch: sum in the warm-up of those that choose negatives."""
         return "sum" if self.loss in _CHOOSING and self._progress.before + epoch < self.warmup else self.loss
 
+    def _plan(self, data: Examples, epoch: int) -> list[np.ndarray]:
+        """The batches of an epoch."""
+        return data.plan(
+            epoch,
+            seed=self.seed,
+            batch=self.batch,
+            bucketed=self.bucketed,
+            distinct_images=self.distinct_images,
+        )
+
     def _lr(self, epoch: int) -> float:
         return self.lr / 10 if self.lr_drop is not None and epoch >= self.lr_drop else self.lr
 
-    def _train(self, data: "Examples", validation: Captions | Linked | None, run: FitRun) -> "Multimodal":
+    def _train(self, data: Examples, validation: Captions | Linked | None, run: FitRun) -> "Multimodal":
         import torch
 
+        from embfast.processes import world
+
         state = self._progress
-        rank, size = _world()
-        held_out = None if validation is None else Examples(self, data.images, validation, {}, "error")
+        rank, size = world()
+        held_out = None if validation is None else Examples(data.images, validation, {}, "error", self._read)
         plan: list[np.ndarray] = []
         planned = -1
         alike: deque[float] = deque(maxlen=50)
@@ -395,7 +393,7 @@ class Multimodal(Estimator):
         def step(epoch: int, first: int, last: int) -> tuple[float, int, int]:
             nonlocal plan, planned
             if epoch != planned:
-                plan, planned = data.plan(self, state.before + epoch), epoch
+                plan, planned = self._plan(data, state.before + epoch), epoch
             for group in self._optimizer.param_groups:
                 group["lr"] = self._lr(epoch)
             loss, n = 0.0, 0
@@ -431,7 +429,7 @@ class Multimodal(Estimator):
         def save() -> None:
             write_model(run.checkpoint, self)
 
-        edges = np.cumsum([0, *map(len, data.plan(self, state.before))]).astype(np.int64)
+        edges = np.cumsum([0, *map(len, self._plan(data, state.before))]).astype(np.int64)
         try:
             if not self._stopped():
                 train(
@@ -460,10 +458,12 @@ class Multimodal(Estimator):
         return self.patience is not None and self._stale >= self.patience
 
     def _step(
-        self, data: "Examples", items: np.ndarray, epoch: int, number: int, rank: int, size: int
+        self, data: Examples, items: np.ndarray, epoch: int, number: int, rank: int, size: int
     ) -> tuple[float, float]:
         """One step on some captions; returns the summed loss of the whole batch, and how alike its captions are."""
         import torch
+
+        from embfast.processes import add_up
 
         if size > 1:  # as many for each process; up to size - 1 captions of a batch go without
             each = len(items) // size
@@ -485,7 +485,7 @@ class Multimodal(Estimator):
         loss.backward()
         weights = [p for p in self.towers_.parameters() if p.grad is not None]
         if size > 1:
-            _add_up(weights)
+            add_up(weights)
         if self.clip:
             torch.nn.utils.clip_grad_norm_(weights, self.clip)
         self._optimizer.step()
@@ -498,7 +498,7 @@ class Multimodal(Estimator):
             torch.distributed.all_reduce(total)
         return float(total), alike
 
-    def _rows(self, data: "Examples", name: str, items: np.ndarray) -> "torch.Tensor":
+    def _rows(self, data: Examples, name: str, items: np.ndarray) -> "torch.Tensor":
         """Items of a modality in the joint space; each row that is there several times is computed once."""
         import torch
 
@@ -518,6 +518,7 @@ class Multimodal(Estimator):
     ) -> "torch.Tensor":
         import torch
 
+        from embfast.processes import gathered
         from embfast.ranking import info_nce, ranking_loss
 
         if mode == "mse":
@@ -534,7 +535,7 @@ class Multimodal(Estimator):
             options |= {"mode": mode, "margin": margin, "k": self.k if mode == "topk" else None}
         total = torch.zeros((), device=groups.device)
         names = list(rows)
-        everyone = {name: _gathered(rows[name]) for name in names} if size > 1 else rows
+        everyone = {name: gathered(rows[name]) for name in names} if size > 1 else rows
         for i, a in enumerate(names):
             for b in names[i + 1 :]:
                 if size == 1:
@@ -565,8 +566,8 @@ class Multimodal(Estimator):
             vectors = Vectors([str(i) for i in range(len(vectors))], vectors)
         keys = list(vectors.keys) if keys is None else list(keys)
         rows = np.fromiter((vectors.index_of(key) for key in keys), np.int64, len(keys))
-        side = _Rows(vectors, rows)
-        _check_finite(vectors, rows, name)
+        side = Rows(vectors, rows)
+        check_finite(vectors, rows, name)
         if side.dim != self._n_in[name]:
             raise ValueError(f"{name}: expected vectors of {self._n_in[name]} numbers, as in fit, got {side.dim}")
         return Vectors(keys, self._embed(name, side))
@@ -579,15 +580,15 @@ class Multimodal(Estimator):
         texts = texts.texts if isinstance(texts, Captions) else [texts] if isinstance(texts, str) else texts
         return self._embed(CAPTIONS, self._read(texts))
 
-    def _read(self, texts: Iterable[str]) -> "_Words | _Rows":
+    def _read(self, texts: Iterable[str]) -> Words | Rows:
         """Texts as the tower of captions takes them."""
         if self.text == "doc2vec":
             rows = self.document_model_.infer([tokenize(text) for text in texts])
-            return _Rows(Vectors([str(i) for i in range(len(rows))], rows), np.arange(len(rows)))
+            return Rows(Vectors([str(i) for i in range(len(rows))], rows), np.arange(len(rows)))
         index = {word: i for i, word in enumerate(self.words_)}
-        return _Words(*encode(texts, index, self.max_words))
+        return Words(*encode(texts, index, self.max_words))
 
-    def _embed(self, name: str, side: "_Words | _Rows") -> np.ndarray:
+    def _embed(self, name: str, side: Words | Rows) -> np.ndarray:
         import torch
 
         dim = self._n_in[IMAGES] if self.loss == "mse" else self.dim
@@ -605,11 +606,11 @@ class Multimodal(Estimator):
     def evaluate(self, images: Any, captions: Captions | Linked, folds: int = 1) -> Retrieval:
         """Retrieval of captions and of the images that they belong to."""
         self._check_fitted()
-        return self._evaluate(Examples(self, images, captions, {}, "error"), folds)
+        return self._evaluate(Examples(images, captions, {}, "error", self._read), folds)
 
-    def _evaluate(self, data: "Examples", folds: int = 1) -> Retrieval:
+    def _evaluate(self, data: Examples, folds: int = 1) -> Retrieval:
         sides = data.sides
-        images = self._embed(IMAGES, _Rows(data.images, data.image_rows))
+        images = self._embed(IMAGES, Rows(data.images, data.image_rows))
         captions = self._embed(CAPTIONS, sides[CAPTIONS])
         return retrieval(images, captions, data.owners, self.similarity, folds)
 
@@ -694,26 +695,20 @@ class Multimodal(Estimator):
 
     # ---- files ----------------------------------------------------------------------------------------------------
 
-    def _show(self, data: "Examples") -> None:
+    def _show(self, data: Examples) -> None:
         """vectors_ and the captions to search among, from the weights as they are now."""
         every = data.images
-        self.vectors_ = Vectors(list(every.keys), self._embed(IMAGES, _Rows(every, np.arange(len(every)))))
+        self.vectors_ = Vectors(list(every.keys), self._embed(IMAGES, Rows(every, np.arange(len(every)))))
         self._text_rows = None
 
     def _tensors(self) -> dict[str, np.ndarray]:
-        import torch
+        from embfast.towers import optimizer_state
 
         tensors = {f"tower.{name}": t.detach().cpu().numpy() for name, t in self.towers_.state_dict().items()}
         if self._best is not None:
             tensors |= {f"best.{name}": t.numpy() for name, t in self._best.items()}
-        optimizer: dict[str, dict[str, Any]] = {}
-        for i, entry in self._optimizer.state_dict()["state"].items():
-            optimizer[str(i)] = {}
-            for name, value in entry.items():
-                if isinstance(value, torch.Tensor):
-                    tensors[f"optimizer.{i}.{name}"] = np.atleast_1d(value.detach().cpu().float().numpy())
-                    value = {"shape": list(value.shape)}
-                optimizer[str(i)][name] = value
+        optimizer, arrays = optimizer_state(self._optimizer)
+        tensors |= {f"optimizer.{name}": array for name, array in arrays.items()}
         if hasattr(self, "vectors_"):
             tensors |= {**word_tensors(self.vectors_.keys, "images"), "images": self.vectors_.matrix}
             tensors |= {"texts_utf8": self._texts.utf8, "texts_offsets": self._texts.offsets}
@@ -729,16 +724,15 @@ class Multimodal(Estimator):
             "optimizer": optimizer,
         }
         if self.document_model_ is not None:
-            document = self.document_model_
-            tensors |= {f"doc2vec.{name}": array for name, array in document._tensors().items()}
-            tensors |= {f"doc2vec.{name}": array for name, array in word_tensors(document.words_).items()}
-            tensors["doc2vec.counts"] = document.counts_
-            state["doc2vec"] = document.get_params()
+            tensors |= inner_tensors("doc2vec", self.document_model_)
+            state["doc2vec"] = self.document_model_.get_params()
         tensors["state"] = np.frombuffer(json.dumps(state).encode(), np.uint8)
         return tensors
 
     def _restore(self, file: TensorFile) -> None:
         import torch
+
+        from embfast.towers import restore_optimizer
 
         self._check()
         state = json.loads(file.read("state", "U8").tobytes())
@@ -748,7 +742,9 @@ class Multimodal(Estimator):
                 f"{file.path}: expected {', '.join(sorted(missing))} in the state of a Multimodal, got none"
             )
         self._kinds, self._n_in, self._word_dim = state["kinds"], state["n_in"], state["word_dim"]
-        self.document_model_ = _document_model(file, state["doc2vec"]) if "doc2vec" in state else None
+        self.document_model_ = None
+        if "doc2vec" in state:
+            self.document_model_ = inner_model("doc2vec", file, "Doc2Vec", state["doc2vec"])
         self._make_towers()
         shapes = {name: tuple(t.shape) for name, t in self.towers_.state_dict().items()}
 
@@ -757,17 +753,11 @@ class Multimodal(Estimator):
 
         self.towers_.load_state_dict(weights("tower"))
         self._make_optimizer()
-        entries: dict[int, dict[str, Any]] = {}
-        for i, entry in state["optimizer"].items():
-            entries[int(i)] = {
-                name: torch.from_numpy(
-                    file.read(f"optimizer.{i}.{name}", "F32", tuple(value["shape"]) or (1,)).reshape(value["shape"])
-                )
-                if isinstance(value, dict)
-                else value
-                for name, value in entry.items()
-            }
-        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": entries})
+        restore_optimizer(
+            self._optimizer,
+            state["optimizer"],
+            lambda name, shape: file.read(f"optimizer.{name}", "F32", shape),
+        )
         self._best, self._best_score, self._stale = None, -math.inf, state["stale"]
         if state["best_score"] is not None:
             self._best, self._best_score = weights("best"), state["best_score"]
@@ -784,223 +774,3 @@ class Multimodal(Estimator):
             self._texts = Texts(file.read("texts_offsets", "I64"), file.read("texts_utf8", "U8"))
         if "captions" in file:
             self._text_rows = file.read("captions", "F32", (len(self._texts), dim))
-
-
-# ---- data of a run ------------------------------------------------------------------------------------------------
-
-
-class _Rows:
-    """Items that are rows of Vectors: item i is row rows[i]. What is not float32 becomes it in the tower."""
-
-    lengths = None
-
-    def __init__(self, vectors: Any, rows: np.ndarray) -> None:
-        self.vectors, self.rows, self.dim = vectors, np.asarray(rows, np.int64), int(vectors.dim)
-
-    def take(self, rows: np.ndarray, device: "torch.device") -> "torch.Tensor":
-        import torch
-
-        return torch.from_numpy(np.ascontiguousarray(self.vectors.matrix[rows])).to(device)
-
-
-def _check_finite(vectors: Any, rows: np.ndarray, name: str) -> None:
-    """ValueError unless all numbers of some rows are finite; 4 MB of them at a time."""
-    step = max(1, (1 << 20) // max(1, vectors.dim))
-    for lo in range(0, len(rows), step):
-        part = vectors.matrix[rows[lo : lo + step]]
-        if part.dtype.kind == "f" and not np.isfinite(part).all():
-            row = rows[lo + int(np.flatnonzero(~np.isfinite(part).all(1))[0])]
-            raise ValueError(f"{name}: the vector of {vectors.keys[row]!r} has a number that is not finite")
-
-
-class _Words:
-    """Items that are texts in word ids."""
-
-    dim = 0
-
-    def __init__(self, ids: np.ndarray, offsets: np.ndarray) -> None:
-        self.ids, self.offsets, self.lengths = ids, offsets, np.diff(offsets)
-        self.rows = np.arange(len(self.lengths))
-
-    def take(self, rows: np.ndarray, device: "torch.device") -> Any:
-        from embfast.towers import pack
-
-        return pack(self.ids, self.offsets, rows).to(device)
-
-
-class Examples:
-    """Images and what belongs to them: for each modality its items, all led by the captions."""
-
-    def __init__(
-        self, model: Multimodal, images: Any, captions: Captions | Linked, others: Mapping[str, Linked], missing: str
-    ) -> None:
-        if missing not in ("error", "skip"):
-            raise ValueError(f"missing must be 'error' or 'skip', got {missing!r}")
-        self.images = images
-        captions = _known(images, captions, missing)
-        if not len(captions):
-            raise ValueError("there is no caption of any image to work with")
-        self.owners = captions.owners
-        self.image_rows = np.fromiter((images.index_of(key) for key in captions.images), np.int64, len(captions.images))
-        self.sides: dict[str, _Rows | _Words] = {IMAGES: _Rows(images, self.image_rows[self.owners])}
-        if isinstance(captions, Captions):
-            self.sides[CAPTIONS] = model._read(captions.texts)
-        else:
-            self.sides[CAPTIONS] = _Rows(captions.vectors, captions.rows)
-            _check_finite(captions.vectors, captions.rows, CAPTIONS)
-        self.by_image: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        for name, linked in others.items():
-            if name in (IMAGES, CAPTIONS) or not isinstance(linked, Linked):
-                raise ValueError(f"others: expected Linked rows under a name of their own, got {name!r}: {linked!r}")
-            place = {key: i for i, key in enumerate(linked.images)}
-            for key in captions.images:
-                if key not in place:
-                    raise ValueError(f"others: {name!r} has no row of image {key!r}")
-            order = np.argsort(linked.owners, kind="stable")
-            wanted = np.array([place[key] for key in captions.images])
-            first, last = (np.searchsorted(linked.owners[order], wanted, side) for side in ("left", "right"))
-            self.sides[name] = _Rows(linked.vectors, linked.rows[order])
-            _check_finite(linked.vectors, linked.rows, name)
-            self.by_image[name] = first, last
-        self._captions = captions
-
-    def fingerprint(self) -> dict[str, int]:
-        """What tells these data from others: sizes, and checksums of captions and of some image vectors."""
-        rows = self.images.matrix[np.unique(self.image_rows)[:256]]
-        return {
-            "images": len(self.image_rows),
-            "captions": len(self.owners),
-            "crc": self._captions.checksum(),
-            "vectors_crc": zlib.crc32(np.ascontiguousarray(rows)),
-        }
-
-    def plan(self, model: Multimodal, epoch: int) -> list[np.ndarray]:
-        """The batches of an epoch, int64 caption numbers: the same for the same seed and epoch.
-
-        Batches of an epoch differ by one in size at most; the sizes at each place are the same in all epochs.
-        """
-        rng = np.random.default_rng([model.seed, epoch])
-        order = rng.permutation(len(self.owners))
-        rounds = [order]
-        if model.distinct_images:  # the first caption of each image, the second ones, ...
-            by_image = order[np.argsort(self.owners[order], kind="stable")]
-            first = np.searchsorted(self.owners[by_image], np.arange(len(self.image_rows)))
-            nth = np.arange(len(order)) - first[self.owners[by_image]]
-            number = np.empty(len(order), np.int64)
-            number[by_image] = nth
-            rounds = [order[number[order] == r] for r in range(int(nth.max()) + 1)]
-        lengths = self.sides[CAPTIONS].lengths
-        batches: list[np.ndarray] = []
-        for one in rounds:
-            pools = np.array_split(one, max(1, round(len(one) / (_POOL * model.batch))))
-            for pool in pools:
-                if model.bucketed and lengths is not None:
-                    pool = pool[np.argsort(lengths[pool], kind="stable")]
-                parts = np.array_split(pool, max(1, math.ceil(len(pool) / model.batch)))
-                sizes = [len(part) for part in parts]
-                shuffled = rng.permutation(len(parts))
-                # Larger parts stand first whatever the order, so that the edges of batches are those of every epoch.
-                shuffled = shuffled[np.argsort([-sizes[i] for i in shuffled], kind="stable")]
-                batches += [parts[i] for i in shuffled]
-        return batches
-
-    def beside(self, items: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """For some captions, the item of each modality that stands beside each."""
-        chosen = {IMAGES: items, CAPTIONS: items}
-        for name, (first, last) in self.by_image.items():
-            image = self.owners[items]
-            chosen[name] = first[image] + (rng.random(len(items)) * (last - first)[image]).astype(np.int64)
-        return chosen
-
-
-def _parts(captions: Any, validation: Any) -> tuple[Any, Any]:
-    """What trains and what validates, by the names of splits."""
-    if not isinstance(captions, Captions | Linked) or not isinstance(validation, Captions | Linked | None):
-        captions = validation if isinstance(captions, Captions | Linked) else captions
-        raise TypeError(f"expected Captions or Linked rows, got {type(captions).__name__}; see Captions.from_file")
-    splits = set(captions.splits)
-    if "train" not in splits:
-        return captions, validation
-    if validation is None and "dev" in splits:
-        validation = captions.part("dev")
-    return captions.part("train"), validation
-
-
-def _known(images: Any, captions: Any, missing: str) -> Any:
-    """The captions whose images have vectors; images without captions are left out too, where they are unknown."""
-    used = np.bincount(captions.owners, minlength=len(captions.images)) > 0
-    unknown = [key for key, has in zip(captions.images, used.tolist(), strict=True) if key not in images and has]
-    if unknown and missing == "error":
-        raise ValueError(
-            f"{len(unknown):,} images with captions have no vector, the first {unknown[0]!r} (vectors are called like "
-            f'{next(iter(images.keys), None)!r}); missing="skip" leaves their captions out'
-        )
-    if any(key not in images for key in captions.images):
-        captions = captions.of_images(key for key in captions.images if key in images)
-    return captions
-
-
-def _document_model(file: TensorFile, settings: dict[str, Any]) -> Doc2Vec:
-    """The Doc2Vec that was kept in a model."""
-    inside = _Inside(file)
-    document = Doc2Vec(**settings)
-    document.words_ = inside.read_words()
-    document.counts_ = inside.read("counts", "I64", (len(document.words_),))
-    document._progress, document._fingerprint, document.loss_ = Progress(), None, []
-    document._restore(inside)
-    return document
-
-
-class _Inside:
-    """The tensors of a Doc2Vec in the file of a model that keeps one."""
-
-    def __init__(self, file: TensorFile) -> None:
-        self._file = file
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._file, name)
-        return lambda tensor="words", *rest, **named: method(f"doc2vec.{tensor}", *rest, **named)
-
-
-# ---- several processes --------------------------------------------------------------------------------------------
-
-
-def _world() -> tuple[int, int]:
-    """This process's number, and how many there are, where torch.distributed runs."""
-    from torch import distributed
-
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1
-
-
-def _gathered(rows: "torch.Tensor") -> "torch.Tensor":
-    """The rows of all processes, in order of their numbers; gradients come back from all of them."""
-    import torch
-    from torch import distributed
-
-    class Gather(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, rows: torch.Tensor) -> torch.Tensor:
-            parts = [torch.empty_like(rows) for _ in range(distributed.get_world_size())]
-            distributed.all_gather(parts, rows.contiguous())
-            return torch.cat(parts)
-
-        @staticmethod
-        def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-            gradient = gradient.contiguous()
-            distributed.all_reduce(gradient)
-            return gradient.chunk(distributed.get_world_size())[distributed.get_rank()]
-
-    return Gather.apply(rows)
-
-
-def _add_up(weights: "list[torch.Tensor]") -> None:
-    """Adds up the gradients of all processes, in one message."""
-    import torch
-    from torch import distributed
-
-    flat = torch.cat([weight.grad.flatten() for weight in weights])
-    distributed.all_reduce(flat)
-    for weight, part in zip(weights, flat.split([weight.numel() for weight in weights]), strict=True):
-        weight.grad.copy_(part.view_as(weight))

@@ -4,8 +4,11 @@ Sources: Kiros et al. 2014, arXiv:1411.2539 (GRU and affine images); Vendrov et 
 values for order); Dong et al. 2016, arXiv:1604.06838 (Word2VisualVec).
 """
 
+import inspect
+import os
+from collections.abc import Callable
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -173,3 +176,67 @@ def _pooled(rows: Tensor, texts: Packed, how: str) -> Tensor:
         return empty.scatter_reduce(0, place, rows, "amax", include_self=False)
     sums = empty.index_add(0, texts.texts, rows)
     return sums / texts.lengths[:, None] if how == "mean" else sums
+
+
+# ---- what trains them ---------------------------------------------------------------------------------------------
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device of a name, by default CUDA where there is one; of several processes each takes its own."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ValueError(f"device: {error}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={name!r}, but torch sees no CUDA device here")
+    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return device
+
+
+def make_optimizer(name: str, weights: list[Tensor], lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """An optimiser by its name in torch.optim, in one kernel where there is one."""
+    known = {name.lower(): value for name, value in vars(torch.optim).items() if isinstance(value, type)}
+    kind = known.get(str(name).lower())
+    if kind in (None, torch.optim.Optimizer, torch.optim.LBFGS, torch.optim.SparseAdam):
+        raise ValueError(f"optimizer: expected one of torch.optim, as 'adam', got {name!r}")
+    options: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay}
+    if "fused" in inspect.signature(kind).parameters:
+        try:
+            return kind(weights, fused=True, **options)
+        except RuntimeError:  # not for this device, before torch 2.4: the same steps, one operation after the other
+            pass
+    try:
+        return kind(weights, **options)
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise ValueError(f"optimizer {name!r}: {error}") from None
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
+    """What an optimiser knows of each weight: numbers, or shapes of arrays; and the arrays, float32, as weight.name."""
+    entries: dict[str, dict[str, Any]] = {}
+    arrays = {}
+    for i, entry in optimizer.state_dict()["state"].items():
+        entries[str(i)] = {}
+        for name, value in entry.items():
+            if isinstance(value, Tensor):
+                arrays[f"{i}.{name}"] = np.atleast_1d(value.detach().cpu().float().numpy())
+                value = {"shape": list(value.shape)}
+            entries[str(i)][name] = value
+    return entries, arrays
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer,
+    entries: dict[str, dict[str, Any]],
+    read: Callable[[str, tuple[int, ...]], np.ndarray],
+) -> None:
+    """Gives an optimiser what optimizer_state took from one; read(name, shape) gives an array."""
+
+    def value_of(i: str, name: str, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return torch.from_numpy(read(f"{i}.{name}", tuple(value["shape"]) or (1,)).reshape(value["shape"]))
+
+    state = {int(i): {name: value_of(i, name, value) for name, value in entry.items()} for i, entry in entries.items()}
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

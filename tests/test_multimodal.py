@@ -309,15 +309,15 @@ def test_batches_hold_each_caption_once_and_like_lengths():
     captions = captions.part("train")
     model = Multimodal(batch=10)
     model.words_ = ["<end>", "<unk>"]
-    data = Examples(model, images, captions, {}, "error")
-    plan = data.plan(model, 0)
+    data = Examples(images, captions, {}, "error", model._read)
+    plan = model._plan(data, 0)
     assert sorted(np.concatenate(plan).tolist()) == list(range(len(captions)))
     assert {len(batch) for batch in plan} == {9, 10}
     lengths = data.sides["captions"].lengths
     spread = [int(lengths[batch].max() - lengths[batch].min()) for batch in plan]
-    loose = data.plan(Multimodal(batch=10, bucketed=False), 0)
+    loose = Multimodal(batch=10, bucketed=False)._plan(data, 0)
     assert sum(spread) < sum(int(lengths[batch].max() - lengths[batch].min()) for batch in loose) / 2
-    again, other = data.plan(model, 0), data.plan(model, 1)
+    again, other = model._plan(data, 0), model._plan(data, 1)
     assert all((a == b).all() for a, b in zip(plan, again, strict=True))
     assert any((a != b).any() for a, b in zip(plan, other, strict=True))
     assert [len(a) for a in plan] == [len(b) for b in other]
@@ -328,8 +328,8 @@ def test_distinct_images_never_share_a_batch():
     uneven = Captions.joined([captions, Captions.from_pairs([(images.keys[0], "one more", captions.splits[0])])])
     model = Multimodal(batch=10, distinct_images=True)
     model.words_ = ["<end>", "<unk>"]
-    data = Examples(model, images, uneven, {}, "error")
-    plan = data.plan(model, 3)
+    data = Examples(images, uneven, {}, "error", model._read)
+    plan = model._plan(data, 3)
     assert sorted(np.concatenate(plan).tolist()) == list(range(len(uneven)))
     for batch in plan:
         assert len(set(uneven.owners[batch].tolist())) == len(batch)

@@ -1,6 +1,5 @@
-"""Images and captions in one space: towers, training, search, files; several processes."""
+"""Images and captions in one space: training, several processes, other modalities, mistakes."""
 
-import base64
 import json
 import math
 import os
@@ -9,26 +8,21 @@ import subprocess
 import sys
 import threading
 import warnings
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from multimodal_problems import SMALL, assert_same, weights, world
 
 torch = pytest.importorskip("torch")
 
-from embfast import cli, towers  # noqa: E402
-from embfast.captions import Captions, Linked, encode  # noqa: E402
+from embfast.captions import Captions, Linked  # noqa: E402
 from embfast.doc2vec import Doc2Vec  # noqa: E402
-from embfast.errors import FormatError, TrainingError  # noqa: E402
-from embfast.gallery import write_page  # noqa: E402
+from embfast.errors import TrainingError  # noqa: E402
 from embfast.multimodal import Examples, Multimodal  # noqa: E402
 from embfast.ternary import TernaryMatrix  # noqa: E402
 from embfast.vectors import Vectors  # noqa: E402
-
-COLOURS, THINGS = ("red", "blue", "green", "black", "white"), ("dog", "cat", "boat", "tree", "car", "ball")
 
 
 @pytest.fixture(autouse=True)
@@ -37,106 +31,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def world(noise=0.05, seed=0):
-    """30 images, a vector of what is on each, and four captions of each that say it; the last six are "dev"."""
-    rng = np.random.default_rng(seed)
-    keys, rows, pairs = [], [], []
-    parts = rng.normal(size=(len(COLOURS) + len(THINGS), 20)).astype(np.float32)
-    order = rng.permutation(len(COLOURS) * len(THINGS)).tolist()
-    for n, i in enumerate(order):
-        c, t = divmod(i, len(THINGS))
-        key = f"{COLOURS[c]}-{THINGS[t]}.jpg"
-        keys.append(key)
-        rows.append(parts[c] + parts[len(COLOURS) + t] + noise * rng.normal(size=20))
-        split = "train" if n < 24 else "dev"
-        for text in ("A {} {} .", "there is one {} {} here", "{} {}", "Look at the very {} {} over there !"):
-            pairs.append((key, text.format(COLOURS[c], THINGS[t]), split))
-    return Vectors(keys, np.array(rows, np.float32)), Captions.from_pairs(pairs)
-
-
-SMALL = {"dim": 16, "word_dim": 12, "batch": 16, "lr": 0.01, "epochs": 3}
-
-
-def weights(model):
-    return {name: t.detach().cpu().numpy().copy() for name, t in model.towers_.state_dict().items()}
-
-
-def assert_same(a, b):
-    assert a.keys() == b.keys()
-    for name in a:
-        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
-
-
-# ---- towers -------------------------------------------------------------------------------------------------------
-
-
-def texts_of(lengths, seed=0):
-    rng = np.random.default_rng(seed)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return rng.integers(0, 30, offsets[-1]).astype(np.int32), offsets
-
-
-@pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("pooling", towers.POOLINGS)
-@pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_packed_texts_give_what_one_text_alone_gives(cell, pooling, bidirectional):
-    """Read by torch's cell word for word, without packing, and pooled by hand."""
-    torch.manual_seed(0)
-    tower = towers.SequenceTower(30, 5, 7, cell, pooling, bidirectional).eval()
-    ids, offsets = texts_of([3, 1, 9, 3, 5])
-    rows = np.array([4, 2, 0, 1, 3])
-    found = tower(towers.pack(ids, offsets, rows))
-    for row, i in zip(found, rows.tolist(), strict=True):
-        words = tower.words(torch.from_numpy(ids[offsets[i] : offsets[i + 1]].astype(np.int64)))
-        states = tower.cell(words)[0]
-        forward, backward = states[:, :7], states[:, 7:]
-        last = (forward[-1] + backward[0]) / 2 if bidirectional else forward[-1]
-        every = (forward + backward) / 2 if bidirectional else forward
-        expected = {"last": last, "max": every.amax(0), "mean": every.mean(0)}[pooling]
-        torch.testing.assert_close(row, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_pack_takes_words_step_by_step():
-    packed = towers.pack(np.arange(10, dtype=np.int32), np.array([0, 2, 2 + 5, 10]), np.array([0, 1, 2, 1]))
-    assert packed.ids.tolist() == [2, 2, 7, 0, 3, 3, 8, 1, 4, 4, 9, 5, 5, 6, 6]
-    assert packed.batch_sizes.tolist() == [4, 4, 3, 2, 2]
-    assert packed.texts.tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 0, 1, 0, 1]
-    assert packed.place.tolist() == [3, 0, 2, 1]
-
-
-def test_mean_and_word2visualvec_read_every_word():
-    torch.manual_seed(0)
-    ids, offsets = texts_of([4, 1, 2])
-    mean = towers.MeanTower(30, 5, 3).eval()
-    packed = towers.pack(ids, offsets, np.arange(3))
-    for i, row in enumerate(mean(packed)):
-        words = mean.words(torch.from_numpy(ids[offsets[i] : offsets[i + 1]].astype(np.int64))).mean(0)
-        torch.testing.assert_close(row, mean.map(words))
-    tower = towers.Word2VisualVecTower(30, 5, 3, hidden=8, state=4).eval()
-    for i, row in enumerate(tower(packed)):
-        words = torch.from_numpy(ids[offsets[i] : offsets[i + 1]].astype(np.int64))
-        vectors = tower.words(words)
-        read = torch.cat([tower.cell(vectors)[1][0], vectors.mean(0)])
-        hidden = torch.relu(tower.read(read) + tower.bag(words).sum(0))
-        torch.testing.assert_close(row, tower.out(hidden))
-
-
-def test_vector_tower_is_affine_and_takes_int8():
-    torch.manual_seed(0)
-    tower = towers.VectorTower(6, 3)
-    rows = torch.randint(-1, 2, (4, 6), dtype=torch.int8)
-    torch.testing.assert_close(tower(rows), rows.float() @ tower.layers[0].weight.T + tower.layers[0].bias)
-    deep = towers.VectorTower(6, 3, hidden=5)
-    first, second = deep.layers
-    torch.testing.assert_close(deep(rows), second(torch.relu(first(rows.float()))))
-
-
-def test_into_space_normalises_and_takes_absolute_values_for_order():
-    rows = torch.tensor([[3.0, -4.0], [0.0, 0.0]])
-    torch.testing.assert_close(towers.into_space(rows, False), torch.tensor([[0.6, -0.8], [0.0, 0.0]]))
-    torch.testing.assert_close(towers.into_space(rows, True), torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
 
 
 # ---- training -----------------------------------------------------------------------------------------------------
@@ -349,7 +243,8 @@ WORKER = """
 import sys
 import numpy as np, torch, torch.distributed as dist
 sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests"]
-from test_multimodal import Multimodal, weights, world
+from multimodal_problems import weights, world
+from embfast.multimodal import Multimodal
 torch.set_num_threads(1)
 rank, output, settings = int(sys.argv[2]), sys.argv[3], eval(sys.argv[5])
 dist.init_process_group("gloo", init_method="file://" + sys.argv[4], rank=rank, world_size=2)
@@ -454,217 +349,6 @@ def test_word_vectors_come_in_and_may_stay_as_they_are():
         Multimodal(**SMALL, text="doc2vec").fit(images, captions, word_vectors=given, document_model=document)
 
 
-# ---- use ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def trained():
-    torch.set_num_threads(1)
-    images, captions = world()
-    return Multimodal(**{**SMALL, "epochs": 25}).fit(images, captions), images, captions
-
-
-def test_search_goes_both_ways(trained):
-    model, images, _ = trained
-    assert model.search_images("a green boat", k=1)[0][0] == "green-boat.jpg"
-    best = model.search_captions("white-tree.jpg", k=2)
-    assert all("white tree" in text for text, _ in best)
-    assert best[0][1] >= best[1][1]
-    by_vector = model.search_captions(images["white-tree.jpg"], k=2)
-    assert [text for text, _ in by_vector] == [text for text, _ in best]
-    few = Captions.from_pairs([("x", "a white tree"), ("x", "a red ball")])
-    assert model.search_captions("white-tree.jpg", captions=few)[0][0] == "a white tree"
-    assert model.search_images("dog", k=0) == []
-    with pytest.raises(KeyError, match="nobody"):
-        model.search_captions("nobody.jpg")
-
-
-def test_search_by_an_index(trained):
-    pytest.importorskip("usearch")
-    model, _, _ = trained
-    index = model.vectors_.build_index()
-    exact, found = model.search_images("a black cat", k=3), model.search_images("a black cat", k=3, index=index)
-    assert [key for key, _ in found] == [key for key, _ in exact]
-
-
-def test_regularities_exchange_a_word(trained):
-    model, _, _ = trained
-    right = 0
-    for old, new in (("red", "blue"), ("green", "black"), ("white", "red"), ("blue", "white")):
-        found = model.regularity(f"{old}-dog.jpg", minus=old, plus=new, k=2)
-        assert f"{old}-dog.jpg" not in [key for key, _ in found]
-        right += f"{new}-dog.jpg" in [key for key, _ in found]
-    assert right >= 3
-
-
-def test_order_search_ranks_as_its_evaluation_does():
-    images, captions = world()
-    model = Multimodal(**{**SMALL, "similarity": "order", "epochs": 15}).fit(images, captions)
-    query = model.embed_captions("a green boat")[0]
-    expected = [-float(np.square(np.maximum(query - row, 0)).sum()) for row in model.vectors_.matrix]
-    found = model.search_images("a green boat", k=30)
-    np.testing.assert_allclose([score for _, score in found], sorted(expected, reverse=True), rtol=1e-5, atol=1e-7)
-    assert found[0][0] == model.vectors_.keys[int(np.argmax(expected))]
-    image = model.vectors_["red-dog.jpg"]
-    best = model.search_captions("red-dog.jpg", k=1)[0]
-    assert best[1] == pytest.approx(-float(np.square(np.maximum(model.embed_captions(best[0])[0] - image, 0)).sum()))
-
-
-def test_texts_of_any_kind(trained):
-    """Unknown words, none at all, and a thousand: <unk>, <end> alone, and the first max_words."""
-    model, _, _ = trained
-    rows = model.embed_captions(["zebra giraffe", "", "!!! ...", "red dog " * 500, "<end>"])
-    assert np.isfinite(rows).all()
-    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
-    np.testing.assert_allclose(rows[1], rows[2], rtol=1e-6)
-    np.testing.assert_allclose(rows[3], model.embed_captions("red dog " * 50)[0], rtol=1e-5, atol=1e-6)
-    ids, offsets = encode(["zebra dog", "", "red " * 1000], {"dog": 2, "red": 3}, 100)
-    assert ids[:4].tolist() == [1, 2, 0, 0]
-    assert np.diff(offsets).tolist() == [3, 1, 101]
-    np.testing.assert_allclose(model.embed_captions("zebra")[0], model.embed_captions("giraffe")[0], rtol=1e-6)
-
-
-def test_a_caption_is_alike_in_any_company(trained):
-    model, _, captions = trained
-    together = model.embed_captions(captions)
-    assert together.shape == (len(captions), 16)
-    for i in (0, 7, 50):
-        np.testing.assert_allclose(together[i], model.embed_captions(captions.texts[i])[0], rtol=1e-5, atol=1e-6)
-
-
-def test_index_takes_other_images(trained, tmp_path):
-    model, images, _ = trained
-    model.save(tmp_path / "model.safetensors")
-    other = Multimodal.load(tmp_path / "model.safetensors")
-    other.index(Vectors(["new"], images["red-dog.jpg"][None]))
-    assert other.search_images("a red dog")[0][0] == "new"
-    assert len(other.vectors_) == 1
-
-
-# ---- files --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("text", ["gru", "doc2vec"])
-def test_load_gives_back_what_save_wrote(tmp_path, text):
-    images, captions = world()
-    document = None
-    if text == "doc2vec":
-        document = Doc2Vec(mode="dbow", dim=8, min_count=1, epochs=3, threads=1)
-        document.fit([caption.lower().split() for caption in captions.texts])
-    settings = {**SMALL, "text": text}
-    model = Multimodal(**settings).fit(images, captions, document_model=document)
-    model.search_captions("red-dog.jpg")
-    path = tmp_path / "model.safetensors"
-    model.save(path)
-    loaded = Multimodal.load(path)
-    assert loaded.get_params() == model.get_params()
-    assert_same(weights(loaded), weights(model))
-    assert (loaded.words_, loaded.loss_, loaded.validation_) == (model.words_, model.loss_, model.validation_)
-    assert loaded.search_images("red dog") == model.search_images("red dog")
-    assert loaded.search_captions("red-dog.jpg") == model.search_captions("red-dog.jpg")
-    model.partial_fit(images, captions)
-    loaded.partial_fit(images, captions)
-    assert_same(weights(loaded), weights(model))
-    assert len(loaded.loss_) == 6
-
-
-def test_the_file_is_plain_safetensors(trained, tmp_path):
-    safetensors = pytest.importorskip("safetensors.numpy")
-    model, _, _ = trained
-    model.save(tmp_path / "model.safetensors")
-    arrays = safetensors.load_file(tmp_path / "model.safetensors")
-    for name, expected in weights(model).items():
-        np.testing.assert_array_equal(arrays[f"tower.{name}"], expected)
-
-
-def test_a_damaged_file_is_a_format_error(trained, tmp_path):
-    model, _, _ = trained
-    path = tmp_path / "model.safetensors"
-    model.save(path)
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-10])
-    with pytest.raises(FormatError, match="cut short"):
-        Multimodal.load(path)
-    path.write_bytes(whole.replace(b'"stale"', b'"stAle"'))
-    with pytest.raises(FormatError, match=r"model\.safetensors"):
-        Multimodal.load(path)
-
-
-def test_partial_fit_wants_the_same_towers(trained, tmp_path):
-    model, images, captions = trained
-    model.save(tmp_path / "model.safetensors")
-    model = Multimodal.load(tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match="dimensions"):
-        model.partial_fit(Vectors(images.keys, images.matrix[:, :5]), captions)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"text": "gru", "bidirectional": True, "pooling": "max", "similarity": "order"},
-        {"text": "lstm", "bidirectional": True, "hidden": 5},
-        {"text": "lstm", "pooling": "mean"},
-        {"text": "mean", "hidden": 7},
-        {"text": "word2visualvec", "loss": "mse", "hidden": 9},
-    ],
-    ids=lambda settings: "-".join(map(str, settings.values())) or "gru",
-)
-def test_onnx_files_give_the_same_vectors(tmp_path, settings):
-    runtime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnx")
-    images, captions = world()
-    model = Multimodal(**{**SMALL, "epochs": 1, **settings}).fit(images, captions)
-    model.save_onnx(tmp_path / "texts.onnx")
-    session = runtime.InferenceSession(tmp_path / "texts.onnx")
-    words = {word: i for i, word in enumerate(json.loads(session.get_modelmeta().custom_metadata_map["words"]))}
-    for texts in (["a red dog", "", "there is one zebra here over there"], ["blue"]):
-        ids, offsets = encode(texts, words, model.max_words)
-        lengths = np.diff(offsets).astype(np.int32)
-        table = np.full((lengths.max() + 2, len(texts)), 1, np.int64)
-        for i, (lo, hi) in enumerate(pairwise(offsets.tolist())):
-            table[: hi - lo, i] = ids[lo:hi]
-        found = session.run(["vectors"], {"ids": table, "lengths": lengths})[0]
-        np.testing.assert_allclose(found, model.embed_captions(texts), rtol=1e-4, atol=1e-6)
-    if model.loss == "mse":
-        with pytest.raises(ValueError, match="no tower 'images'"):
-            model.save_onnx(tmp_path / "images.onnx", "images")
-        return
-    model.save_onnx(tmp_path / "images.onnx", "images")
-    session = runtime.InferenceSession(tmp_path / "images.onnx")
-    found = session.run(["vectors"], {"rows": images.matrix})[0]
-    np.testing.assert_allclose(found, model.vectors_.matrix, rtol=1e-4, atol=1e-6)
-
-
-# ---- a page of results --------------------------------------------------------------------------------------------
-
-
-def test_a_page_shows_results_with_their_pictures(tmp_path):
-    folder = tmp_path / "all pictures"
-    folder.mkdir()
-    (folder / "a&b.webp").write_bytes(b"picture one")
-    (folder / "c.jpg").write_bytes(b"picture two")
-    found = {"<script>dogs</script>": [("a&b", 0.5), ("c.jpg", 0.25)]}
-    page = tmp_path / "page.html"
-    write_page(page, found, {"c.jpg": [("a <b>dog</b>", 0.75)]}, folder=folder)
-    text = page.read_text()
-    assert "&lt;script&gt;dogs&lt;/script&gt;" in text
-    assert "<script" not in text
-    assert "a &lt;b&gt;dog" in text
-    assert f"data:image/webp;base64,{base64.b64encode(b'picture one').decode()}" in text
-    assert text.count("data:image/jpeg;base64,") == 2
-    assert text.count("<img") == 3
-    assert 'alt="a&amp;b"' in text
-    write_page(page, found, folder=folder, embed=False)
-    assert 'src="all%20pictures/a%26b.webp"' in page.read_text()
-    write_page(page, found)
-    assert "<img" not in page.read_text()
-    with pytest.raises(FileNotFoundError, match="no such image"):
-        write_page(page, {"x": [("nobody.jpg", 1.0)]}, folder=folder)
-    with pytest.raises(ValueError, match="leads out of"):
-        write_page(page, {"x": [("../page.html", 1.0)]}, folder=folder)
-
-
 # ---- mistakes -----------------------------------------------------------------------------------------------------
 
 
@@ -742,74 +426,3 @@ def test_settings_are_json_and_clone(tmp_path):
     model = Multimodal(dim=3, margin=0.1)
     assert sklearn.clone(model).get_params() == model.get_params()
     assert json.loads(json.dumps(model.get_params())) == model.get_params()
-
-
-# ---- the program --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def files(tmp_path):
-    """Images as vectors, captions as lines, the last six images "test" and those before them "dev"."""
-    images, captions = world()
-    images.save(tmp_path / "images.npz")
-    split = dict(zip(images.keys, ["train"] * 20 + ["dev"] * 4 + ["test"] * 6, strict=True))
-    lines = [
-        f"{captions.images[i]}\t{text}\t{split[captions.images[i]]}\n"
-        for i, text in zip(captions.owners, captions.texts, strict=True)
-    ]
-    (tmp_path / "captions.tsv").write_text("".join(lines))
-    return tmp_path
-
-
-def program(*arguments, code=0):
-    result = CliRunner().invoke(cli.app, ["multimodal", *map(str, arguments)])
-    assert result.exit_code == code, (result.output, result.exception)
-    return result
-
-
-def test_the_program_trains_searches_and_evaluates(files):
-    small = ["--dim", "16", "--word-dim", "12", "--batch", "16", "--lr", "0.01", "--epochs", "20"]
-    model = files / "model.safetensors"
-    trained = program("train", files / "images.npz", files / "captions.tsv", "-o", model, *small, "--json")
-    result = json.loads(trained.stdout)
-    assert len(result["loss"]) == len(result["validation"]) == 20
-    assert result["test"]["images"]["queries"] == 24
-    assert result["test"]["images"]["r1"] > 0.6
-    evaluated = program("evaluate", model, files / "images.npz", files / "captions.tsv", "--part", "test", "--json")
-    assert json.loads(evaluated.stdout) == result["test"]
-    assert "median" in program("evaluate", model, files / "images.npz", files / "captions.tsv").stdout
-
-    found = json.loads(program("search", model, "a green boat", "--image", "red-dog.jpg", "-k", "3", "--json").stdout)
-    assert "green-boat.jpg" in [key for key, _ in found["images"]["a green boat"]]
-    assert "red dog" in found["captions"]["red-dog.jpg"][0][0]
-    folder = files / "pictures"
-    folder.mkdir()
-    for key in Multimodal.load(model).vectors_.keys:
-        (folder / key).write_bytes(b"picture")
-    program("search", model, "a green boat", "--html", files / "page.html", "--folder", folder, "--link", "-k", "2")
-    assert 'src="pictures/' in (files / "page.html").read_text()
-    asked = CliRunner().invoke(cli.app, ["multimodal", "search", str(model)], input="a green boat\n\n")
-    assert "green-boat.jpg" in asked.stdout
-    neighbours = CliRunner().invoke(cli.app, ["neighbors", str(model), "red-dog.jpg", "--json"])
-    assert len(json.loads(neighbours.stdout)["red-dog.jpg"]) == 10
-
-
-def test_the_program_resumes_and_says_what_is_wrong(files):
-    small = ["--dim", "8", "--word-dim", "6", "--batch", "16", "--epochs", "2"]
-    where = [files / "images.npz", files / "captions.tsv", "-o", files / "model.safetensors"]
-    program("train", *where, *small, "--checkpoint", files / "run.safetensors")
-    again = program("train", *where, *small, "--checkpoint", files / "run.safetensors", "--resume")
-    assert "best epoch" in again.stderr
-    assert "R@10" in again.stdout
-    for arguments, says in (
-        (["train", *where, "--split", "train"], "expected NAME=FILE"),
-        (["train", *where, "--loss", "hinge"], "loss must be one of"),
-        (["train", *where, "--resume"], "--resume needs --checkpoint"),
-        (["train", files / "images.npz", files / "nobody.tsv", "-o", files / "m"], "nobody.tsv: No such file"),
-        (["search", files / "images.npz", "dog"], "images.npz"),
-        (["search", files / "model.safetensors", "--image", "nobody"], "'nobody' is not among"),
-        (["search", files / "model.safetensors", "--html", files / "x.html"], "--html needs texts"),
-    ):
-        failed = program(*arguments, code=2)
-        assert says in failed.stderr
-        assert len(failed.stderr.strip().splitlines()) == 1

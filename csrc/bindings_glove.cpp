@@ -79,7 +79,6 @@ void bind_cooccurrence(py::module_& m) {
           "merge", [](CooccurrenceCounter& c, int64_t first) { return unlocked([&] { return c.merge(first); }); },
           "first"_a)
       .def_property_readonly("n_entries", &CooccurrenceCounter::n_entries)
-      .def_property_readonly("bits", &CooccurrenceCounter::bits)
       .def_static("bytes_per_thread", &CooccurrenceCounter::bytes_per_thread, "n_words"_a)
       .def_static("bytes_of_words", &CooccurrenceCounter::bytes_of_words, "n_words"_a)
       .def_property_readonly_static("bytes_per_token",

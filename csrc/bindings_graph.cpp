@@ -70,7 +70,6 @@ void bind_edges(py::module_& m) {
           },
           "int32 sources and targets, float32 weights (or none) of the lines read since the last call.")
       .def_property_readonly("weighted", &EdgeReader::weighted)
-      .def_property_readonly("n_nodes", &EdgeReader::n_nodes)
       .def("names", [](const EdgeReader& reader) { return py::bytes(reader.names()); });
 
   m.def(

@@ -54,7 +54,6 @@ class CooccurrenceCounter {
   int64_t merge(int64_t first);
 
   int64_t n_entries() const { return n_entries_; }
-  int bits() const { return bits_; }
 
   // Bytes that a counter takes beside its buffer: for each thread, for the words, and for each token of a chunk.
   static int64_t bytes_per_thread(int64_t n_words) { return n_words * 13 + 64; }

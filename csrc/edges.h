@@ -30,7 +30,6 @@ class EdgeReader {
 
   const Failure& failure() const { return failure_; }
   bool weighted() const { return columns_ == 3 && weights_ != Weights::ignored; }
-  int64_t n_nodes() const { return numbered_ ? numbered_ : table_.n_words; }
   std::string names() const;  // each followed by a newline
 
   std::vector<int32_t> sources, targets;  // of the lines read since the caller last took them

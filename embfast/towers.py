@@ -16,9 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
-TEXTS = ("gru", "lstm", "mean", "doc2vec", "word2visualvec")
-POOLINGS = ("last", "max", "mean")
-
 
 class Packed(NamedTuple):
     """Texts as recurrent kernels want them: the first words of all, longest text first, then the second words, ...

@@ -23,7 +23,7 @@ def texts_of(lengths, seed=0):
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("pooling", towers.POOLINGS)
+@pytest.mark.parametrize("pooling", ["last", "max", "mean"])
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_packed_texts_give_what_one_text_alone_gives(cell, pooling, bidirectional):
     """Read by torch's cell word for word, without packing, and pooled by hand."""

@@ -32,7 +32,7 @@ void bind_roofline(py::module_& m) {
 PYBIND11_MODULE(_cpu, m) {
   using namespace embfast;
   m.doc() = "embfast's CPU kernels; use them through embfast.kernels.";
-  m.def("isa", &isa::name, "The instruction set in use: baseline, avx2, avx512 or avx512popcnt.");
+  m.def("isa", &isa::name, "The instruction set in use: baseline, avx2, avx512, avx512popcnt or avx512bf16.");
   bind_text(m);
   bind_decimals(m);
   bind_tables(m);

@@ -10,33 +10,43 @@ namespace embfast::isa {
 
 namespace {
 
-constexpr const char* names[] = {"baseline", "avx2", "avx512", "avx512popcnt"};
+constexpr const char* names[] = {"baseline", "avx2", "avx512", "avx512popcnt", "avx512bf16"};
 
-Level best() {
+Level most() {
 #ifdef EMBFAST_X86
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    return __builtin_cpu_supports("avx512vpopcntdq") ? avx512popcnt : avx512;
+    if (!__builtin_cpu_supports("avx512vpopcntdq")) return avx512;
+    return __builtin_cpu_supports("avx512bf16") ? avx512bf16 : avx512popcnt;
   }
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")) return avx2;
 #endif
   return baseline;
 }
 
-Level asked(Level most) {
+// Intel's cores take as long for two registers of bfloat16 as for four of floats.
+Level best() {
+#ifdef EMBFAST_X86
+  if (most() == avx512bf16 && !__builtin_cpu_is("amd")) return avx512popcnt;
+#endif
+  return most();
+}
+
+Level asked() {
   const char* wish = std::getenv("EMBFAST_ISA");
-  if (!wish || !*wish) return most;
-  for (const Level level : {baseline, avx2, avx512, avx512popcnt}) {
-    if (std::strcmp(wish, names[level]) == 0) return level < most ? level : most;
+  if (!wish || !*wish) return best();
+  for (const Level level : {baseline, avx2, avx512, avx512popcnt, avx512bf16}) {
+    if (std::strcmp(wish, names[level]) == 0) return level < most() ? level : most();
   }
-  throw std::runtime_error(std::string("EMBFAST_ISA: expected baseline, avx2, avx512 or avx512popcnt, got ") + wish);
+  throw std::runtime_error(
+      std::string("EMBFAST_ISA: expected baseline, avx2, avx512, avx512popcnt or avx512bf16, got ") + wish);
 }
 
 }  // namespace
 
 Level level() {
-  static const Level chosen = asked(best());
+  static const Level chosen = asked();
   return chosen;
 }
 

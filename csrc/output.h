@@ -4,14 +4,31 @@
 // arXiv:1310.4546, eq. 4. The sigmoid is exact; word2vec.c reads it from a table cut off at 6.
 #pragma once
 
+#include "sequences.h"
 #include "simd.h"
 
 namespace embfast::EMBFAST_ISA {
 
-constexpr int max_tile = 12;  // output rows that one pass holds in registers
-
 // What a pass does with the gradient of input row i.
 enum class To { row, delta, delta_add };  // row += gradient; delta = gradient; delta += gradient
+
+// Rows that later batches need. A core that asks for more lines than it can have under way (some 24) stands still, so
+// the passes below ask for them bit by bit: for a row with each few scores, then for column d of the others while they
+// are at column d themselves.
+struct Ahead {
+  float** row;
+  int n;
+
+  // To be written: a line that another core holds is asked for once, not again when it is stored to.
+  EMBFAST_INLINE void prefetch_column(int64_t d) const {
+    for (int i = 0; i < n; ++i) __builtin_prefetch(row[i] + d, 1, 3);
+  }
+  EMBFAST_INLINE void prefetch_last(int64_t dim) {
+    if (n == 0) return;
+    --n;
+    for (int64_t d = 0; d < dim; d += 16) __builtin_prefetch(row[n] + d, 1, 3);
+  }
+};
 
 // Row i of the inputs against row j of the outputs: entry i * n_out + j of weight (how often the pair counts, 0 for
 // not at all) and label (1: was this your word, 0: or one drawn at random).
@@ -24,27 +41,60 @@ struct Block {
   const float* label;
   float* delta;  // n_in rows of dim floats for To::delta
   float* step;   // scratch, n_in * n_out + 2 W floats
+  float* pairs;  // scratch, of max_tile rows and 16 (n_in + 1) floats
   int64_t dim;   // a multiple of 16
   float lr;
+  Ahead* ahead;
 };
 
-// I x J scores at once: each row is loaded once for the tile.
+#ifdef __AVX512BF16__
+
+// Output rows in pairs of neighbouring columns: J registers for each 2 W of them.
+template <int J>
+EMBFAST_INLINE void pair_outputs(const Block& b) {
+  float* pairs = b.pairs;
+#pragma GCC unroll 1
+  for (int64_t d = 0; d + 2 * W <= b.dim; d += 2 * W, pairs += J * W) {
+    unrolled<J>(EMBFAST_UNROLLED {
+      store(pairs + i * W, reinterpret_cast<V>(pair_neighbours(load(b.out[i] + d), load(b.out[i] + d + W))));
+    });
+  }
+}
+
+#endif
+
+// I x J scores at once, of the input rows from `first`: each row is loaded once for the tile.
 template <int I, int J>
-EMBFAST_INLINE void dots(float* const* in, float* const* out, int64_t dim, float* score) {
+EMBFAST_INLINE void dots(const Block& b, int first) {
   constexpr int n = (I * J + W - 1) / W * W;
+  float* const* in = b.in + first;
   V acc[n];
   unrolled<n>(EMBFAST_UNROLLED { acc[i] = zero(); });
+  int64_t d = 0;
+#ifdef __AVX512BF16__
+  const float* pairs = b.pairs;
 #pragma GCC unroll 1
-  for (int64_t d = 0; d < dim; d += W) {
+  for (; d + 2 * W <= b.dim; d += 2 * W, pairs += J * W) {
+    Pairs x[I];
+    unrolled<I>(EMBFAST_UNROLLED { x[i] = pair_neighbours(load(in[i] + d), load(in[i] + d + W)); });
+    unrolled<J>(EMBFAST_UNROLLED {
+      constexpr int column = i;
+      const Pairs y = reinterpret_cast<Pairs>(load(pairs + column * W));
+      unrolled<I>(EMBFAST_UNROLLED { acc[i * J + column] = add_products(acc[i * J + column], x[i], y); });
+    });
+  }
+#endif
+#pragma GCC unroll 1
+  for (; d < b.dim; d += W) {
     V y[J];
-    unrolled<J>(EMBFAST_UNROLLED { y[i] = in_register(load(out[i] + d)); });
+    unrolled<J>(EMBFAST_UNROLLED { y[i] = in_register(load(b.out[i] + d)); });
     unrolled<I>(EMBFAST_UNROLLED {
       constexpr int row = i;
       const V x = load(in[row] + d);
       unrolled<J>(EMBFAST_UNROLLED { acc[row * J + i] += x * y[i]; });
     });
   }
-  unrolled<n / W>(EMBFAST_UNROLLED { store_unaligned(score + i * W, transposed_sums(acc + i * W)); });
+  unrolled<n / W>(EMBFAST_UNROLLED { store_unaligned(b.step + first * J + i * W, transposed_sums(acc + i * W)); });
 }
 
 // Scores to steps: lr * weight * (label - sigmoid(score)). Adds the weighted losses.
@@ -58,11 +108,19 @@ EMBFAST_INLINE V logistic(V score, V weight, V label, float lr, V& loss) {
 // Scores and losses of a block of J output rows: fills b.step.
 template <int J>
 EMBFAST_INLINE V score_block(const Block& b) {
+#ifdef __AVX512BF16__
+  constexpr int I = J == 6 || J == 7 ? 3 : W / J > 4 ? 4 : W / J;
+  pair_outputs<J>(b);
+#else
   constexpr int I = J >= W ? 1 : W / J > 4 ? 4 : W / J;
+#endif
   int i = 0;
-  for (; i + I <= b.n_in; i += I) dots<I, J>(b.in + i, b.out, b.dim, b.step + i * J);
+  for (; i + I <= b.n_in; i += I) {
+    dots<I, J>(b, i);
+    b.ahead->prefetch_last(b.dim);
+  }
   if constexpr (I > 1) {
-    for (; i < b.n_in; ++i) dots<1, J>(b.in + i, b.out, b.dim, b.step + i * J);
+    for (; i < b.n_in; ++i) dots<1, J>(b, i);
   }
   V loss = zero();
   for (int p = 0; p < b.n_in * J; p += W) {
@@ -72,33 +130,90 @@ EMBFAST_INLINE V score_block(const Block& b) {
   return loss;
 }
 
+// How a pass of updates loads and stores input row i at column d.
+template <To to>
+struct Moving {
+  const Block& b;
+  int64_t d;
+  EMBFAST_INLINE float* place(int i) const { return to == To::row ? b.in[i] + d : b.delta + i * b.dim + d; }
+  EMBFAST_INLINE V start(int i, V x) const { return to == To::row ? x : to == To::delta ? zero() : load(place(i)); }
+};
+
 // Moves rows by the steps in b.step: one sweep over the registers of a row, each row loaded and stored once. Of frozen
 // output rows only the inputs' gradients are taken.
 template <int J, To to, bool frozen>
 EMBFAST_INLINE void update_block(const Block& b) {
+#ifdef __AVX512BF16__
+  // Two input rows at a time. Products come in pairs: for an input's gradient of two outputs, for an output's of the
+  // two inputs. The steps of both rows are paired accordingly: the one's, the other's, and the one with the other.
+  constexpr int halves = (J + 1) / 2;
+  auto* const steps = reinterpret_cast<uint32_t*>(b.pairs);
+  for (int row = 0; row < b.n_in; row += 2) {
+    constexpr __mmask16 columns = (1u << J) - 1;
+    const V first = V(_mm512_maskz_loadu_ps(columns, b.step + row * J));
+    const V second = V(_mm512_maskz_loadu_ps(row + 1 < b.n_in ? columns : __mmask16{0}, b.step + (row + 1) * J));
+    *reinterpret_cast<Pairs*>(steps + row * W) = pair_neighbours(first, second);
+    *reinterpret_cast<Pairs*>(steps + (row + 1) * W) = pair_up(first, second);
+  }
+#endif
 #pragma GCC unroll 1
   for (int64_t d = 0; d < b.dim; d += W) {
-    V y[J], dy[J];
-    unrolled<J>(EMBFAST_UNROLLED {
-      if constexpr (W == 16) y[i] = load(b.out[i] + d);  // 32 registers hold them; with 16 they are read again below
-      dy[i] = zero();
+    const Moving<to> moving{b, d};
+    V dy[J];
+    unrolled<J>(EMBFAST_UNROLLED { dy[i] = zero(); });
+#ifdef __AVX512BF16__
+    Pairs y[halves];
+    unrolled<halves>(EMBFAST_UNROLLED {
+      constexpr int second = 2 * i + 1;
+      y[i] = pair_up(load(b.out[2 * i] + d), second < J ? load(b.out[second < J ? second : 0] + d) : zero());
     });
+    const auto move = [&](int row, V x, const uint32_t* step) __attribute__((always_inline)) {
+      V moved[2] = {moving.start(row, x), zero()};  // two chains, half as long
+      unrolled<halves>(EMBFAST_UNROLLED { moved[i % 2] = add_products(moved[i % 2], splat(step[i]), y[i]); });
+      store(moving.place(row), moved[0] + moved[1]);
+    };
+    const auto move_outputs = [&](V x0, V x1, const uint32_t* step) __attribute__((always_inline)) {
+      if constexpr (frozen) return;
+      const Pairs x = pair_up(x0, x1);
+      unrolled<J>(EMBFAST_UNROLLED { dy[i] = add_products(dy[i], splat(step[i]), x); });
+    };
+    const uint32_t* step = steps;
+    int row = 0;
+#pragma GCC unroll 1
+    for (; row + 1 < b.n_in; row += 2, step += 2 * W) {
+      const V x0 = load(b.in[row] + d), x1 = load(b.in[row + 1] + d);
+      move(row, x0, step);
+      move(row + 1, x1, step + W / 2);
+      move_outputs(x0, x1, step + W);
+    }
+    if (row < b.n_in) {
+      const V x = load(b.in[row] + d);
+      move(row, x, step);
+      move_outputs(x, zero(), step + W);
+    }
+#else
+    V y[J];
+    if constexpr (W == 16) {  // 32 registers hold them; with 16 they are read again below
+      unrolled<J>(EMBFAST_UNROLLED { y[i] = load(b.out[i] + d); });
+    }
     const float* step = b.step;
 #pragma GCC unroll 1
     for (int row = 0; row < b.n_in; ++row, step += J) {
       const V x = load(b.in[row] + d);
-      float* delta = b.delta + row * b.dim + d;
-      V moved[2] = {to == To::row ? x : to == To::delta ? zero() : load(delta), zero()};  // two chains, half as long
+      V moved[2] = {moving.start(row, x), zero()};  // two chains, half as long
       unrolled<J>(EMBFAST_UNROLLED {
         const V g = splat(step[i]);
         moved[i % 2] += g * (W == 16 ? y[i] : load(b.out[i] + d));
         if constexpr (!frozen) dy[i] += g * x;
       });
-      store(to == To::row ? b.in[row] + d : delta, moved[0] + moved[1]);
+      store(moving.place(row), moved[0] + moved[1]);
     }
+#endif
+    b.ahead->prefetch_column(d);
     // Loaded again: the same word may stand twice among the outputs, and both steps count.
     if constexpr (!frozen) unrolled<J>(EMBFAST_UNROLLED { store(b.out[i] + d, load(b.out[i] + d) + dy[i]); });
   }
+  b.ahead->n = 0;
 }
 
 // Both passes for one input row whose output rows are all distinct: the steps stay in registers, and each row is loaded
@@ -134,7 +249,9 @@ EMBFAST_INLINE V train_pair(const Block& b) {
       if constexpr (!frozen) store(out[i] + d, y + g[i] * x);
     });
     store(in + d, moved[0] + moved[1]);
+    b.ahead->prefetch_column(d);
   }
+  b.ahead->n = 0;
   return loss;
 }
 
@@ -209,6 +326,7 @@ EMBFAST_INLINE V train_cbow(const Cbow& b) {
     // The row at p stands in the windows of centers p - width .. p, save its own.
     const auto add = [&](float* row, V by) __attribute__((always_inline)) { store(row + d, load(row + d) + by); };
     const auto move = [&](int p, V by) __attribute__((always_inline)) { add(b.in[p], by); };
+    b.ahead->prefetch_column(d);
     const V all = before[together];
     for (int p = 0; p < b.n_tags; ++p) add(tags[p], all);
     if constexpr (frozen) continue;
@@ -220,6 +338,7 @@ EMBFAST_INLINE V train_cbow(const Cbow& b) {
     unrolled<together - 1>(EMBFAST_UNROLLED { move(width + 1 + i, all - before[i + 1]); });
     unrolled<together>(EMBFAST_UNROLLED { move(b.radius + i, -delta[i]); });
   }
+  b.ahead->n = 0;
   return loss;
 }
 

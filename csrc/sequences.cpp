@@ -69,6 +69,8 @@ struct Thread {
     for (float** p : {&s.step, &s.tile_step}) arena.claim(p, steps);
     arena.claim(&s.hidden, job.centers * job.hidden_dim);
     arena.claim(&s.delta, std::max(n_in * job.dim, job.centers * job.hidden_dim));
+    arena.claim(&s.pairs, std::max(max_tile * job.hidden_dim / 2, 16 * (n_in + 1)));
+    arena.claim(&s.ahead, (batches_ahead + 1) * (job.centers * (job.longest_path + 2) + job.drawn + job.most_tags));
     arena.allocate();
     s.token += 2 * job.window + max_centers;
   }
@@ -147,13 +149,13 @@ static Tally on_threads(const Job& job, int threads, int64_t first, int64_t last
 }
 
 Tally train_sequences(const Job& job, int threads) {
-  const TrainBlock train = EMBFAST_CHOOSE(train_block);
+  const TrainBlock train = EMBFAST_CHOOSE_BF16(train_block);
   return on_threads(job, threads, job.first_block, job.last_block,
                     [&](int64_t block, const Scratch& s, Tally& tally) { train(job, block, s, tally); });
 }
 
 Tally infer_documents(const Job& job, int64_t columns, int epochs, int threads) {
-  const TrainBlock train = EMBFAST_CHOOSE(train_block);
+  const TrainBlock train = EMBFAST_CHOOSE_BF16(train_block);
   return on_threads(job, threads, 0, job.n_documents, [&](int64_t document, const Scratch& s, Tally& tally) {
     float* const row = job.w_docs[document];
     std::fill_n(row, job.dim, 0.0f);

@@ -12,6 +12,7 @@
 namespace embfast {
 
 constexpr int max_centers = 16;  // in a batch
+constexpr int max_tile = 12;     // output rows that one pass holds in registers
 
 // One call: blocks first..last of an epoch. Pointers are the caller's; weights change in place.
 struct Job {
@@ -80,6 +81,8 @@ struct Scratch {
   float *weight, *label, *step;
   float *tile_weight, *tile_label, *tile_step;
   float *hidden, *delta;  // one row for each center, one for each input row
+  float* pairs;
+  float** ahead;  // rows that later batches need
 };
 
 // Up to job.centers neighbouring centers of one sentence, with one width and one set of draws; or, per pair, one center
@@ -91,6 +94,8 @@ struct Batch {
   const int32_t* tags;
 };
 constexpr int batches_in_flight = 64;
+constexpr int batches_ahead = 2;  // between the prefetch of a row and its use
+constexpr int pairs_ahead = 3;    // pairs, likewise
 
 using TrainBlock = void (*)(const Job&, int64_t block, const Scratch&, Tally&);
 namespace baseline {
@@ -100,6 +105,9 @@ namespace avx2 {
 void train_block(const Job&, int64_t block, const Scratch&, Tally&);
 }
 namespace avx512 {
+void train_block(const Job&, int64_t block, const Scratch&, Tally&);
+}
+namespace avx512bf16 {
 void train_block(const Job&, int64_t block, const Scratch&, Tally&);
 }
 

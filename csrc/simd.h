@@ -113,6 +113,31 @@ EMBFAST_INLINE Ints iota() {
   };
 }
 
+#ifdef __AVX512BF16__
+// Two numbers to a lane, each rounded to bfloat16, the upper half of a float32. The machine multiplies two registers of
+// pairs in the time of one of floats, and sums the products as float32.
+typedef uint32_t Pairs __attribute__((vector_size(4 * W), may_alias));
+
+// The neighbours in x, then those in y.
+EMBFAST_INLINE Pairs pair_neighbours(V x, V y) {
+  return reinterpret_cast<Pairs>(_mm512_cvtne2ps_pbh(__m512(y), __m512(x)));
+}
+
+// (x, y) in each lane. Halves are rounded away from 0, where the above rounds to even; what a NaN becomes is not
+// defined.
+EMBFAST_INLINE Pairs pair_up(V x, V y) {
+  const Pairs low = reinterpret_cast<Pairs>(x) + 0x8000u, high = reinterpret_cast<Pairs>(y) + 0x8000u;
+  return (low >> 16) | (high & 0xffff0000u);
+}
+
+EMBFAST_INLINE Pairs splat(uint32_t pair) { return reinterpret_cast<Pairs>(_mm512_set1_epi32(static_cast<int>(pair))); }
+
+// sum + x.first * y.first + x.second * y.second
+EMBFAST_INLINE V add_products(V sum, Pairs x, Pairs y) {
+  return V(_mm512_dpbf16_ps(__m512(sum), reinterpret_cast<__m512bh>(x), reinterpret_cast<__m512bh>(y)));
+}
+#endif
+
 // Any lane of a comparison true.
 EMBFAST_INLINE bool any(Ints mask) {
   typedef int64_t Longs __attribute__((vector_size(4 * W), may_alias));

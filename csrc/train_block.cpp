@@ -5,8 +5,6 @@ namespace embfast::EMBFAST_ISA {
 
 namespace {
 
-constexpr int ahead = 2;  // batches between the prefetch of a row and its use
-
 // Keeps each token of the block with its word's probability; returns how many, and how many sentences hold them.
 EMBFAST_INLINE int subsample(const Job& job, int64_t begin, int64_t end, const Scratch& s, int* n_sentences) {
   const Stream draw(job.seed, job.epoch, Purpose::subsample);
@@ -97,18 +95,18 @@ struct Planner {
 
   // The rows that a batch is the first to need. Each kept token enters the windows once, on the right; tags with the
   // first batch.
-  EMBFAST_INLINE void prefetch_rows(const Batch& b) const {
-    for (int k = 0; !pairs() && k < job.drawn; ++k) prefetch(job.w_out[b.drawn[k]], job.w_out.dim);
-    for (int i = 0; b.center == b.first && i < b.n_tags; ++i) prefetch(job.w_docs[b.tags[i]], job.dim);
+  EMBFAST_INLINE void fetch(const Batch& b, Ahead& ahead) const {
+    for (int k = 0; !pairs() && k < job.drawn; ++k) soon(ahead, job.w_out[b.drawn[k]], job.w_out.dim);
+    for (int i = 0; b.center == b.first && i < b.n_tags; ++i) soon(ahead, job.w_docs[b.tags[i]], job.dim);
     for (int t = 0; t < b.n_centers; ++t) {
       const int32_t word = s.token[b.center + t];
-      if (job.w_out.data) prefetch(job.w_out[word], job.w_out.dim);
+      if (job.w_out.data) soon(ahead, job.w_out[word], job.w_out.dim);
       if (job.w_nodes.data) {
         for (int64_t j = job.path_offsets[word]; j < job.path_offsets[word + 1]; ++j) {
-          prefetch(job.w_nodes[job.path_nodes[j]], job.w_nodes.dim);
+          soon(ahead, job.w_nodes[job.path_nodes[j]], job.w_nodes.dim);
         }
       }
-      if (job.words) prefetch(job.w_in[s.token[b.center + t + job.window]], job.dim);
+      if (job.words) soon(ahead, job.w_in[s.token[b.center + t + job.window]], job.dim);
     }
   }
 };
@@ -122,18 +120,19 @@ void train_block(const Job& job, int64_t block, const Scratch& s, Tally& tally) 
   for (int p = 0; p < job.window + max_centers; ++p) s.token[n + p] = 0;
   find_repeats(job, n, s);
   const double done = static_cast<double>(job.tokens_before + begin) / static_cast<double>(job.tokens_total);
-  Trainer trainer{job, s, linear_decay(job.lr_first, job.lr_last, done), zero(), 0};
+  Ahead later{s.ahead, 0};
+  Trainer trainer{job, s, later, linear_decay(job.lr_first, job.lr_last, done), zero(), 0};
   Planner planner(job, s, begin, n_sentences);
   int64_t planned = 0, fetched = 0, trained = 0;
   bool more = true;
   while (true) {
-    if (more && planned - trained <= ahead) {
+    if (more && planned - trained <= batches_ahead) {
       while (planned - trained < batches_in_flight && (more = planner.plan(s.flight[planned % batches_in_flight]))) {
         ++planned;
       }
     }
-    for (; fetched < planned && fetched <= trained + ahead; ++fetched) {
-      planner.prefetch_rows(s.flight[fetched % batches_in_flight]);
+    for (; fetched < planned && fetched <= trained + batches_ahead; ++fetched) {
+      planner.fetch(s.flight[fetched % batches_in_flight], later);
     }
     if (trained == planned) break;
     const Batch& b = s.flight[trained++ % batches_in_flight];
@@ -144,6 +143,7 @@ void train_block(const Job& job, int64_t block, const Scratch& s, Tally& tally) 
     } else {
       trainer.skip_gram_pairs(b);
     }
+    while (later.n > 0) later.prefetch_last(job.dim);  // nothing was trained that would have asked for them
   }
   tally.loss += sum(trainer.loss);
   tally.examples += trainer.examples;

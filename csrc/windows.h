@@ -5,7 +5,6 @@
 #pragma once
 
 #include "output.h"
-#include "sequences.h"
 
 namespace embfast::EMBFAST_ISA {
 
@@ -16,27 +15,26 @@ EMBFAST_INLINE int right(const Batch& b, int center) {
   return center + b.radius + 1 < b.last ? center + b.radius + 1 : b.last;
 }
 
-constexpr int pairs_ahead = 3;  // pairs between the prefetch of a drawn row and its use
-
-// For writing: a line that another core holds is asked for once, not again when it is stored to. Of a long row (PV-DM
-// by concatenation) L1 has no room for a batch: one line in four is brought nearer, and the machine goes on from there.
-EMBFAST_INLINE void prefetch(const float* row, int64_t dim) {
-  if (dim > 512) {
-    for (int64_t d = 0; d < dim; d += 64) __builtin_prefetch(row + d, 0, 2);
+// Rows that batches to come need, ahead.row[0 .. ahead.n). Of a long row (PV-DM by concatenation) L1 has no room for a
+// batch: one line in four is brought nearer at once, and the machine goes on from there.
+EMBFAST_INLINE void soon(Ahead& ahead, float* row, int64_t dim) {
+  if (dim <= 512) {
+    ahead.row[ahead.n++] = row;
   } else {
-    for (int64_t d = 0; d < dim; d += 16) __builtin_prefetch(row + d, 1, 3);
+    for (int64_t d = 0; d < dim; d += 64) __builtin_prefetch(row + d, 0, 2);
   }
 }
 
 struct Trainer {
   const Job& job;
   const Scratch& s;
+  Ahead& ahead;
   float lr;
   V loss;
   int64_t examples;
 
   EMBFAST_INLINE Block block(int n_in, int n_out) const {
-    return {s.in, n_in, s.out, n_out, s.weight, s.label, s.delta, s.step, job.dim, lr};
+    return {s.in, n_in, s.out, n_out, s.weight, s.label, s.delta, s.step, s.pairs, job.dim, lr, &ahead};
   }
 
   EMBFAST_INLINE const Updates& update() const { return job.frozen ? frozen_updates : moving_updates; }
@@ -229,7 +227,7 @@ struct Trainer {
       // Draws lie one behind the other, so that those of the next batch follow, save where the noise begins again.
       const int32_t* later = drawn + pairs_ahead * job.drawn;
       if (later + job.drawn <= job.noise + job.n_noise) {
-        for (int k = 0; k < job.drawn; ++k) prefetch(job.w_out[later[k]], job.w_out.dim);
+        for (int k = 0; k < job.drawn; ++k) soon(ahead, job.w_out[later[k]], job.w_out.dim);
       }
       s.in[0] = job.w_in[s.token[p]];
       Block one = block(1, gather_outputs(center, 1, n_path, drawn));

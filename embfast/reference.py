@@ -251,7 +251,8 @@ def cbow_batch(model, batch, mean):
 
     Source: Mikolov et al. 2013, arXiv:1301.3781. With the mean, each word moves by the whole error of the mean, which
     is its gradient times the number of words (as word2vec.c); with the sum, by its gradient over that number. Tags are
-    further members of every window: PV-DM of Le & Mikolov 2014, arXiv:1405.4053.
+    further members of every window: PV-DM of Le & Mikolov 2014, arXiv:1405.4053. One that stands several times counts
+    as several members.
     """
     near, n_tags = batch.near, len(batch.tags)
     count = near.sum(axis=0) + n_tags
@@ -269,7 +270,7 @@ def cbow_batch(model, batch, mean):
     if not mean:
         delta /= count[:, None]
     if n_tags:
-        model.w_docs[batch.tags] += delta.sum(axis=0)
+        np.add.at(model.w_docs, batch.tags, delta.sum(axis=0))
     if not model.frozen:
         np.add.at(model.w_in, batch.sentence, near @ delta)
     return loss, len(count)
@@ -416,13 +417,30 @@ def document_row(seed, dim):
 
 
 def infer_documents(
-    w_docs, dim, w_in, w_out, w_nodes, ids, offsets, keep=None, noise=None, tree=None, *, cbow, epochs, seed, **settings
+    w_docs,
+    dim,
+    w_in,
+    w_out,
+    w_nodes,
+    ids,
+    offsets,
+    keep=None,
+    noise=None,
+    tree=None,
+    *,
+    cbow,
+    epochs,
+    averaged=1,
+    tag_weight=1,
+    seed,
+    **settings,
 ):
     """What kernels.infer_documents does: fits row d of w_docs to document d, ids[offsets[d]:offsets[d + 1]].
 
     Each document is a corpus of its own, trained for so many epochs with all else frozen, from numbers uniform in
-    (-0.5, 0.5) / dim. Its seed is made of its ids and of seed: nothing else has an influence. One without tokens gets
-    zeros. settings are those of train_sequences. Returns (loss in nats, examples, kept tokens).
+    (-0.5, 0.5) / dim; its row becomes the mean of those after each of the last `averaged` epochs. With CBOW it counts
+    as tag_weight words of the window. Its seed is made of its ids and of seed: nothing else has an influence. One
+    without tokens gets zeros. settings are those of train_sequences. Returns (loss in nats, examples, kept tokens).
     """
     tally = np.zeros(3)
     for row, begin, end in zip(w_docs, offsets[:-1], offsets[1:], strict=True):
@@ -432,7 +450,7 @@ def infer_documents(
             continue
         own = document_seed(document, seed)
         row[:dim] = document_row(own, dim)
-        ends = np.array([0, len(document)], np.int64)
+        ends, after = np.array([0, len(document)], np.int64), []
         for epoch in range(epochs):
             tally += train_sequences(
                 w_in,
@@ -447,8 +465,8 @@ def infer_documents(
                 noise,
                 tree,
                 row[None],
-                np.array([0, 1]),
-                np.array([0]),
+                np.array([0, tag_weight]),
+                np.zeros(tag_weight, int),
                 cbow=cbow,
                 words=cbow,
                 shared=True,
@@ -459,6 +477,8 @@ def infer_documents(
                 frozen=True,
                 **settings,
             )
+            after.append(row.copy())
+        row[:] = np.mean(after[-averaged:], axis=0)
     return float(tally[0]), int(tally[1]), int(tally[2])
 
 
@@ -572,6 +592,7 @@ def device_train_sequences(
     tokens_before,
     tokens_total,
     frozen=False,
+    tag_weight=1,
     blocks=1,
 ):
     """What the kernels of csrc/sequences.cu do, their blocks one after the other. Returns loss, examples, kept tokens.
@@ -579,7 +600,8 @@ def device_train_sequences(
     The arguments are those of train_sequences, save that a piece is what a block there is, that each center is alone
     with its own width and draws, and that noise is the alias table: center number p of the corpus draws the words
     p * drawn onwards. blocks: those of the grid; block b takes the pieces b, b + blocks, ... tags=None: document d has
-    the tag d. seeds: one for each piece, which then is a corpus of its own.
+    the tag d. seeds: one for each piece, which then is a corpus of its own. tag_weight: with CBOW a tag counts as so
+    many words of the window.
     """
     total, examples, kept = 0.0, 0, 0
     n_pieces = len(pieces) - 1
@@ -610,11 +632,12 @@ def device_train_sequences(
                 rows = [ring.rows["tag", i] for i in range(len(mine))] + [ring.rows[p] for p in near if words]
                 negatives = noise.sample(drawn, own, epoch, (place + c) * drawn) if w_out is not None else []
                 if rows and cbow:
-                    share = 1.0 / len(rows)
-                    hidden = sum(rows) * (share if mean else 1.0)
+                    counts = np.array([tag_weight] * len(mine) + [1.0] * (len(rows) - len(mine)))
+                    share = 1.0 / counts.sum()
+                    hidden = counts @ np.array(rows) * (share if mean else 1.0)
                     delta, loss = device_predict(model, hidden, center, negatives)
-                    for row in rows:
-                        row += delta * (1.0 if mean else share)
+                    for row, count in zip(rows, counts, strict=True):
+                        row += count * delta * (1.0 if mean else share)
                     total, examples = total + loss, examples + 1
                 elif rows and not words:
                     for row in rows:
@@ -638,18 +661,20 @@ def device_train_sequences(
 
 
 def device_infer_documents(w_docs, dim, w_in, w_out, w_nodes, ids, offsets, keep=None, noise=None, tree=None, *,
-                           cbow, epochs, seed, **settings):  # fmt: skip
+                           cbow, epochs, averaged=1, seed, **settings):  # fmt: skip
     """infer_documents as the device kernels do it."""
     seeds = [document_seed(ids[begin:end], seed) for begin, end in pairwise(offsets)]
     for row, own, n in zip(w_docs, seeds, np.diff(offsets), strict=True):
         row[:] = 0
         row[:dim] = document_row(own, dim) if n else 0
-    tally = np.zeros(3)
+    tally, after = np.zeros(3), []
     for epoch in range(epochs):
         tally += device_train_sequences(
             w_in, w_out, w_nodes, ids, offsets, offsets, keep, noise, tree, w_docs, seeds=seeds, cbow=cbow, words=cbow,
             seed=seed, epoch=epoch, tokens_before=epoch, tokens_total=epochs, frozen=True, **settings,
         )  # fmt: skip
+        after.append(w_docs.copy())
+    w_docs[:] = np.mean(after[-averaged:], axis=0)
     return float(tally[0]), int(tally[1]), int(tally[2])
 
 

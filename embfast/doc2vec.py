@@ -72,8 +72,9 @@ class Doc2Vec(Estimator):
         hs: hierarchical softmax, over a Huffman tree of the words; beside negative sampling or, at negatives=0, alone.
         dm: how PV-DM joins document and window: "mean", "sum", or "concat", end to end in windows that are always full;
             then output rows are (tags + 2 * window) * dim numbers, and all documents must have as many tags.
-        tag_weight: PV-DM by mean or sum: each tag counts as so many words of the window, 1 to 100. Le & Mikolov, and
-            gensim, have 1: then a document is one of up to 2 * window + 1 voices, and its vector says less.
+        tag_weight: PV-DM by mean or sum: each tag counts as so many words of the window, 1 to 100. In Le & Mikolov, and
+            gensim, as one. Documents learn more from more, words less: of 8,333 IMDB reviews held out 85.9 % in place
+            of 83.3 %, WordSim353 of the word vectors 0.36 in place of 0.40 (dim=100, 20 epochs, lr=0.025).
         dbow_words: PV-DBOW trains word vectors too, by skip-gram in the same pass.
         sample: words with a larger share of the text are thinned out, as in word2vec.c; 0 for none.
         ns_exponent: 0.75 in word2vec.c; 0 draws all words alike.
@@ -342,7 +343,7 @@ class Doc2Vec(Estimator):
 
         Outputs begin at zero and move by the rows: from rows as small as those of words both stand still for long. In
         PV-DM tags that are larger than words would do the words' part too. Held-out IMDB reviews (PV-DBOW, dim=100,
-        20 epochs, three folds): 88.78 % in place of 88.57 %.
+        20 epochs, three folds, inferred as now): 88.78 % in place of 88.58 %.
         """
         initial_weights(table, self.dim, _of_documents(part.seed), first, over=self.dim ** (1 if part.cbow else 0.5))
 
@@ -555,7 +556,8 @@ class Doc2Vec(Estimator):
 
         epochs: passes over each document; those of training by default. More is not better: 5,000 of IMDB's training
             reviews held out (PV-DBOW, dim=200, 20 epochs of training), 10 and 20 gave 89.6 and 89.7 %, 50 gave 89.3 %.
-        The vector is the mean of what the row was after each of the last half of these epochs: single steps wander.
+        A vector is the mean of what its row was after each of the last half of these epochs, since single steps wander:
+            of 25,000 held out in three folds (PV-DBOW, dim=100) 88.78 % in place of 88.63 %.
         Memory: the result, and a copy of the ids.
 
         Rows of vectors_ came about while words and outputs moved too, so a classifier fitted to those wants strong

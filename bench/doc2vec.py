@@ -10,7 +10,8 @@ python -m bench.doc2vec --quality --dim 200 --lr 0 --infer-epochs 10 --c 0.001  
 The 25,000 reviews of imdb.train.tsv.xz in $EMBFAST_DATA/imdb (by default ../shared/data beside the checkout) are
 trained on, lower-cased, each mark a word of its own, in an order shuffled by the seed; the 25,000 of imdb.test.tsv.xz
 are inferred. Window 5, 5 negatives, sample 1e-3, min_count 5, learning rate 0.025 to 0.0001, PV-DM by the mean, one
-thread, for both programs; with --lr 0 each part learns as Doc2Vec does by default, PV-DM from 0.05, also in gensim.
+thread, for both programs; a document counts as Doc2Vec's tag_weight words in ours, as one in gensim (--tag-weight 1:
+in ours too). With --lr 0 each part learns as Doc2Vec does by default, PV-DM from 0.05, also in gensim.
 Programs take turns (A B A B), each run a process of its own.
 
 Speed is words in the vocabulary x epochs / CPU seconds of training (gensim: of `train`, after build_vocab; ours: of
@@ -49,6 +50,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.machine import machine_and_commit
+from embfast.doc2vec import Doc2Vec
 from embfast.training import cores
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -129,7 +131,7 @@ def command(program: str, python: str, mode: str, args: argparse.Namespace, epoc
     if program == "embfast":
         settings = {"mode": mode, "dim": args.dim, "window": 5, "negatives": 5, "sample": 1e-3, "epochs": epochs}
         settings |= {"lr": None if own else args.lr, "min_lr": MIN_LR, "threads": 1, "seed": seed}
-        settings |= {"dm": join or "mean"}
+        settings |= {"dm": join or "mean", "tag_weight": args.tag_weight}
         script = OURS
     else:
         lr = (0.05 if mode == "dm" and not join else 0.025) if own else args.lr
@@ -154,6 +156,7 @@ def scale(mode: str, args: argparse.Namespace, train: Path, new: Path) -> list[d
     """Seconds of inference with each number of threads, in turns; and how many times faster than with one."""
     kind, _, join = mode.partition("-")
     settings = {"mode": kind, "dm": join or "mean", "dim": args.dim, "epochs": 1, "threads": 1}
+    settings |= {"tag_weight": args.tag_weight}
     settings |= {"most": args.threads, "repeats": args.turns}
     done = run([sys.executable, "-c", SCALING, "", "", "", json.dumps(settings)], train, new, "", 10)
     walls, cpus = (
@@ -286,6 +289,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--threads", type=int, default=cores(), help="for the scaling, the most")
     add("--seeds", type=int, default=3, help="for the accuracy")
     add("--lr", type=float, default=0.025, help="the first; 0 for Doc2Vec's own of each mode")
+    add("--tag-weight", type=int, default=Doc2Vec().tag_weight, help="of ours in PV-DM; gensim's is 1")
     add("--c", type=float, default=1.0, help="of the logistic regression")
     add("--infer-epochs", type=int, help="for the accuracy; by default those of training")
     add("--reinfer", action="store_true", help="accuracy of a regression fitted to inferred training reviews")

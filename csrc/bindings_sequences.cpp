@@ -234,11 +234,13 @@ void bind_sequences(py::module_& m) {
       "infer_documents",
       [](Table w_docs, int64_t dim, Table w_in, Table w_out, Table w_nodes, const py::array& ids,
          const py::array& offsets, const Table& keep, const Table& noise, const HuffmanPaths* tree, int window,
-         bool shrink, bool cbow, bool mean, bool concat, int centers, int drawn, float scale, int epochs, uint64_t seed,
-         float lr_first, float lr_last, int threads) {
+         bool shrink, bool cbow, bool mean, bool concat, int centers, int drawn, float scale, int epochs, int averaged,
+         int64_t tag_weight, uint64_t seed, float lr_first, float lr_last, int threads) {
         Job job{};
         set_windows(job, window, shrink, cbow, mean, concat, centers, drawn, scale);
-        job.words = cbow, job.shared = true, job.frozen = true, job.most_tags = 1;
+        job.words = cbow, job.shared = true, job.frozen = true, job.most_tags = tag_weight;
+        if (tag_weight < 1 || tag_weight > most) throw py::value_error("tag_weight: expected 1..2^20");
+        if (tag_weight > 1 && (!cbow || concat)) throw py::value_error("tag_weight > 1 needs cbow without concat");
         if (!w_docs) throw py::value_error("w_docs is needed");
         const int64_t n_words = set_tables(job, w_in, w_out, w_nodes, w_docs, tree);
         job.ids = check::vector<int32_t>(ids, "ids");
@@ -251,19 +253,20 @@ void bind_sequences(py::module_& m) {
         set_draws(job, keep, noise, n_words);
         if (dim < 1 || dim > job.dim) throw py::value_error("dim: expected 1.." + std::to_string(job.dim));
         if (epochs < 1) throw py::value_error("epochs: expected 1 or more");
+        if (averaged < 1 || averaged > epochs) throw py::value_error("averaged: expected 1.." + std::to_string(epochs));
         check::threads(threads);
         job.seed = seed, job.lr_first = lr_first, job.lr_last = lr_last;
         Tally tally;
         {
           py::gil_scoped_release no_gil;
-          tally = infer_documents(job, dim, epochs, threads);
+          tally = infer_documents(job, dim, epochs, averaged, threads);
         }
         return py::make_tuple(tally.loss, tally.examples, tally.kept);
       },
       "w_docs"_a, "dim"_a, "w_in"_a, "w_out"_a, "w_nodes"_a, "ids"_a, "offsets"_a, "keep"_a = py::none(),
       "noise"_a = py::none(), "tree"_a = py::none(), py::kw_only(), "window"_a, "shrink"_a, "cbow"_a, "mean"_a,
-      "concat"_a = false, "centers"_a, "drawn"_a, "scale"_a, "epochs"_a, "seed"_a, "lr_first"_a, "lr_last"_a,
-      "threads"_a);
+      "concat"_a = false, "centers"_a, "drawn"_a, "scale"_a, "epochs"_a, "averaged"_a = 1, "tag_weight"_a = 1, "seed"_a,
+      "lr_first"_a, "lr_last"_a, "threads"_a);
 }
 
 }  // namespace embfast

@@ -154,20 +154,20 @@ Tally train_sequences(const Job& job, int threads) {
                     [&](int64_t block, const Scratch& s, Tally& tally) { train(job, block, s, tally); });
 }
 
-Tally infer_documents(const Job& job, int64_t columns, int epochs, int threads) {
+Tally infer_documents(const Job& job, int64_t columns, int epochs, int averaged, int threads) {
   const TrainBlock train = EMBFAST_CHOOSE_BF16(train_block);
+  const std::vector<int32_t> tags(job.most_tags);  // all are row 0
   return on_threads(job, threads, 0, job.n_documents, [&](int64_t document, const Scratch& s, Tally& tally) {
     float* const row = job.w_docs[document];
     std::fill_n(row, job.dim, 0.0f);
     const int64_t n = job.offsets[document + 1] - job.offsets[document];
     if (n == 0) return;
     // A corpus of this document alone, with a seed of its own.
-    const int64_t ends[] = {0, n}, tag_ends[] = {0, 1};
-    const int32_t tag = 0;
+    const int64_t ends[] = {0, n}, tag_ends[] = {0, job.most_tags};
     Job one = job;
     one.ids = job.ids + job.offsets[document];
     one.offsets = one.blocks = ends, one.n_documents = 1, one.longest_block = n;
-    one.tag_offsets = tag_ends, one.tags = &tag;
+    one.tag_offsets = tag_ends, one.tags = tags.data();
     one.w_docs.data = row, one.w_docs.n = 1;
     for (int64_t p = 0; p < n; ++p) one.seed = mix64(one.seed + Stream::golden + static_cast<uint64_t>(one.ids[p]));
     const Stream draw(one.seed, 0, Purpose::weights);
@@ -175,11 +175,14 @@ Tally infer_documents(const Job& job, int64_t columns, int epochs, int threads) 
       const auto uniform = static_cast<float>(draw(i) >> 40) * 0x1p-24f;
       row[i] = (uniform - 0.5f) / static_cast<float>(columns);
     }
+    std::vector<float> sum(job.dim);
     one.tokens_total = epochs * n;
     for (int epoch = 0; epoch < epochs; ++epoch) {
       one.epoch = epoch, one.tokens_before = epoch * n;
       train(one, 0, s, tally);
+      for (int64_t i = 0; epoch >= epochs - averaged && i < job.dim; ++i) sum[i] += row[i];
     }
+    for (int64_t i = 0; i < job.dim; ++i) row[i] = sum[i] / static_cast<float>(averaged);
   });
 }
 

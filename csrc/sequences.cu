@@ -33,7 +33,7 @@ struct SequenceJob {
   int32_t shrink, words, mean, frozen;  // as in Job
   int32_t drawn;                        // negatives of each center
   float lr_first, lr_last;
-  int32_t unused;
+  float tag_weight;  // CBOW: a tag counts as so many words of the window
 };
 
 struct DeviceTally {
@@ -298,13 +298,16 @@ struct Trainer {
   __device__ void cbow(const Members& m, int32_t word, uint64_t place) {
     float4 hidden = zero4();
     int slot = m.slot;
-    for (int k = 0; k < m.n; ++k, slot = next(m, slot)) hidden = plus(hidden, 1.0f, held(slot));
-    const float share = 1.0f / static_cast<float>(m.n);
+    const auto weight = [&](int k) { return documents && k < n_tags ? job.tag_weight : 1.0f; };
+    for (int k = 0; k < m.n; ++k, slot = next(m, slot)) hidden = plus(hidden, weight(k), held(slot));
+    float count = static_cast<float>(m.n);
+    if (documents) count += (job.tag_weight - 1.0f) * static_cast<float>(n_tags);
+    const float share = 1.0f / count;
     if (job.mean) hidden = plus(zero4(), share, hidden);
     const float4 delta = predict(hidden, word, place);
     slot = m.slot;
     for (int k = 0; k < m.n; ++k, slot = next(m, slot)) {
-      if (mine) ring[at(slot)] = plus(ring[at(slot)], job.mean ? 1.0f : share, delta);
+      if (mine) ring[at(slot)] = plus(ring[at(slot)], job.mean ? weight(k) : weight(k) * share, delta);
     }
   }
 

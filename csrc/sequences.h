@@ -23,7 +23,8 @@ struct Job {
   int64_t dim;         // floats in a row of w_in and w_docs
   int64_t hidden_dim;  // floats in a row of w_out and w_nodes: with concat more than dim
 
-  const int64_t* tag_offsets;  // document d has the tags tags[tag_offsets[d]] onwards, all distinct
+  const int64_t* tag_offsets;  // document d has the tags tags[tag_offsets[d]] onwards, all distinct; with CBOW by mean
+                               // or sum one may stand there k times, and then counts as k words of the window do
   const int32_t* tags;
   int64_t most_tags;  // of a document
 
@@ -115,9 +116,11 @@ void train_block(const Job&, int64_t block, const Scratch&, Tally&);
 Tally train_sequences(const Job& job, int threads);
 
 // Fits row d of w_docs to document d in so many epochs, from small random numbers in its first `columns` columns; all
-// else is frozen. What a document gets depends on its ids and the seed, not on its neighbours, its place or the
-// threads; one without tokens gets zeros. blocks, tags and the token counts of the job are not looked at.
-Tally infer_documents(const Job& job, int64_t columns, int epochs, int threads);
+// else is frozen. The row becomes the mean of what it was after each of the last `averaged` epochs (Polyak & Juditsky
+// 1992): the path of single steps wanders around what it tends to. In each window the row stands most_tags times. What
+// a document gets depends on its ids and the seed, not on its neighbours, its place or the threads; one without tokens
+// gets zeros. blocks, tags and the token counts of the job are not looked at.
+Tally infer_documents(const Job& job, int64_t columns, int epochs, int averaged, int threads);
 
 // The pair weights of a skip-gram window. Position p of token[first..last) counts for center t (token[center + t])
 // when it is at most radius away and not the center itself; a negative that is the center counts for nothing. A word

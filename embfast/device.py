@@ -38,7 +38,7 @@ SEQUENCE_JOB = np.dtype(
         *((name, np.int32) for name in ("n_words", "pitch", "window", "most_tags")),
         *((name, np.int32) for name in ("shrink", "words", "mean", "frozen", "drawn")),
         *((name, np.float32) for name in ("lr_first", "lr_last")),
-        ("unused", np.int32),
+        ("tag_weight", np.float32),
     ]
 )
 TALLY = np.dtype([("loss", np.float64), ("examples", np.uint64), ("kept", np.uint64)])
@@ -276,6 +276,7 @@ class Sequences:
         lr_last: float,
         words: bool = True,
         frozen: bool = False,
+        tag_weight: int = 1,
         tag_offsets: np.ndarray | None = None,
         tags: np.ndarray | None = None,
     ) -> None:
@@ -337,6 +338,7 @@ class Sequences:
             "drawn": drawn,
             "lr_first": lr_first,
             "lr_last": lr_last,
+            "tag_weight": tag_weight,
         }.items():
             job[name] = value
         self._job = job
@@ -401,11 +403,14 @@ class Sequences:
                 first = last
             return self._end()
 
-    def infer(self, rows: np.ndarray, ids: np.ndarray, offsets: np.ndarray, epochs: int) -> tuple[float, int, int]:
+    def infer(
+        self, rows: np.ndarray, ids: np.ndarray, offsets: np.ndarray, epochs: int, averaged: int
+    ) -> tuple[float, int, int]:
         """Fits row d of rows, float32 (documents, columns), to document d, ids[offsets[d]:offsets[d + 1]], alone.
 
         What reference.device_infer_documents does; the session is frozen.
         """
+        rows[:] = 0
         cupy, n, columns = self._cupy, len(offsets) - 1, rows.shape[1]
         self._job["tokens_total"] = epochs
         with self.device.current():
@@ -413,7 +418,6 @@ class Sequences:
             lane = self._lanes[0]
             job = self._send(lane, ids, offsets, offsets)
             if job is None:
-                rows[:] = 0
                 return self._end()
             seeds, table = lane.room("seeds", n, np.uint64), cupy.empty(rows.shape, np.float32)
             job["seeds"], job["w_docs"] = seeds.data.ptr, table.data.ptr
@@ -426,7 +430,9 @@ class Sequences:
             for epoch in range(epochs):
                 job["epoch"] = job["tokens_before"] = epoch
                 self._launch(lane, job.copy())
-            table.get(stream=lane.stream, out=rows)
+                if epoch >= epochs - averaged:
+                    rows += table.get(stream=lane.stream)
+            rows /= averaged
             return self._end()
 
     def _begin(self) -> None:

@@ -56,6 +56,10 @@ class Tags:
             raise ValueError(f"tags: expected those of {n:,} documents, got those of {len(given):,}")
         return given
 
+    def repeated(self, times: int) -> Tags:
+        """The same with each tag of a document so many times in a row."""
+        return self if times == 1 else Tags(self.keys, self.offsets * times, np.repeat(self.ids, times))
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 

@@ -35,8 +35,8 @@ _CELLS = 1 << 18  # numbers per step of the numpy loops over tables: 1 MB
 # ---- weights and blocks -------------------------------------------------------------------------------------------
 
 
-def initial_weights(table: np.ndarray, dim: int, seed: int, first: int = 0) -> None:
-    """Fills a padded table with word2vec.c's first input weights, uniform in (-0.5, 0.5) / dim, in place.
+def initial_weights(table: np.ndarray, dim: int, seed: int, first: int = 0, over: float | None = None) -> None:
+    """Fills a padded table with first weights, in place: uniform in (-0.5, 0.5) / over, dim if None as in word2vec.c.
 
     Row i is row first + i of the model: it depends on seed, dim and that number alone, so that a vocabulary can grow.
     """
@@ -49,7 +49,7 @@ def initial_weights(table: np.ndarray, dim: int, seed: int, first: int = 0) -> N
         rows = table[lo : lo + step]
         generator.random(dtype=np.float32, out=rows)
         rows -= np.float32(0.5)
-        rows /= np.float32(dim)
+        rows /= np.float32(dim if over is None else over)
         rows[:, dim:] = 0
 
 

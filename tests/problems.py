@@ -36,6 +36,7 @@ class Problem:
     seed: int = 1
     period: int = 0  # words repeat after so many tokens, in place of random ones
     tags: int = 0  # of a document: from none (save with concat, where all have as many) to this many; 0: no documents
+    tag_weight: int = 1  # a tag stands so many times
     predict: bool = True  # words of the window predict, beside the tags
     concat: bool = False
 
@@ -71,6 +72,7 @@ class Problem:
             ]
             if self.tags == 1:
                 lists = [np.array([d]) for d in range(n)]
+            lists = [np.repeat(own, self.tag_weight) for own in lists]
             documents = {
                 "w_docs": table(2 * n),
                 "tag_offsets": np.cumsum([0, *map(len, lists)]).astype(np.int64),
@@ -131,7 +133,7 @@ class Problem:
             arguments.pop(name)
         del arguments["tokens_before"], arguments["tokens_total"]
         arguments["w_docs"] = arguments["w_docs"][: len(arguments["offsets"]) - 1]
-        arguments |= {"dim": self.dim, "epochs": 3, **changed}
+        arguments |= {"dim": self.dim, "epochs": 3, "averaged": 2, "tag_weight": self.tag_weight, **changed}
         tally = how.infer_documents(**arguments)
         tables = {name: arguments[name] for name in TABLES if arguments[name] is not None}
         return {"tally": np.array(tally, np.float64), **tables}
@@ -239,6 +241,14 @@ def every_problem():
         found[f"{kind}-fast-path-centers{together}"] = plain
         found[f"{kind}-period7-centers{together}"] = replace(plain, period=7)
         found[f"{kind}-saturated-centers{together}"] = replace(plain, score=25.0, lr=0.002, words=100)
+    for kind, together in product(("dm-mean", "dm-sum"), (1, 2)):
+        heavy = Problem(dim=20, words=600, tokens=150, window=5, tags=1, drawn=8, centers=together, **DOCUMENTS[kind])
+        heavy = replace(heavy, tag_weight=3)
+        found[f"{kind}-weight3-centers{together}"] = heavy
+        found[f"{kind}-weight3-tags3-centers{together}"] = replace(heavy, tags=3)
+        found[f"{kind}-weight3-few-words-centers{together}"] = replace(heavy, words=2, tokens=60, lr=0.01)
+        if together == 1:
+            found[f"{kind}-weight3-hs"] = replace(heavy, hs=True)
     # Where few words get many moves in one step, long steps run away, and rounding with them.
     return {name: replace(p, lr=p.lr / 10) if p.words < 12 and p.window > 1 else p for name, p in found.items()}
 

@@ -145,7 +145,9 @@ def test_inferred_rows_are_those_of_the_reference(kind, cupy, corpus):
         keep=training.keep_thresholds(model.counts_, model.sample),
         noise=reference.NoiseTable(training.noise_weights(model.counts_, 0.75)),
         cbow=part.cbow,
-        epochs=2,
+        epochs=4,
+        averaged=2,
+        tag_weight=part.tag_weight,
         seed=part.seed,
         window=model.window if part.words else 1,
         shrink=part.words,
@@ -154,7 +156,7 @@ def test_inferred_rows_are_those_of_the_reference(kind, cupy, corpus):
         lr_first=lr,
         lr_last=min_lr,
     )
-    assert_allclose(model.infer(corpus), expected[:, :12], rtol=1e-5, atol=1e-6)
+    assert_allclose(model.infer(corpus, epochs=4), expected[:, :12], rtol=1e-5, atol=1e-6)
 
 
 def test_nodes_learn_as_on_the_cpu(cupy, monkeypatch):

@@ -23,6 +23,8 @@ MODELS = {
     "dbow-words": {"tags": 3},
     "dm-mean": {"cbow": True, "tags": 3},
     "dm-sum": {"cbow": True, "mean": False, "tags": 1},
+    "dm-mean-weight3": {"cbow": True, "tags": 3, "tag_weight": 3},
+    "dm-sum-weight3": {"cbow": True, "mean": False, "tags": 1, "tag_weight": 3},
 }
 
 
@@ -78,7 +80,7 @@ PROBLEMS = device_problems()
 
 def device_arguments(problem, dtype=np.float32):
     """Arguments of reference.device_train_sequences."""
-    arguments = problem.arguments(dtype)
+    arguments = replace(problem, tag_weight=1).arguments(dtype) | {"tag_weight": problem.tag_weight}
     arguments["pieces"] = arguments.pop("blocks")
     counts = np.sort(np.random.default_rng(problem.seed % 2**32).integers(1, 1000, problem.words))[::-1]
     arguments["noise"] = reference.NoiseTable(counts**0.75)
@@ -124,7 +126,7 @@ def device_job(arguments, tally, grid=1, shared_most=SHARED_MOST):
         job[name] = arguments[name]
     for name in ("tokens_before", "tokens_total"):
         job[name] = arguments[name]
-    job["words"], job["frozen"] = words, arguments.get("frozen", False)
+    job["words"], job["frozen"], job["tag_weight"] = words, arguments.get("frozen", False), arguments["tag_weight"]
     job["n_documents"], job["n_pieces"] = len(arguments["offsets"]) - 1, n_pieces
     job["n_words"], job["pitch"], job["most_tags"] = len(noise), table.shape[1] // 4, most_tags
     return job[()], shape, arrays
@@ -236,7 +238,7 @@ def test_small_steps_are_those_of_the_cpu(kind):
 
 
 @pytest.mark.parametrize("output", ["ns", "hs"])
-@pytest.mark.parametrize("kind", ["dbow", "dm-mean", "dm-sum"])
+@pytest.mark.parametrize("kind", ["dbow", "dm-mean", "dm-sum", "dm-mean-weight3"])
 @pytest.mark.parametrize("subsampled", [False, True])
 def test_inference_matches_the_reference(kind, output, subsampled, library):
     how = {**MODELS[kind], "tags": 1}

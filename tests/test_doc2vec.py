@@ -24,6 +24,8 @@ MODES = {
     "dm": {},
     "dm-sum": {"dm": "sum"},
     "dm-concat": {"dm": "concat"},
+    "dm-heavy": {"tag_weight": 4},
+    "dm-sum-heavy": {"dm": "sum", "tag_weight": 4},
     "dm-hs": {"hs": True, "negatives": 0},
     "dm-own": {"negatives_shared": False},
     "dbow": {"mode": "dbow"},
@@ -62,7 +64,8 @@ def factbook(data):
 
 
 def small(**settings):
-    return Doc2Vec(**{"dim": 12, "window": 1, "epochs": 20, "sample": 0, "lr": 0.1, "threads": 1, **settings})
+    settings = {"sample": 0, "lr": 0.1, "threads": 1, "tag_weight": 1, **settings}
+    return Doc2Vec(**{"dim": 12, "window": 1, "epochs": 20, **settings})
 
 
 def purity(vectors, near, topics, of):
@@ -96,6 +99,7 @@ def test_every_mode_learns_topics_and_infers_new_documents(corpus, mode):
         assert model.word_vectors_ is None
     else:
         assert model.word_vectors_.dim == 12
+    if model.word_vectors_ is not None and model.tag_weight == 1:  # words leave the topic to a tag that weighs more
         near = model.word_vectors_.most_similar("a1", k=5, exclude=[f"c{i}" for i in range(5)])
         assert sum(word[0] == "a" for word, _ in near) >= 4
     for table in model._tables.values():
@@ -136,6 +140,31 @@ def test_inference_depends_on_the_words_and_the_seed_alone(corpus, mode, monkeyp
     assert not np.array_equal(model.infer(new, epochs=3), expected)
     model.set_params(seed=5)
     assert not np.array_equal(model.infer(new), expected)
+
+
+def test_an_inferred_row_is_the_mean_of_the_second_half_of_its_epochs(corpus, monkeypatch):
+    found, infer = [], kernels.infer_documents
+    monkeypatch.setattr(kernels, "infer_documents", lambda *a, **k: (found.append(k["averaged"]), infer(*a, **k))[1])
+    model = small().fit(corpus)
+    for epochs in (1, 2, 3, 20):
+        model.infer([["a1", "b1"]], epochs=epochs)
+    assert found == [1, 1, 1, 10]
+
+
+def test_a_tag_counts_as_several_words_of_the_window(documents, corpus):
+    """As one that stands several times at its document; concatenation has one place for it."""
+    alike = {}
+    for weight in (1, 3):
+        for kind in ("dm", "dm-sum", "dm-concat", "dbow"):
+            model = small(**MODES[kind], tag_weight=weight, epochs=2).fit(corpus)
+            alike.setdefault(kind, []).append((model.vectors_.matrix, model.infer(corpus)))
+    for kind, ((trained, inferred), (heavy, heavily)) in alike.items():
+        same = kind in ("dm-concat", "dbow")
+        assert np.array_equal(trained, heavy) == np.array_equal(inferred, heavily) == same
+    n = len(documents)
+    thrice = Tags([str(i) for i in range(n)], np.arange(n + 1) * 3, np.repeat(np.arange(n, dtype=np.int32), 3))
+    model = small(tag_weight=1, epochs=2).fit(corpus, tags=thrice)
+    assert_array_equal(model.vectors_.matrix, alike["dm"][1][0])
 
 
 def test_empty_and_unknown_documents_are_zeros_and_one_warning(corpus):
@@ -332,6 +361,8 @@ def test_tagged_parquet_is_read(tmp_path, column):
         ({"window": 0}, "window must be"),
         ({"negatives": -1}, "negatives must be"),
         ({"negatives": 0}, "leave nothing to learn from"),
+        ({"tag_weight": 0}, "tag_weight must be"),
+        ({"tag_weight": 101}, "tag_weight must be"),
         ({"hs": 1}, "hs must be True or False"),
         ({"dbow_words": "yes"}, "dbow_words must be True or False"),
         ({"sample": -1.0}, "sample must be"),
@@ -431,7 +462,7 @@ def test_the_command_trains_and_infers(documents, tmp_path):
     lines = [" ".join(document) for document in documents]
     plain.write_text("\n".join(lines) + "\n")
     tagged.write_text("".join(f"t{i}\t{line}\n" for i, line in enumerate(lines)))
-    flags = ["--dim", 12, "--epochs", 2, "--sample", 0, "--threads", 1, "--lr", 0.1, "--window", 1]
+    flags = ["--dim", 12, "--epochs", 2, "--sample", 0, "--threads", 1, "--lr", 0.1, "--window", 1, "--tag-weight", 1]
     model = tmp_path / "model.safetensors"
     shown = json.loads(run(plain, "-o", tmp_path / "docs.npz", "--save-model", model, *flags, "--json").stdout)
     expected = small(epochs=2, min_count=5).fit(documents)

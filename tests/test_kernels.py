@@ -189,7 +189,7 @@ def test_a_batch_follows_the_gradient_of_its_stated_loss(kind, centers, output):
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("output", ["ns", "hs", "both"])
 @pytest.mark.parametrize("centers", [1, 3])
-@pytest.mark.parametrize("kind", DOCUMENTS)
+@pytest.mark.parametrize("kind", [*DOCUMENTS, "dm-mean-twice", "dm-sum-twice"])
 def test_a_batch_with_tags_follows_the_gradient_of_its_stated_loss(kind, centers, output, frozen):
     """Le & Mikolov 2014: a document's tags are in every window. CBOW's inputs move by word2vec.c's factors."""
     if centers > 1 and output != "ns":
@@ -197,6 +197,8 @@ def test_a_batch_with_tags_follows_the_gradient_of_its_stated_loss(kind, centers
     rng = np.random.default_rng(6)
     words, dim, radius, concat = 5, 3, 2, kind == "dm-concat"
     sentence, drawn, tags = np.array([0, 1, 2, 3, 1, 0, 2]), np.array([2, 2, 0, 4]), np.array([3, 1])
+    if kind.endswith("twice"):
+        kind, tags = kind.removesuffix("-twice"), np.array([3, 1, 3])
     wide = (len(tags) + 2 * radius) * dim if concat else dim
     w_in, w_docs = rng.standard_normal((words + concat, dim)), rng.standard_normal((4, dim))
     w_out, w_nodes = rng.standard_normal((words, wide)), rng.standard_normal((words - 1, wide))
@@ -246,7 +248,8 @@ def test_a_batch_with_tags_follows_the_gradient_of_its_stated_loss(kind, centers
         if frozen and name != "w_docs":
             assert_array_equal(table, before[name])
             continue
-        factor = {"dm-mean": 6, "dm-sum": 1 / 6}.get(kind, 1.0) if name in ("w_docs", "w_in") else 1.0
+        rows = len(tags) + 2 * radius
+        factor = {"dm-mean": rows, "dm-sum": 1 / rows}.get(kind, 1.0) if name in ("w_docs", "w_in") else 1.0
         assert kind == "dbow" or np.abs(slopes[name]).max() > 0.01
         assert_allclose(table - before[name], -factor * slopes[name], rtol=1e-6, atol=1e-8)
 
@@ -465,6 +468,10 @@ def test_bad_documents_are_refused_by_name(case):
         ("dim: expected 1..16", {"dim": 17}),
         ("dim: expected 1..16", {"dim": 0}),
         ("epochs", {"epochs": 0}),
+        ("averaged: expected 1..3", {"averaged": 0}),
+        ("averaged: expected 1..3", {"averaged": 4}),
+        ("tag_weight: expected 1..2", {"tag_weight": 0}),
+        ("tag_weight > 1 needs cbow without concat", {"tag_weight": 2}),
         ("threads", {"threads": 0}),
     ],
     ids=str,

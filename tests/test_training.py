@@ -9,7 +9,7 @@ import threading
 
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
 from embfast import estimator, kernels, tensors, training
 from embfast.corpus import Corpus
@@ -82,6 +82,9 @@ def test_first_weights_are_uniform_and_change_with_the_seed():
     counts = np.histogram(scaled, bins=20, range=(-0.5, 0.5))[0]
     expected = scaled.size / 20
     assert ((counts - expected) ** 2 / expected).sum() < 45.3  # chi-square with 19 degrees of freedom, p = 0.0006
+    wide = kernels.weight_table(10_000, dim)
+    initial_weights(wide, dim, seed=0, over=3.0)
+    assert_allclose(wide[:, :dim] * 3.0, scaled, atol=1e-6)
     assert abs(np.corrcoef(scaled.ravel(), other[:, :dim].ravel())[0, 1]) < 0.01
     assert len(np.unique(table[:, 0])) > 9_900
 

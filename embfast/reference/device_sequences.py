@@ -123,6 +123,7 @@ def device_train_sequences(
     tokens_before,
     tokens_total,
     frozen=False,
+    tag_weight=1,
     blocks=1,
 ):
     """What the kernels of csrc/sequences.cu do, their blocks one after the other. Returns loss, examples, kept tokens.
@@ -130,7 +131,8 @@ def device_train_sequences(
     The arguments are those of train_sequences, save that a piece is what a block there is, that each center is alone
     with its own width and draws, and that noise is the alias table: center number p of the corpus draws the words
     p * drawn onwards. blocks: those of the grid; block b takes the pieces b, b + blocks, ... tags=None: document d has
-    the tag d. seeds: one for each piece, which then is a corpus of its own.
+    the tag d. seeds: one for each piece, which then is a corpus of its own. tag_weight: with CBOW a tag counts as so
+    many words of the window.
     """
     total, examples, kept = 0.0, 0, 0
     n_pieces = len(pieces) - 1
@@ -161,11 +163,12 @@ def device_train_sequences(
                 rows = [ring.rows["tag", i] for i in range(len(mine))] + [ring.rows[p] for p in near if words]
                 negatives = noise.sample(drawn, own, epoch, (place + c) * drawn) if w_out is not None else []
                 if rows and cbow:
-                    share = 1.0 / len(rows)
-                    hidden = sum(rows) * (share if mean else 1.0)
+                    counts = np.array([tag_weight] * len(mine) + [1.0] * (len(rows) - len(mine)))
+                    share = 1.0 / counts.sum()
+                    hidden = counts @ np.array(rows) * (share if mean else 1.0)
                     delta, loss = device_predict(model, hidden, center, negatives)
-                    for row in rows:
-                        row += delta * (1.0 if mean else share)
+                    for row, count in zip(rows, counts, strict=True):
+                        row += count * delta * (1.0 if mean else share)
                     total, examples = total + loss, examples + 1
                 elif rows and not words:
                     for row in rows:
@@ -189,16 +192,18 @@ def device_train_sequences(
 
 
 def device_infer_documents(w_docs, dim, w_in, w_out, w_nodes, ids, offsets, keep=None, noise=None, tree=None, *,
-                           cbow, epochs, seed, **settings):  # fmt: skip
+                           cbow, epochs, averaged=1, seed, **settings):  # fmt: skip
     """infer_documents as the device kernels do it."""
     seeds = [document_seed(ids[begin:end], seed) for begin, end in pairwise(offsets)]
     for row, own, n in zip(w_docs, seeds, np.diff(offsets), strict=True):
         row[:] = 0
         row[:dim] = document_row(own, dim) if n else 0
-    tally = np.zeros(3)
+    tally, after = np.zeros(3), []
     for epoch in range(epochs):
         tally += device_train_sequences(
             w_in, w_out, w_nodes, ids, offsets, offsets, keep, noise, tree, w_docs, seeds=seeds, cbow=cbow, words=cbow,
             seed=seed, epoch=epoch, tokens_before=epoch, tokens_total=epochs, frozen=True, **settings,
         )  # fmt: skip
+        after.append(w_docs.copy())
+    w_docs[:] = np.mean(after[-averaged:], axis=0)
     return float(tally[0]), int(tally[1]), int(tally[2])

@@ -164,7 +164,8 @@ def cbow_batch(model, batch, mean):
 
     Source: Mikolov et al. 2013, arXiv:1301.3781. With the mean, each word moves by the whole error of the mean, which
     is its gradient times the number of words (as word2vec.c); with the sum, by its gradient over that number. Tags are
-    further members of every window: PV-DM of Le & Mikolov 2014, arXiv:1405.4053.
+    further members of every window: PV-DM of Le & Mikolov 2014, arXiv:1405.4053. One that stands several times counts
+    as several members.
     """
     near, n_tags = batch.near, len(batch.tags)
     count = near.sum(axis=0) + n_tags
@@ -182,7 +183,7 @@ def cbow_batch(model, batch, mean):
     if not mean:
         delta /= count[:, None]
     if n_tags:
-        model.w_docs[batch.tags] += delta.sum(axis=0)
+        np.add.at(model.w_docs, batch.tags, delta.sum(axis=0))
     if not model.frozen:
         np.add.at(model.w_in, batch.sentence, near @ delta)
     return loss, len(count)
@@ -329,13 +330,30 @@ def document_row(seed, dim):
 
 
 def infer_documents(
-    w_docs, dim, w_in, w_out, w_nodes, ids, offsets, keep=None, noise=None, tree=None, *, cbow, epochs, seed, **settings
+    w_docs,
+    dim,
+    w_in,
+    w_out,
+    w_nodes,
+    ids,
+    offsets,
+    keep=None,
+    noise=None,
+    tree=None,
+    *,
+    cbow,
+    epochs,
+    averaged=1,
+    tag_weight=1,
+    seed,
+    **settings,
 ):
     """What kernels.infer_documents does: fits row d of w_docs to document d, ids[offsets[d]:offsets[d + 1]].
 
     Each document is a corpus of its own, trained for so many epochs with all else frozen, from numbers uniform in
-    (-0.5, 0.5) / dim. Its seed is made of its ids and of seed: nothing else has an influence. One without tokens gets
-    zeros. settings are those of train_sequences. Returns (loss in nats, examples, kept tokens).
+    (-0.5, 0.5) / dim; its row becomes the mean of those after each of the last `averaged` epochs. With CBOW it counts
+    as tag_weight words of the window. Its seed is made of its ids and of seed: nothing else has an influence. One
+    without tokens gets zeros. settings are those of train_sequences. Returns (loss in nats, examples, kept tokens).
     """
     tally = np.zeros(3)
     for row, begin, end in zip(w_docs, offsets[:-1], offsets[1:], strict=True):
@@ -345,7 +363,7 @@ def infer_documents(
             continue
         own = document_seed(document, seed)
         row[:dim] = document_row(own, dim)
-        ends = np.array([0, len(document)], np.int64)
+        ends, after = np.array([0, len(document)], np.int64), []
         for epoch in range(epochs):
             tally += train_sequences(
                 w_in,
@@ -360,8 +378,8 @@ def infer_documents(
                 noise,
                 tree,
                 row[None],
-                np.array([0, 1]),
-                np.array([0]),
+                np.array([0, tag_weight]),
+                np.zeros(tag_weight, int),
                 cbow=cbow,
                 words=cbow,
                 shared=True,
@@ -372,4 +390,6 @@ def infer_documents(
                 frozen=True,
                 **settings,
             )
+            after.append(row.copy())
+        row[:] = np.mean(after[-averaged:], axis=0)
     return float(tally[0]), int(tally[1]), int(tally[2])

@@ -131,7 +131,8 @@ class LINE(Estimator):
             self._tables = {name: kernels.weight_table(len(graph), self.dim) for name in self._names()}
             for order in self._orders():
                 initial_weights(self._tables[f"w_in_{order}"], self.dim, _seed(self.seed, order))
-        self.words_, self.counts_ = [graph.names[i] for i in by_count], counts[by_count]
+        names = list(graph.names)
+        self.words_, self.counts_ = [names[i] for i in by_count], counts[by_count]
         self._fingerprint = graph_print
         rows = np.empty(len(graph), np.int32)
         rows[by_count] = np.arange(len(graph), dtype=np.int32)

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embfast.captions import SPECIAL, Captions, Linked, Texts, encode, tokenize, vocabulary
+from embfast.captions import SPECIAL, Captions, Linked, encode, tokenize, vocabulary
 from embfast.doc2vec import Doc2Vec
 from embfast.errors import FormatError, TrainingError
 from embfast.evaluate import Ranking, Retrieval, retrieval, similarities
-from embfast.tensors import TensorFile, word_tensors
+from embfast.tensors import TensorFile, Texts, word_tensors
 from embfast.training import (
     Estimator,
     Path,

@@ -201,7 +201,8 @@ class Node2Vec(Estimator):
         else:
             visits = _visits(walks, threads)
             order = np.argsort(-visits, kind="stable")
-            self.words_, self.counts_ = [graph.names[i] for i in order], visits[order]
+            names = list(graph.names)
+            self.words_, self.counts_ = [names[i] for i in order], visits[order]
             n = len(graph)
             self._progress = Progress()
             self._tables = {"w_in": kernels.weight_table(n, self.dim)}
@@ -254,7 +255,7 @@ class Node2Vec(Estimator):
         self._fingerprint = None
         return self._train(walks, threads, None, 10.0, progress)
 
-    def _grow(self, names: list[str], visits: np.ndarray) -> np.ndarray:
+    def _grow(self, names: Sequence[str], visits: np.ndarray) -> np.ndarray:
         """Takes the nodes of a graph and the visits to them into the model; returns the row of each."""
         index = {name: i for i, name in enumerate(self.words_)}
         n_old = len(index)

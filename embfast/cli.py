@@ -874,7 +874,7 @@ def images(
     json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Vectors of images: a layer of a pretrained network, or all of them with --fne; needs embfast[images].
+    """Vectors of images: a layer of a pretrained network, or all of them with --fne; needs embfast\\[images].
 
     Keys are paths below the folder. Statistics (--fne, --reduce) are those of the images given, or of --model.
     """
@@ -1355,7 +1355,7 @@ def plot(
     json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Draw words on a plane, similar ones near each other; needs embfast[plot]."""
+    """Draw words on a plane, similar ones near each other; needs embfast\\[plot]."""
     import warnings
 
     from embfast.plot import plot as draw

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from embfast import LINE, Graph, kernels, reference
 from embfast.cli import app
-from embfast.line import BUFFER, _Edges, _seed
+from embfast.line import BUFFER, REACH, _Edges, _seed
 from embfast.training import NoisePool, initial_weights, noise_weights
 from embfast.vectors import Vectors
 
@@ -65,7 +65,7 @@ def test_training_is_skip_gram_on_drawn_edges(order):
     row_of = {word: i for i, word in enumerate(model.words_)}
     edges = _Edges(graph, np.array([row_of[name] for name in graph.names], np.int32))
     table = kernels.weight_table(nodes, 7)
-    initial_weights(table, 7, _seed(seed, order))
+    initial_weights(table, 7, _seed(seed, order), reach=REACH)
     w_in = table[:, :7].astype(np.float64)
     before = w_in.copy()
     w_out = w_in if order == "1" else np.zeros_like(w_in)

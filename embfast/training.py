@@ -211,7 +211,7 @@ def check_corpus(corpus: Any) -> None:
 
 
 def initial_weights(table: np.ndarray, dim: int, seed: int, first: int = 0, reach: float = 0.5) -> None:
-    """Fills a padded table with first input weights, uniform in (-reach, reach) / dim, in place; word2vec.c's are at 0.5.
+    """Fills a padded table with first input weights, uniform in (-reach, reach) / dim, in place; word2vec.c's have 0.5.
 
     Row i is row first + i of the model: it depends on seed, dim and that number alone, so that a vocabulary can grow.
     """

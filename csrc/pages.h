@@ -1,5 +1,5 @@
-// Memory in huge pages where the system has any: reads far apart should not miss the TLB as well as the cache, and pages
-// of 4 KB given out one by one cost as much as what is first written to them.
+// Memory in huge pages where the system has any: reads far apart should not miss the TLB as well as the cache, and
+// pages of 4 KB given out one by one cost as much as what is first written to them.
 #pragma once
 
 #include <sys/mman.h>

@@ -5,11 +5,13 @@ python -m bench.walks --nodes 100000 --small 2000
 
 Graphs grow by preferential attachment (Barabasi and Albert 1999), so degrees follow a power law; node numbers are
 shuffled. The same walks run on a small graph that the second-level cache holds and on the large one, in turns, one
-thread, steps per CPU second as `Walks.read` gives them. Beside them run the bare reads of the same walks, all addresses
-known before: for each try a neighbour and a word of the table of bits, for each step the offsets of a row and
-the label of a node. What these
-take longer on the large graph is the part of the difference that the memory explains. Peak memory is that of a process
-that opens a saved graph and walks, less what it held before it opened the graph; names of nodes are a part of it.
+thread, steps per CPU second as `Walks.read` gives them. Beside them run the bare reads of such walks: every address was
+noted down before, and is read again in the same order, by as many walks in turns, each read waiting for the one before
+of the same walk, and nothing drawn, compared or written. Those are, of each try, the two offsets of the row, a
+neighbour, a word of the table of bits where the draw leaves it open, and the neighbours that a search looks at where
+the word does; and the labels of the nodes. What these take longer on the large graph is the part of the difference that
+the memory explains. Peak memory is that of a process that opens a saved graph and walks, less what it held before it
+opened the graph; names of nodes are a part of it.
 """
 
 import argparse
@@ -31,9 +33,10 @@ from rich.table import Table
 from bench.machine import machine_and_commit, write_json
 from bench.node2vec import SETTINGS
 from bench.word2vec import say
-from embfast import reference
 from embfast.graph import Graph
-from embfast.walks import _TOGETHER, Walks, _member_word, next_draw
+from embfast.walks import _TOGETHER, Walks, _member_word, _own_words, next_draw
+
+OFFSETS, NEIGHBOURS, MEMBERS, LABELS = range(4)  # what a phase of a turn reads
 
 MEMORY = """
 import json, resource, sys
@@ -76,54 +79,167 @@ def power_law(n_nodes: int, per_node: int) -> Graph:
     return Graph.from_edges(place[sources], place[targets], n_nodes=n_nodes, duplicates="first")
 
 
-def tries_of(graph: Graph, rows: np.ndarray, p: float, q: float) -> float:
-    """Mean number of candidates for a step, from the enumerated probabilities at some places of walks."""
-    if p == q == 1:
-        return 1.0
-    most, excess, found = max(1, 1 / q), max(0.0, 1 / p - max(1, 1 / q)), []
-    for previous, current in rows[:: max(1, len(rows) // 300), 40:42]:
-        row = graph.neighbours[graph.offsets[current] : graph.offsets[current + 1]]
-        bias = np.array([reference.bias(graph, previous, current, x, p, q) for x in row])
-        found.append((len(row) * most + excess) / bias.sum())
-    return float(np.mean(found))
+@njit
+def _with_room(array: Any, n: Any) -> Any:
+    """The array, or a longer one that begins alike, for n numbers."""
+    if n <= len(array):
+        return array
+    longer = np.empty(2 * n, array.dtype)
+    for i in range(len(array)):
+        longer[i] = array[i]
+    return longer
 
 
 @njit
-def addresses(offsets: Any, neighbours: Any, rows: Any, tries: Any, together: Any, draw: Any) -> Any:
-    """Places in neighbours, words of the table of bits and nodes that walks read, many walks by turns."""
-    n, length = rows.shape
-    places, words = np.empty(np.int64(n * length * (tries + 1)), np.int64), np.empty(0, np.int64)
-    words, nodes = np.empty_like(places), np.empty(n * length, np.int64)
-    n_tries, n_steps = 0, 0
-    for first in range(0, n, together):
-        for step in range(1, length - 1):
-            for i in range(first, min(n, first + together)):
-                previous, current = rows[i, step - 1], rows[i, step]
-                begin, degree = offsets[current], offsets[current + 1] - offsets[current]
-                back, n_back = offsets[previous], offsets[previous + 1] - offsets[previous]
-                nodes[n_steps] = current
-                n_steps += 1
-                while n_tries < len(places):
-                    draw = next_draw(draw)
-                    place = begin + np.int64((draw >> np.uint64(11)) % np.uint64(degree))
-                    places[n_tries] = place
-                    words[n_tries] = np.int64(_member_word(back, n_back, len(offsets) - 1, neighbours[place])[0])
-                    n_tries += 1
-                    draw = next_draw(draw)
-                    if np.float64(draw >> np.uint64(11)) * 2.0**-53 * tries < 1:
-                        break
-    return places[:n_tries], words[:n_tries], nodes[:n_steps]
+def trace(
+    offsets: Any,
+    neighbours: Any,
+    members: Any,
+    inverse_p: Any,
+    inverse_q: Any,
+    starts: Any,
+    length: Any,
+    together: Any,
+    draw: Any,
+) -> Any:
+    """All that walks read, in the order in which `together` of them by turns do: addresses, the slot of the walk that
+    each belongs to, and of each phase of a turn its table and where it begins. members is empty where p = q = 1.
+    """
+    n_nodes = len(offsets) - 1
+    least, most = min(1.0, inverse_q), max(1.0, inverse_q)
+    excess = max(0.0, inverse_p - most)
+    addresses, slots, n = np.empty(1 << 20, np.uint32), np.empty(1 << 20, np.uint16), 0
+    begins, kinds, n_phases = np.empty(1 << 20, np.int64), np.empty(1 << 20, np.int64), 0
+    current, previous = np.empty(together, np.int64), np.empty(together, np.int64)
+    steps, rows = np.empty(together, np.int64), np.empty((together, length), np.int64)
+    x, height = np.empty(together, np.int64), np.empty(together)
+    looks, lows, sizes = np.empty(together, np.int64), np.empty(together, np.int64), np.empty(together, np.int64)
+    found = np.empty(together, np.bool_)
+    active, begun = 0, 0
+    while active or begun < len(starts):
+        while active < together and begun < len(starts):
+            current[active], previous[active], steps[active] = starts[begun], -1, 1
+            rows[active, 0] = starts[begun]
+            active += 1
+            begun += 1
+        room = n + together * (3 + 32 + length)  # a search looks at 32 places of a row at most
+        addresses, slots = _with_room(addresses, room), _with_room(slots, room)
+        room = n_phases + 3 + 33 + together
+        begins, kinds = _with_room(begins, room), _with_room(kinds, room)
+        begins[n_phases], kinds[n_phases] = n, OFFSETS
+        n_phases += 1
+        for i in range(active):
+            addresses[n], slots[n] = current[i], i
+            n += 1
+        begins[n_phases], kinds[n_phases] = n, NEIGHBOURS
+        n_phases += 1
+        for i in range(active):
+            begin, degree = offsets[current[i]], offsets[current[i] + 1] - offsets[current[i]]
+            draw = next_draw(draw)
+            place = begin + np.int64((draw >> np.uint64(11)) % np.uint64(degree))
+            addresses[n], slots[n] = place, i
+            n += 1
+            draw = next_draw(draw)
+            mass = most * degree
+            height[i] = np.float64(draw >> np.uint64(11)) * 2.0**-53 * (mass + (excess if previous[i] >= 0 else 0.0))
+            x[i] = neighbours[place] if height[i] < mass else previous[i]
+            height[i] = height[i] / degree if height[i] < mass else -1.0
+        n_looks = 0
+        if len(members):
+            begins[n_phases], kinds[n_phases] = n, MEMBERS
+            n_phases += 1
+            for i in range(active):
+                found[i] = False
+                if previous[i] < 0 or height[i] < least:
+                    continue
+                back, n_back = offsets[previous[i]], offsets[previous[i] + 1] - offsets[previous[i]]
+                word, bits = _member_word(back, n_back, n_nodes, np.int32(x[i]))
+                addresses[n], slots[n] = np.int64(word), i
+                n += 1
+                found[i] = members[word] & bits == bits
+                if found[i] and x[i] != previous[i] and _own_words(back, n_back)[1] * 64 < n_nodes:
+                    looks[n_looks], lows[n_looks], sizes[n_looks] = i, back, n_back
+                    n_looks += 1
+        left = n_looks
+        while left:
+            begins[n_phases], kinds[n_phases] = n, NEIGHBOURS
+            n_phases += 1
+            left = 0
+            for j in range(n_looks):
+                if sizes[j] == 0:
+                    continue
+                half = sizes[j] >> 1
+                place = lows[j] + half - (half > 0)
+                addresses[n], slots[n] = place, looks[j]
+                n += 1
+                if sizes[j] == 1:
+                    found[looks[j]] = neighbours[place] == x[looks[j]]
+                    sizes[j] = 0
+                    continue
+                lows[j] += half if neighbours[place] < x[looks[j]] else 0
+                sizes[j] -= half
+                left += 1
+        for i in range(active):
+            if previous[i] >= 0 and len(members):
+                bias = inverse_p if x[i] == previous[i] else 1.0 if found[i] else inverse_q
+                if height[i] >= max(bias, least if x[i] != previous[i] else 0.0):
+                    continue
+            previous[i], current[i] = current[i], x[i]
+            rows[i, steps[i]] = x[i]
+            steps[i] += 1
+        i = 0
+        while i < active:
+            if steps[i] < length:
+                i += 1
+                continue
+            begins[n_phases], kinds[n_phases] = n, LABELS
+            n_phases += 1
+            for j in range(length):
+                addresses[n], slots[n] = rows[i, j], together + j
+                n += 1
+            active -= 1
+            current[i], previous[i], steps[i] = current[active], previous[active], steps[active]
+            for j in range(length):
+                rows[i, j] = rows[active, j]
+    begins[n_phases] = n
+    return addresses[:n], slots[:n], begins[: n_phases + 1], kinds[:n_phases]
 
 
 @njit(nogil=True)
-def read(table: Any, places: Any, together: Any) -> Any:
-    """Reads table at places, many before any is used."""
-    some, total = np.empty(together, np.int64), np.int64(0)
-    for first in range(0, len(places) - together, together):
-        for i in range(together):
-            some[i] = table[np.uint64(places[np.uint64(first + i)])]
-        total += some[0] + some[together - 1]
-    return total
+def replay(
+    offsets: Any,
+    neighbours: Any,
+    members: Any,
+    label: Any,
+    addresses: Any,
+    slots: Any,
+    begins: Any,
+    kinds: Any,
+    values: Any,
+    nothing: Any,
+) -> None:
+    """Reads what walks read, as they do: each read waits for the one before of the same walk. `nothing` is 0, which the
+    compiler does not know.
+    """
+    for phase in range(len(kinds)):
+        first, last, kind = np.uint64(begins[phase]), np.uint64(begins[phase + 1]), kinds[phase]
+        if kind == OFFSETS:
+            for i in range(first, last):
+                slot = np.uint64(slots[i])
+                at = np.uint64(addresses[i]) + np.uint64(values[slot] & nothing)
+                values[slot] = offsets[at] ^ offsets[at + np.uint64(1)]
+        elif kind == NEIGHBOURS:
+            for i in range(first, last):
+                slot = np.uint64(slots[i])
+                values[slot] = neighbours[np.uint64(addresses[i]) + np.uint64(values[slot] & nothing)]
+        elif kind == LABELS:
+            for i in range(first, last):
+                slot = np.uint64(slots[i])
+                values[slot] = label[np.uint64(addresses[i]) + np.uint64(values[slot] & nothing)]
+        else:
+            for i in range(first, last):
+                slot = np.uint64(slots[i])
+                values[slot] = np.int64(members[np.uint64(addresses[i]) + np.uint64(values[slot] & nothing)])
 
 
 def cpu_seconds(work: Callable[[], Any]) -> float:
@@ -132,15 +248,27 @@ def cpu_seconds(work: Callable[[], Any]) -> float:
     return time.process_time() - begin
 
 
-def bare_reads(graph: Graph, walks: Walks, rows: np.ndarray, tries: float) -> float:
-    """CPU seconds a step of the reads of walks alone."""
-    places, words, nodes = addresses(graph.offsets, graph.neighbours, rows, tries, _TOGETHER, np.uint64(7))
-    tables = [(graph.neighbours, places), (graph.offsets, nodes), (walks.label, nodes)]
-    if walks._members is not None:
-        tables.append((walks._members, words))
-    for table, _ in tables:
-        read(table, np.zeros(2 * _TOGETHER, np.int64), _TOGETHER)  # compiled
-    return sum(cpu_seconds(lambda t=table, at=at: read(t, at, _TOGETHER)) for table, at in tables) / len(nodes)
+class Reads:
+    """The reads of some walks, to be done again without the walks."""
+
+    def __init__(self, walks: Walks, n: int) -> None:
+        graph = walks.graph
+        members = np.empty(0, np.uint64) if walks._members is None else walks._members
+        tables = (graph.offsets, graph.neighbours, members)
+        starts = np.resize(walks._starts(0, 0, n), n)
+        self.addresses, slots, self.begins, self.kinds = trace(
+            *tables, 1 / walks.p, 1 / walks.q, starts, walks.length, _TOGETHER, np.uint64(7)
+        )
+        self.steps = n * (walks.length - 1)
+        self.tries = float(np.diff(self.begins)[self.kinds == OFFSETS].sum() / self.steps)
+        values = np.zeros(_TOGETHER + walks.length, np.int64)
+        self._arguments = (
+            *tables, walks.label, self.addresses, slots, self.begins, self.kinds, values, np.int64(0)
+        )  # fmt: skip
+
+    def seconds(self) -> float:
+        """CPU seconds a step."""
+        return cpu_seconds(lambda: replay(*self._arguments)) / self.steps
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -149,34 +277,32 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     say(f"{small!r}, {large!r}")
     result: dict[str, Any] = {"edges": large.n_edges, "settings": {}}
     for p, q in SETTINGS:
+        both = {name: Walks(graph, p=p, q=q) for name, graph in (("small", small), ("large", large))}
+        n = min(options.walks, *(len(walks) for walks in both.values()))
+        reads = {name: Reads(walks, min(n, options.traced)) for name, walks in both.items()}
         seconds: dict[str, list[float]] = {"small": [], "large": []}
-        reads: dict[str, list[float]] = {"small": [], "large": []}
-        tries = {}
-        both = {}
-        for name, graph in (("small", small), ("large", large)):
-            walks = Walks(graph, p=p, q=q)
-            n = min(options.walks, len(walks))
-            rows = walks.read(0, 0, n)[0].reshape(n, walks.length)
-            tries[name] = tries_of(graph, rows, p, q)
-            both[name] = (graph, walks, rows)
+        bare: dict[str, list[float]] = {"small": [], "large": []}
+        for name, walks in both.items():
+            walks.read(0, 0, _TOGETHER)
+            reads[name].seconds()
         for _ in range(options.repeats):
-            for name, (graph, walks, rows) in both.items():
-                steps = len(rows) * (walks.length - 1)
-                seconds[name].append(cpu_seconds(lambda w=walks, r=rows: w.read(0, 0, len(r))) / steps)
-                reads[name].append(bare_reads(graph, walks, rows, tries[name]))
-        walk, bare = ({name: float(np.median(found)) for name, found in of.items()} for of in (seconds, reads))
-        explained = (bare["large"] - bare["small"]) / (walk["large"] - walk["small"])
+            for name, walks in both.items():
+                steps = n * (walks.length - 1)
+                seconds[name].append(cpu_seconds(lambda w=walks, n=n: w.read(0, 0, n)) / steps)
+                bare[name].append(reads[name].seconds())
+        walk, read = ({name: float(np.median(found)) for name, found in of.items()} for of in (seconds, bare))
         result["settings"][f"p={p:g} q={q:g}"] = entry = {
             "ns_per_step": {name: 1e9 * found for name, found in walk.items()},
-            "ns_of_reads": {name: 1e9 * found for name, found in bare.items()},
-            "tries": tries,
-            "explained": explained,
+            "ns_of_reads": {name: 1e9 * found for name, found in read.items()},
+            "tries": {name: found.tries for name, found in reads.items()},
+            "explained": (read["large"] - read["small"]) / (walk["large"] - walk["small"]),
         }
         say(f"p={p:g} q={q:g}: {json.dumps(entry)}")
+        del both, reads
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "graph.safetensors"
         large.save(path)
-        del small, large, both
+        del small, large
         for p, q in SETTINGS[:2]:
             arguments = [str(path), str(p), str(q), str(options.walks)]
             done = subprocess.run(
@@ -209,6 +335,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--small", type=int, default=5_000, help="nodes of the graph that the cache holds")
     parser.add_argument("--per-node", type=int, default=20, help="edges that a new node brings")
     parser.add_argument("--walks", type=int, default=40_000)
+    parser.add_argument("--traced", type=int, default=10_000, help="walks whose reads are done again")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--output", type=Path, help="write all figures here, as JSON")
     options = parser.parse_args(argv)

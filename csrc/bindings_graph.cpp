@@ -27,11 +27,12 @@ py::object failure(const EdgeReader& reader, bool fine) {
 }
 
 // The numbers of a vector as an array that owns them; the vector is left empty.
-template <class T>
-py::array_t<T> moved(std::vector<T>& numbers) {
-  auto* kept = new std::vector<T>(std::move(numbers));
+template <class Vector>
+py::array_t<typename Vector::value_type> moved(Vector& numbers) {
+  using T = typename Vector::value_type;
+  auto* kept = new Vector(std::move(numbers));
   numbers.clear();
-  const py::capsule owner(kept, [](void* p) { delete static_cast<std::vector<T>*>(p); });
+  const py::capsule owner(kept, [](void* p) { delete static_cast<Vector*>(p); });
   return py::array_t<T>(static_cast<py::ssize_t>(kept->size()), kept->data(), owner);
 }
 

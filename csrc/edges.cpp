@@ -132,7 +132,7 @@ std::string EdgeReader::names() const {
 Csr csr(const int32_t* sources, const int32_t* targets, const float* weights, int64_t n_edges, int64_t n_nodes,
         bool both_ways, bool keep_first) {
   Csr graph;
-  std::vector<int64_t>& offsets = graph.offsets;
+  PagedVector<int64_t>& offsets = graph.offsets;
   offsets.assign(static_cast<size_t>(n_nodes) + 1, 0);
   // Row r is counted at r + 2 and then filled from offsets[r + 1]: when all are in place, that is where row r + 1
   // begins.

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "pages.h"
 #include "text.h"
 
 namespace embfast {
@@ -50,9 +51,9 @@ class EdgeReader {
 };
 
 struct Csr {
-  std::vector<int64_t> offsets;
-  std::vector<int32_t> neighbours;
-  std::vector<float> weights;  // empty: all weigh 1
+  PagedVector<int64_t> offsets;
+  PagedVector<int32_t> neighbours;
+  PagedVector<float> weights;  // empty: all weigh 1
   int64_t n_repeated = 0;      // entries of `neighbours` that an edge listed before already made
   int32_t repeated[2] = {-1, -1};
 };

@@ -1,7 +1,6 @@
 // How text becomes ids: separators by SIMD, one hash table per thread, then tables merged and ids renumbered.
 #include "text.h"
 
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,7 +12,6 @@
 #include <exception>
 #include <memory>
 #include <mutex>
-#include <new>
 #include <numeric>
 #include <thread>
 #include <utility>
@@ -21,6 +19,7 @@
 #include <emmintrin.h>
 #endif
 
+#include "pages.h"
 #include "threads.h"
 
 namespace embfast {
@@ -35,19 +34,6 @@ uint64_t load(const char* bytes) {
   uint64_t value;
   std::memcpy(&value, bytes, sizeof value);
   return value;
-}
-
-// In huge pages where there are any: a lookup should not miss the TLB as well as the cache, and 4 KB pages given out
-// one by one cost as much as the encoding of what is written to them. `bytes` is a multiple of 64, or of 2 MB above
-// that.
-void* allocate(size_t bytes) {
-  const size_t huge = size_t{1} << 21;
-  void* memory = std::aligned_alloc(bytes >= huge ? huge : 64, bytes);
-  if (!memory) throw std::bad_alloc();
-#if defined(MADV_HUGEPAGE)
-  if (bytes >= huge) madvise(memory, bytes, MADV_HUGEPAGE);
-#endif
-  return memory;
 }
 
 // Both halves of a 128-bit product: every bit of the input reaches the top bits, which choose the slot.

@@ -4,7 +4,6 @@ Sources: Flickr8k (Hodosh et al. 2013), Karpathy's dataset_*.json (Karpathy & Fe
 2015); words and their ids as in Kiros et al. 2014, where every caption ends with a word of its own.
 """
 
-import io
 import json
 import os
 import re
@@ -17,7 +16,7 @@ import numpy as np
 
 from embfast.errors import FormatError
 from embfast.sources import plain_chunks
-from embfast.tensors import joined
+from embfast.tensors import Texts
 
 Path = str | os.PathLike[str]
 
@@ -185,42 +184,6 @@ class Captions:
         return cls(
             place, np.concatenate([*owners, np.empty(0, np.int32)]), Texts.joined([p.texts for p in parts]), splits
         )
-
-
-class Texts(Sequence):
-    """Strings, kept in UTF-8 one after the other: uint8 bytes and int64 offsets (n + 1,)."""
-
-    def __init__(self, offsets: np.ndarray, utf8: np.ndarray) -> None:
-        self.offsets, self.utf8 = offsets, utf8
-
-    @classmethod
-    def of(cls, texts: Iterable[str]) -> "Texts":
-        """Raises TypeError where one is no string."""
-        stream, ends = io.BytesIO(), [0]
-        for text in texts:
-            if not isinstance(text, str):
-                raise TypeError(f"captions are strings, got {text!r} ({type(text).__name__})")
-            ends.append(ends[-1] + stream.write(text.encode("utf-8", "replace")))
-        return cls(np.array(ends, np.int64), np.frombuffer(stream.getvalue(), np.uint8))
-
-    @classmethod
-    def joined(cls, parts: "list[Texts]") -> "Texts":
-        lengths = np.concatenate([np.diff(part.offsets) for part in parts] or [np.empty(0, np.int64)])
-        utf8 = np.concatenate([part.utf8 for part in parts] or [np.empty(0, np.uint8)])
-        return cls(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), utf8)
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def __getitem__(self, i: Any) -> Any:
-        if isinstance(i, slice):
-            return [self[j] for j in range(*i.indices(len(self)))]
-        i = range(len(self))[i]
-        return self.utf8[self.offsets[i] : self.offsets[i + 1]].tobytes().decode()
-
-    def take(self, rows: np.ndarray) -> "Texts":
-        offsets, utf8 = joined([self.utf8[self.offsets[i] : self.offsets[i + 1]].tobytes() for i in rows.tolist()])
-        return Texts(offsets, utf8)
 
 
 class Linked:

@@ -1,5 +1,6 @@
 """Document vectors: PV-DM and PV-DBOW, and inference of new documents."""
 
+import math
 import warnings
 import zlib
 from collections.abc import Iterable
@@ -322,7 +323,8 @@ class Doc2Vec(Estimator):
         PV-DM tags that are larger than words would do the words' part too. Held-out IMDB reviews (PV-DBOW, dim=100,
         20 epochs, three folds, inferred as now): 88.78 % in place of 88.58 %.
         """
-        initial_weights(table, self.dim, _of_documents(part.seed), first, over=self.dim ** (1 if part.cbow else 0.5))
+        reach = 0.5 if part.cbow else 0.5 * math.sqrt(self.dim)
+        initial_weights(table, self.dim, _of_documents(part.seed), first, reach)
 
     def _pieces(self, part: "_Part") -> int:
         """Rows that stand end to end in a hidden row."""

@@ -250,6 +250,7 @@ class WindowModel(Estimator):
     """A model of windows in which each word has a row of w_in, of w_out (negatives > 0), and of w_nodes (hs)."""
 
     _tables: dict[str, np.ndarray]
+    _reach = 0.5  # of first weights
 
     def _rows(self, n_words: int) -> dict[str, int]:
         """Rows of the tables that the settings want."""
@@ -258,7 +259,7 @@ class WindowModel(Estimator):
 
     def _first_tables(self, n_words: int) -> None:
         self._tables = {name: kernels.weight_table(n, self.dim) for name, n in self._rows(n_words).items()}
-        initial_weights(self._tables["w_in"], self.dim, self.seed)
+        initial_weights(self._tables["w_in"], self.dim, self.seed, reach=self._reach)
 
     def _check_continued(self) -> None:
         """ValueError unless the settings that shape the tables are those of the first fit."""
@@ -285,7 +286,7 @@ class WindowModel(Estimator):
                 table[row[:n_old]] = self._tables[name]
             if name == "w_in":
                 fresh = kernels.weight_table(n_new, self.dim)
-                initial_weights(fresh, self.dim, self.seed, first=n_old)
+                initial_weights(fresh, self.dim, self.seed, n_old, self._reach)
                 table[row[n_old:]] = fresh
             self._tables[name] = table
 

@@ -14,7 +14,7 @@ import numpy as np
 from embfast import kernels, sources
 from embfast.errors import FormatError
 from embfast.formats import replacing
-from embfast.tensors import TensorFile, word_tensors, write_tensors
+from embfast.tensors import TensorFile, Texts, word_tensors, write_tensors
 
 __all__ = ["Graph"]
 
@@ -38,7 +38,8 @@ class Graph:
     Made by `from_edges`, `from_file`, `from_parquet`, `from_scipy`, `from_networkx`, `from_igraph`, `from_pyg`, `load`.
 
     Attributes:
-        names: list of str, one of each node; in files the order of first occurrence.
+        names: a sequence of str, one of each node; in files the order of first occurrence. A list, or of a file Texts,
+            which makes a str when it is asked for one: list(graph.names) is faster than name by name.
         offsets: int64 (len(graph) + 1,); the row of node v is offsets[v] to offsets[v + 1].
         neighbours: int32 (entries,), ascending in each row, none twice. An edge that is not directed stands in the rows
             of both its ends, a self loop once.
@@ -49,20 +50,21 @@ class Graph:
     weights each counts 1, and where all come out alike there are no weights again), the first one ("first"), or an
     error ("reject"). Self loops stay, and so do nodes without an edge.
 
-    Memory: 8 bytes a node and 4 an entry, 8 with weights, and the names. While a list of edges is read: 8 bytes an edge
-    (12 with weights) twice, and about 60 a node for the table of names.
+    Memory: 8 bytes a node and 4 an entry, 8 with weights, and the names: 8 bytes and their letters of a file, some 70
+    each as a list. While a list of edges is read: 8 bytes an edge (12 with weights) twice, and about 60 a node for the
+    table of names.
     """
 
     def __init__(
         self,
-        names: list[str],
+        names: Sequence[str],
         offsets: np.ndarray,
         neighbours: np.ndarray,
         weights: np.ndarray | None = None,
         directed: bool = False,
     ) -> None:
         n, entries = len(names), len(neighbours)
-        if len(offsets) != n + 1 or offsets[0] != 0 or offsets[-1] != entries or (np.diff(offsets) < 0).any():
+        if len(offsets) != n + 1 or offsets[0] != 0 or offsets[-1] != entries or (offsets[1:] < offsets[:-1]).any():
             raise ValueError(f"offsets must rise from 0 to the {entries} neighbours in {n} rows; they do not")
         if weights is not None and len(weights) != entries:
             raise ValueError(f"expected a weight for each of {entries} neighbours, got {len(weights)}")
@@ -154,10 +156,10 @@ class Graph:
             return _from_matrix_market(cls, path, head, chunks, directed, weighted, duplicates)
         reader = kernels.EdgeReader(weights=_WEIGHTS[weighted], numbered=0, first_line=1)
         edges = _read(path, reader, _chain(head, chunks))
-        names = reader.names().decode().split("\n")[:-1]
+        names: Sequence[str] = Texts.of_lines(reader.names())
         if extra := list(dict.fromkeys(nodes)):
             known = set(names)
-            names += [name for name in extra if name not in known]
+            names = [*names, *(name for name in extra if name not in known)]
         return _build(cls, *edges, names, bool(directed), duplicates, str(path), FormatError)
 
     @classmethod
@@ -294,7 +296,7 @@ class Graph:
     # ---- asked -----------------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.offsets) - 1
 
     @property
     def n_self_loops(self) -> int:
@@ -360,7 +362,7 @@ class Graph:
             version, directed = file.json("version"), file.json("directed")
             if not isinstance(version, int) or version > VERSION:
                 raise FormatError(f"{path}: expected version {VERSION} or older, got {version}; update embfast")
-            names = file.read_words()
+            names = file.map_words()
             weights = file.map("weights", "F32") if "weights" in file else None
             try:
                 return cls(names, file.map("offsets", "I64"), file.map("neighbours", "I32"), weights, directed)
@@ -487,7 +489,7 @@ def _build(
     sources: np.ndarray,
     targets: np.ndarray,
     weights: Any,
-    names: list[str],
+    names: Sequence[str],
     directed: bool,
     duplicates: str,
     where: str,
@@ -496,7 +498,7 @@ def _build(
     """Edges between int32 numbers, which are nodes, as a graph."""
     if duplicates not in ("sum", "first", "reject"):
         raise ValueError(f'duplicates must be "sum", "first" or "reject", got {duplicates!r}')
-    if len(set(names)) != len(names):
+    if not isinstance(names, Texts) and len(set(names)) != len(names):  # those of a file are distinct
         raise ValueError(f"expected distinct names of nodes, got {len(names) - len(set(names))} twice")
     if not len(sources):
         raise error(f"no edges in {where}")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embfast.captions import SPECIAL, Captions, Linked, Texts, encode, tokenize, vocabulary
+from embfast.captions import SPECIAL, Captions, Linked, encode, tokenize, vocabulary
 from embfast.errors import FormatError, TrainingError
 from embfast.estimator import (
     Estimator,
@@ -29,7 +29,7 @@ from embfast.estimator import (
 )
 from embfast.evaluate import Ranking, Retrieval, retrieval, similarities
 from embfast.examples import CAPTIONS, IMAGES, Examples, Rows, Words, check_finite, training_and_validation
-from embfast.tensors import TensorFile, word_tensors
+from embfast.tensors import TensorFile, Texts, word_tensors
 from embfast.training import Progress, ProgressOption, train
 from embfast.vectors import Vectors
 

@@ -17,6 +17,8 @@ from embfast.vectors import Vectors
 
 METHODS = ("pca", "tsne", "umap")
 
+_LABELS = 400  # of more keys only those get a label that find room
+
 
 def plot(
     vectors: Vectors,
@@ -29,13 +31,15 @@ def plot(
 ) -> dict[str, tuple[float, float]]:
     """Draws keys as labelled points to a file, and returns where they are.
 
+    Of more than 400 keys a label is left out where one of a key before it stands already.
+
     Settings:
         path: the extension says the format: png, svg, pdf and what else matplotlib can write.
         keys: which to draw; the first n when None, which are the most frequent words of a trained model.
         method: "pca", "tsne", or "umap" (which needs umap-learn).
         seed: of "tsne", "umap" and clusters.
-        clusters: colours so many clusters of the drawn keys, found by k-means of the directions of their vectors; 0 for
-            one colour.
+        clusters: colours so many clusters of the drawn keys, found by k-means of the directions of their vectors, and
+            lists the size and the first keys of each; 0 for one colour.
 
     Raises:
         KeyError: a key is not there.
@@ -166,18 +170,27 @@ def _figure(**options: Any) -> Any:
 
 
 def _draw(keys: list[str], places: np.ndarray, groups: np.ndarray | None, stream: Any, extension: str) -> None:
-    side = float(np.clip(0.8 * len(keys) ** 0.5, 6, 30))  # inches, so that labels of 7 points have room
+    crowded = len(keys) > _LABELS
+    side = float(np.clip(0.8 * len(keys) ** 0.5, 6, 16))  # inches, so that labels of 7 points have room
     figure = _figure(figsize=(side, side), layout="constrained")
-    axes = figure.add_subplot()
-    colours = (
-        {"color": "tab:blue"} if groups is None else {"c": groups, "cmap": "tab10" if groups.max() < 10 else "hsv"}
-    )
-    axes.scatter(places[:, 0], places[:, 1], s=6 if groups is None else 20, linewidths=0, **colours)
-    for key, place in zip(keys, places, strict=True):
-        label = {"xytext": (2, 2), "textcoords": "offset points", "fontsize": 7, "parse_math": False}
-        axes.annotate(key, place, **label)  # a key may hold a $, which is no formula here
+    axes = figure.add_subplot(frame_on=False)
     axes.set_xticks([])
     axes.set_yticks([])
+    size = 6 if groups is None else 10 if crowded else 20
+    if groups is None:
+        axes.scatter(places[:, 0], places[:, 1], s=size, linewidths=0, color="tab:blue")
+    else:
+        for group, colour in enumerate(_colours(int(groups.max()) + 1)):
+            members = np.flatnonzero(groups == group)
+            first = [keys[i] if len(keys[i]) <= 20 else keys[i][:19] + "\u2026" for i in members[:3]]
+            text = f"{len(members):,}: {', '.join([*first, chr(0x2026)][: len(members)])}"
+            axes.scatter(*places[members].T, s=size, linewidths=0, color=[colour], label=text)
+        box = {"loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False}
+        for entry in axes.legend(**box, fontsize=8, markerscale=(40 / size) ** 0.5).get_texts():
+            entry.set_parse_math(False)
+    label = {"xytext": (2, 2), "textcoords": "offset points", "fontsize": 7, "parse_math": False}
+    for i in _apart(keys, places, 0.8 * 72 * side) if crowded else range(len(keys)):  # the rest: margins and the list
+        axes.annotate(keys[i], places[i], **label)  # a key may hold a $, which is no formula here
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         figure.savefig(stream, format=extension, dpi=150)
@@ -191,3 +204,27 @@ def _draw(keys: list[str], places: np.ndarray, groups: np.ndarray | None, stream
             f"font.family in a matplotlibrc. The first: {missing[0]}",
             stacklevel=3,
         )
+
+
+def _colours(n: int) -> np.ndarray:
+    """Colours that are told apart, (n, 4)."""
+    from matplotlib import colormaps
+
+    if n <= 20:
+        return colormaps["tab10" if n <= 10 else "tab20"](np.arange(n))
+    return colormaps["turbo"]((np.arange(n) + 0.5) / n)
+
+
+def _apart(keys: list[str], places: np.ndarray, side: float) -> list[int]:
+    """Keys, the first ones before others, whose labels of 7 points do not overlap on a square of so many points."""
+    span = np.maximum(places.max(axis=0) - places.min(axis=0), 1e-30)
+    corners = (places - places.min(axis=0)) / span * side
+    chosen: list[int] = []
+    boxes = np.empty((len(keys), 4))  # left, bottom, right, top
+    for i, (key, (left, bottom)) in enumerate(zip(keys, corners.tolist(), strict=True)):
+        box = (left, bottom, left + 4.5 * len(key) + 4, bottom + 9)
+        taken = boxes[: len(chosen)]
+        if not ((taken[:, :2] < box[2:]) & (taken[:, 2:] > box[:2])).all(axis=1).any():
+            boxes[len(chosen)] = box
+            chosen.append(i)
+    return chosen

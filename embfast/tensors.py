@@ -3,10 +3,11 @@
 Written and read by hand, in blocks of rows, so that no copy of a table is made and a padded table can be filled.
 """
 
+import io
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, BinaryIO, NamedTuple
 
@@ -67,9 +68,78 @@ def joined(texts: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
     return offsets, np.frombuffer(b"".join(texts), np.uint8)
 
 
-def word_tensors(words: list[str], name: str = "words") -> dict[str, np.ndarray]:
+class Texts(Sequence):
+    """Strings, kept in UTF-8 one after the other: uint8 bytes and int64 offsets (n + 1,).
+
+    >>> texts = Texts.of(["a", "bc"])
+    >>> texts[1], list(texts), texts == ["a", "bc"]
+    ('bc', ['a', 'bc'], True)
+    """
+
+    __hash__ = None  # as a list
+
+    def __init__(self, offsets: np.ndarray, utf8: np.ndarray) -> None:
+        self.offsets, self.utf8 = np.asarray(offsets), np.asarray(utf8)
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> "Texts":
+        """Raises TypeError where one is no string."""
+        stream, ends = io.BytesIO(), [0]
+        for text in texts:
+            if not isinstance(text, str):
+                raise TypeError(f"texts are strings, got {text!r} ({type(text).__name__})")
+            ends.append(ends[-1] + stream.write(text.encode("utf-8", "replace")))
+        return cls(np.array(ends, np.int64), np.frombuffer(stream.getvalue(), np.uint8))
+
+    @classmethod
+    def of_lines(cls, lines: bytes) -> "Texts":
+        """Lines of UTF-8, each with a newline at its end."""
+        numbers = np.frombuffer(lines, np.uint8)
+        is_end = numbers == ord("\n")
+        ends = np.flatnonzero(is_end)
+        offsets = np.zeros(len(ends) + 1, np.int64)
+        offsets[1:] = ends - np.arange(len(ends))
+        return cls(offsets, numbers[~is_end])
+
+    @classmethod
+    def joined(cls, parts: "list[Texts]") -> "Texts":
+        lengths = np.concatenate([np.diff(part.offsets) for part in parts] or [np.empty(0, np.int64)])
+        utf8 = np.concatenate([part.utf8 for part in parts] or [np.empty(0, np.uint8)])
+        return cls(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), utf8)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return [self[j] for j in range(*i.indices(len(self)))]
+        i = range(len(self))[i]
+        return self.utf8[self.offsets[i] : self.offsets[i + 1]].tobytes().decode()
+
+    def __iter__(self) -> Iterator[str]:
+        for lo in range(0, len(self), 1 << 14):
+            ends = (self.offsets[lo : lo + (1 << 14) + 1] - self.offsets[lo]).tolist()
+            utf8 = self.utf8[self.offsets[lo] : self.offsets[lo] + ends[-1]].tobytes()
+            yield from [utf8[begin:end].decode() for begin, end in pairwise(ends)]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, list | Texts):
+            return NotImplemented
+        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+
+    def __repr__(self) -> str:
+        return f"Texts({len(self):,}: {', '.join(map(repr, self[:3]))}{', ...' if len(self) > 3 else ''})"
+
+    def take(self, rows: np.ndarray) -> "Texts":
+        offsets, utf8 = joined([self.utf8[self.offsets[i] : self.offsets[i + 1]].tobytes() for i in rows.tolist()])
+        return Texts(offsets, utf8)
+
+
+def word_tensors(words: Sequence[str], name: str = "words") -> dict[str, np.ndarray]:
     """A vocabulary, or other strings of that name, as the two tensors that TensorFile.read_words reads."""
-    offsets, utf8 = joined([word.encode() for word in words])
+    offsets, utf8 = (
+        (words.offsets, words.utf8) if isinstance(words, Texts) else joined([word.encode() for word in words])
+    )
     return {f"{name}_utf8": utf8, f"{name}_offsets": offsets}
 
 
@@ -161,14 +231,20 @@ class TensorFile:
 
     def read_words(self, name: str = "words") -> list[str]:
         """What word_tensors made of a vocabulary."""
-        ends = self.read(f"{name}_offsets", "I64")
-        text = self.read(f"{name}_utf8", "U8").tobytes()
-        if len(ends) < 1 or ends[0] != 0 or ends[-1] != len(text) or (np.diff(ends) < 0).any():
-            raise FormatError(f"{self.path}: expected {name}_offsets to rise from 0 to {len(text)}; they do not")
+        return list(self.map_words(name))
+
+    def map_words(self, name: str = "words") -> Texts:
+        """What word_tensors made of a vocabulary, where it lies in the file; all of it is checked."""
+        words = Texts(self.map(f"{name}_offsets", "I64"), self.map(f"{name}_utf8"))
+        ends, size = words.offsets, len(words.utf8)
+        if len(ends) < 1 or ends[0] != 0 or ends[-1] != size or (ends[1:] < ends[:-1]).any():
+            raise FormatError(f"{self.path}: expected {name}_offsets to rise from 0 to {size}; they do not")
         try:
-            return [text[lo:hi].decode() for lo, hi in pairwise(ends.tolist())]
+            for _ in words:
+                pass
         except UnicodeDecodeError as error:
             raise FormatError(f"{self.path}: expected {name} in UTF-8, got {error.object!r}") from None
+        return words
 
     def read_table(self, name: str, n: int, dim: int, pieces: int = 1) -> np.ndarray:
         """A float32 (n, dim) tensor in the padded table that kernels want, or (n, pieces, dim), each piece padded."""

@@ -35,8 +35,8 @@ _CELLS = 1 << 18  # numbers per step of the numpy loops over tables: 1 MB
 # ---- weights and blocks -------------------------------------------------------------------------------------------
 
 
-def initial_weights(table: np.ndarray, dim: int, seed: int, first: int = 0, over: float | None = None) -> None:
-    """Fills a padded table with first weights, in place: uniform in (-0.5, 0.5) / over, dim if None as in word2vec.c.
+def initial_weights(table: np.ndarray, dim: int, seed: int, first: int = 0, reach: float = 0.5) -> None:
+    """Fills a padded table with first input weights, uniform in (-reach, reach) / dim, in place; word2vec.c's have 0.5.
 
     Row i is row first + i of the model: it depends on seed, dim and that number alone, so that a vocabulary can grow.
     """
@@ -49,7 +49,8 @@ def initial_weights(table: np.ndarray, dim: int, seed: int, first: int = 0, over
         rows = table[lo : lo + step]
         generator.random(dtype=np.float32, out=rows)
         rows -= np.float32(0.5)
-        rows /= np.float32(dim if over is None else over)
+        rows *= np.float32(2 * reach)
+        rows /= np.float32(dim)
         rows[:, dim:] = 0
 
 
@@ -107,7 +108,7 @@ class NoisePool:
 
     def __init__(self, weights: np.ndarray, at_once: int, needed: int, seed: int) -> None:
         self._table = kernels.NoiseTable(weights)
-        self._size = 1 << max(min(max(needed.bit_length(), 16), 21), at_once.bit_length())
+        self._size = max(min(max(needed, 1 << 16), 1 << 21), at_once)
         self._seed, self._key = seed, (-1, -1)
         self._words = np.empty(0, np.int32)
 

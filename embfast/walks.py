@@ -29,7 +29,7 @@ _WALK = np.uint64(16)  # Purpose::walk of csrc/random.h
 _TRIES = 24  # bits of a draw's number that count the tries of one step
 _RESTART = np.uint64((1 << _TRIES) - 1)  # the try whose draw says whether a step goes back to the start
 _LAST_TRY = 1 << 16
-_TOGETHER = 256  # walks that take turns, so that the memory works on all of them at once
+_TOGETHER = 512  # walks that take turns, so that the memory works on all of them at once
 _LOW = np.uint64(0xFFFFFFFF)
 _TO_UNIT = 2.0**-32
 
@@ -629,8 +629,10 @@ def _second_order(
             height[i] = found / mass[i] if found < envelope else -1.0  # beyond the envelope: a return
         for i in range(n):
             drawn[i] = previous[i] if height[i] < 0 else drawn[i]
+        # Below `least` all are taken: their word is the first one, which is in the cache.
         for i in range(n):
-            words[i], bits[i] = _member_word(back_begins[i], back_degrees[i], n_nodes, drawn[i])
+            word, bits[i] = _member_word(back_begins[i], back_degrees[i], n_nodes, drawn[i])
+            words[i] = word if height[i] >= least else np.uint64(0)
         for i in range(n):
             is_member[i] = members[words[i]] & bits[i] == bits[i]
         for i in range(n):

@@ -14,7 +14,8 @@ from bench import ranking as bench_ranking
 from bench import ternary as bench_ternary
 from bench import walks as bench_walks
 from bench import word2vec as bench_word2vec
-from embfast import kernels
+from embfast import kernels, reference
+from embfast.walks import Walks
 
 REPORT = "Vocab size: {}\nWords in train file: 100000\n\rAlpha: 0.001  Progress: {}%  Words/thread/sec: 50.00k  "
 
@@ -307,6 +308,35 @@ def test_walks_beyond_the_caches_and_what_their_reads_explain(tmp_path, capsys):
         assert entry["ns_of_reads"]["large"] > 0
     assert result["settings"]["p=0.25 q=4"]["memory"]["peak"] > 0
     assert "explained" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("p", "q"), [(1, 1), (0.25, 4), (4, 0.25)])
+def test_reads_noted_down_are_those_of_walks(p, q):
+    graph = bench_walks.power_law(3000, 5)
+    walks = Walks(graph, p=p, q=q)
+    reads = bench_walks.Reads(walks, 1000)
+    ids, _ = walks.read(0, 0, 1000)
+    rows = ids.reshape(1000, 80)
+    expected = []  # candidates for a step, from the enumerated probabilities
+    for previous, current in rows[::3, 40:42].tolist():
+        row = graph.neighbours[graph.offsets[current] : graph.offsets[current + 1]]
+        bias = np.array([reference.bias(graph, previous, current, x, p, q) for x in row])
+        expected.append((len(row) * max(1, 1 / q) + max(0, 1 / p - max(1, 1 / q))) / bias.sum())
+    assert reads.tries == pytest.approx(np.mean(expected), rel=0.05)
+    addresses, begins, kinds = reads.addresses, reads.begins, reads.kinds
+    seen = {
+        kind: np.concatenate([addresses[begins[i] : begins[i + 1]] for i in np.flatnonzero(kinds == kind)])
+        for kind in np.unique(kinds)
+    }
+    assert len(seen[bench_walks.LABELS]) == len(ids)
+    visits, noted = (np.bincount(x, minlength=len(graph)) for x in (ids, seen[bench_walks.LABELS]))
+    assert np.corrcoef(visits, noted)[0, 1] > 0.9
+    if p == q == 1:
+        assert len(seen[bench_walks.NEIGHBOURS]) == len(seen[bench_walks.OFFSETS]) == 1000 * 79
+        assert bench_walks.MEMBERS not in seen
+    else:
+        assert len(seen[bench_walks.MEMBERS]) < len(seen[bench_walks.OFFSETS]) < len(seen[bench_walks.NEIGHBOURS])
+    assert reads.seconds() >= 0
 
 
 def test_ranking_measures_time_and_memory(tmp_path, capsys):

@@ -213,7 +213,7 @@ def test_what_does_not_fit_is_refused():
         Captions(["a"], [1], ["x"])
     with pytest.raises(ValueError, match="expected a split for each of 1 images"):
         Captions(["a"], [0], ["x"], [])
-    with pytest.raises(TypeError, match="captions are strings, got 3"):
+    with pytest.raises(TypeError, match="texts are strings, got 3"):
         Texts.of(["a", 3])
     with pytest.raises(ValueError, match="pair 1: expected an image, a caption"):
         Captions.from_pairs(["ab"])

@@ -3,6 +3,7 @@
 import gzip
 import lzma
 import mmap
+import pickle
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import zstandard
 
 from embfast import Graph
 from embfast.errors import FormatError
+from embfast.tensors import Texts
 
 
 def rows(graph):
@@ -159,6 +161,16 @@ def test_broken_lines_are_named_far_into_a_file(tmp_path, line, message):
         Graph.from_file(write(tmp_path / "edges", good + bad + b"\n" + good))
 
 
+def test_a_broken_line_is_named_ten_million_lines_into_a_file(tmp_path):
+    block = b"a b 1\n" * 100_000
+    with open(tmp_path / "edges", "wb") as file:
+        for _ in range(100):
+            file.write(block)
+        file.write(b"a b -1\n" + block)
+    with pytest.raises(FormatError, match=r"edges:10000001: expected a weight above 0 and finite, got b'-1'"):
+        Graph.from_file(tmp_path / "edges")
+
+
 def test_columns_are_those_of_the_first_line(tmp_path):
     with pytest.raises(FormatError, match=r"e:1: expected two or three columns .*got 5"):
         Graph.from_file(write(tmp_path / "e", "1 2 3 4 5\n"))
@@ -298,8 +310,26 @@ def test_a_saved_graph_is_mapped(tmp_path, weights):
     assert is_mapped(loaded.neighbours)
     assert is_mapped(loaded.offsets)
     assert loaded.fingerprint() == graph.fingerprint()
+    assert is_mapped(loaded.names.utf8)
+    assert loaded.names == graph.names == list(loaded.names)
+    assert loaded.names != ["é", "b", "d"]
+    assert (loaded.names[0], loaded.names[-1], loaded.names[1:]) == ("é", "c", ["b", "c"])
     with pytest.raises(ValueError, match="read-only"):
         loaded.neighbours[0] = 1
+
+
+def test_names_of_a_file_are_kept_as_text(tmp_path):
+    names = [f"{'é' * (i % 40)}{i}" for i in range(40_000)]
+    text = "".join(f"{a} {b}\n" for a, b in zip(names[::2], names[1::2], strict=True))
+    graph = Graph.from_file(write(tmp_path / "edges", text))
+    assert isinstance(graph.names, Texts)
+    assert graph.names == names
+    assert [graph.names[i] for i in (0, 16_384, 39_999)] == [names[i] for i in (0, 16_384, 39_999)]
+    graph.save(tmp_path / "graph")
+    assert pickle.loads(pickle.dumps(Graph.load(tmp_path / "graph"))).names == names
+    assert repr(graph.names) == "Texts(40,000: '0', 'é1', 'éé2', ...)"
+    more = Graph.from_file(tmp_path / "edges", nodes=["0", "alone"])
+    assert more.names == [*names, "alone"]
 
 
 def test_damaged_files_are_refused(tmp_path):
@@ -308,6 +338,8 @@ def test_damaged_files_are_refused(tmp_path):
     whole = path.read_bytes()
     with pytest.raises(FormatError, match="cut short"):
         Graph.load(write(path, whole[:-3]))
+    with pytest.raises(FormatError, match="expected words in UTF-8"):
+        Graph.load(write(path, whole[:-1] + b"\xc3"))
     graph = Graph.from_edges([0, 1], [1, 2])
     place = whole.rfind(graph.neighbours.tobytes())
     with pytest.raises(FormatError, match="expected neighbours from 0 to 2"):

@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_allclose
 from test_cli import fails, run
 
-from embfast.plot import cluster, plot, project
+from embfast.plot import _apart, cluster, plot, project
 from embfast.vectors import Vectors
 
 REASON = "{} is not installed: pip install embfast[plot]"
@@ -63,9 +63,25 @@ def test_clusters_are_topics_and_have_colours_of_their_own(topics, tmp_path):
     plot(topics, tmp_path / "two.svg", clusters=2)
     colours = [set(re.findall(r"fill: (#\w+)", (tmp_path / name).read_text())) for name in ("plain.svg", "two.svg")]
     assert [len(found - {"#ffffff"}) for found in colours] == [1, 2]
+    assert "<!-- 30: a0, a1, a2, … -->" in (tmp_path / "two.svg").read_text()
     for wrong in (61, -1):
         with pytest.raises(ValueError, match="clusters must be from 1 to the 60 vectors"):
             plot(topics, tmp_path / "no.svg", clusters=wrong)
+
+
+def test_of_many_keys_the_first_ones_get_labels_that_do_not_overlap(tmp_path):
+    rows = np.random.default_rng(2).normal(size=(1500, 2)).astype(np.float32)
+    vectors = Vectors([f"_key{i}" for i in range(1500)], rows)
+    places = plot(vectors, tmp_path / "many.svg", n=1500, clusters=25)
+    drawn = set(re.findall(r"<!-- (_key\d+) -->", (tmp_path / "many.svg").read_text()))
+    assert "_key0" in drawn
+    assert 50 < len(drawn) < 1400
+    assert len(places) == 1500
+    apart = _apart(vectors.keys, np.array(list(places.values())), 1000.0)
+    corners = np.array(list(places.values()))[apart]
+    corners = (corners - np.min(list(places.values()), 0)) / np.ptp(list(places.values()), axis=0) * 1000
+    across, up = np.abs(corners[:, None] - corners[None]).transpose(2, 0, 1)
+    assert ((across >= 4.5 * len("_key0") + 4) | (up >= 9) | np.eye(len(apart), dtype=bool)).all()
 
 
 def test_a_png_shows_something_and_is_the_same_each_time(topics, tmp_path):

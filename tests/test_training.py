@@ -83,8 +83,8 @@ def test_first_weights_are_uniform_and_change_with_the_seed():
     expected = scaled.size / 20
     assert ((counts - expected) ** 2 / expected).sum() < 45.3  # chi-square with 19 degrees of freedom, p = 0.0006
     wide = kernels.weight_table(10_000, dim)
-    initial_weights(wide, dim, seed=0, over=3.0)
-    assert_allclose(wide[:, :dim] * 3.0, scaled, atol=1e-6)
+    initial_weights(wide, dim, seed=0, reach=3.0)
+    assert_allclose(wide[:, :dim] * dim, 6.0 * scaled, atol=1e-6)
     assert abs(np.corrcoef(scaled.ravel(), other[:, :dim].ravel())[0, 1]) < 0.01
     assert len(np.unique(table[:, 0])) > 9_900
 

@@ -91,7 +91,9 @@ def test_training_is_skip_gram_on_drawn_edges(order):
             w_in[a] += gradient
             for x, error in moves:
                 w_out[x] += error * old
-    np.testing.assert_allclose(model._tables[f"w_in_{order}"][:, :7], w_in, rtol=1e-3, atol=1e-5)
+    rounded = kernels.isa() == "avx512bf16"  # factors have 8 bits there
+    trained = model._tables[f"w_in_{order}"][:, :7]
+    np.testing.assert_allclose(trained, w_in, rtol=1e-3, atol=1e-3 if rounded else 1e-5)
     assert np.abs(w_in - before).max() > 0.05
 
 

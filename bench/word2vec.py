@@ -525,6 +525,8 @@ def main(argv: list[str] | None = None) -> None:
 
     programs = [ours("embfast", True), ours("embfast pairs", False), *installed(args.rivals_python)]
     programs = [p for p in programs if p.name not in args.leave_out]
+    if not any(p.ours for p in programs):
+        parser.error("--leave-out: embfast or embfast pairs must stay, the words of the text are counted by it")
     path = args.json or ROOT / "bench" / "results" / f"word2vec-{time.strftime('%Y%m%d-%H%M%S')}.json"
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
     machine = machine_and_commit()

@@ -93,7 +93,7 @@ def test_training_is_skip_gram_on_drawn_edges(order):
                 w_out[x] += error * old
     rounded = kernels.isa() == "avx512bf16"  # factors have 8 bits there
     trained = model._tables[f"w_in_{order}"][:, :7]
-    np.testing.assert_allclose(trained, w_in, rtol=1e-3, atol=1e-3 if rounded else 1e-5)
+    np.testing.assert_allclose(trained, w_in, rtol=1e-3, atol=5e-3 if rounded else 1e-5)
     assert np.abs(w_in - before).max() > 0.05
 
 

@@ -305,7 +305,7 @@ class Node2Vec(WindowModel):
         state = self._progress
         lr = float(self.lr)
         min_lr = float(self.min_lr if self.min_lr is not None else lr / 10_000)
-        share = sharing(False, self.hs, self.negatives, self.negatives_shared, self.window)
+        share = sharing(False, self.hs, self.negatives, self.negatives_shared, self.window, nodes=True)
         at_once = share.drawn * (1 if share.shared else 2 * self.window)
         weights = noise_weights(self.counts_, self.ns_exponent) if self.negatives else None
         keep = keep_thresholds(self.counts_, self.sample)

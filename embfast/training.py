@@ -129,13 +129,13 @@ class Sharing(NamedTuple):
     scale: float
 
 
-def sharing(cbow: bool, hs: bool, negatives: int, negatives_shared: bool, window: int) -> Sharing:
+def sharing(cbow: bool, hs: bool, negatives: int, negatives_shared: bool, window: int, nodes: bool = False) -> Sharing:
     """How many neighbouring centers share how many drawn words; the one place that decides it.
 
     Sharing among centers saves arithmetic as long as enough words are drawn for each: skip-gram wants 2.5 (with 2,
-    SimLex falls by a point), CBOW 3 (with 2.5, the analogies do). A drawn word weighs negatives / drawn, so the
-    objective stays that of `negatives` words. Hierarchical softmax has a path of its own for each center and takes them
-    one by one.
+    SimLex falls by a point; walks over nodes are content), CBOW 3 (with 2.5, the analogies do). A drawn word weighs
+    negatives / drawn, so the objective stays that of `negatives` words. Hierarchical softmax has a path of its own for
+    each center and takes them one by one.
 
     A batch of skip-gram moves its output rows once, by the sum over all its pairs. In wide windows that step grows too
     long: above 15 tokens a center goes alone, and above 50 each pair has its own draws, since the loss diverges near
@@ -150,6 +150,7 @@ def sharing(cbow: bool, hs: bool, negatives: int, negatives_shared: bool, window
             centers, drawn = 2, -(-6 * negatives // 5)
         elif not cbow and negatives >= 5 and window <= 15:
             centers = 2
+            drawn = -(-4 * negatives // 5) if nodes else negatives
     return Sharing(shared, centers, drawn, negatives / drawn)
 
 

@@ -413,6 +413,9 @@ def test_sharing_keeps_the_weight_of_the_negatives(cbow, window):
                 assert 1 <= s.centers <= kernels.MAX_CENTERS
                 assert s.drawn * s.scale == pytest.approx(negatives)
                 assert s.centers == 1 or s.drawn / s.centers >= 2.5
+                of_nodes = sharing(cbow, hs, negatives, shared, window, nodes=True)
+                assert of_nodes.drawn * of_nodes.scale == pytest.approx(negatives)
+                assert of_nodes == s or (of_nodes.centers == 2 and of_nodes.drawn / 2 >= 2)
                 if hs or not shared or (window > 15 and not cbow):
                     assert (s.centers, s.drawn) == (1, negatives)
                 assert s.shared == (shared and (cbow or window <= 50))

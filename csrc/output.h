@@ -109,7 +109,7 @@ EMBFAST_INLINE V logistic(V score, V weight, V label, float lr, V& loss) {
 template <int J>
 EMBFAST_INLINE V score_block(const Block& b) {
 #ifdef __AVX512BF16__
-  constexpr int I = J == 6 || J == 7 ? 3 : W / J > 4 ? 4 : W / J;
+  constexpr int I = J == 7 ? 3 : W / J > 4 ? 4 : W / J;
   pair_outputs<J>(b);
 #else
   constexpr int I = J >= W ? 1 : W / J > 4 ? 4 : W / J;

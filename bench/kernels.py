@@ -10,10 +10,10 @@ take turns; times are CPU seconds, medians over --repeats. Every kernel is held 
 Useful FLOPs: each pair of an input and an output row costs three multiply-adds per number (score, and a move of either
 row), each counted as two; CBOW and PV-DM add up their window and hand the gradient back, one addition each per number
 and pair of center and context. PV-DM by concatenation has rows of (1 + 2 * window) * D numbers, and only hands back.
-Words that stand twice in a batch count as two rows, though the kernel merges them. The peak is of multiply-adds in
-registers alone; bandwidths are of reading, from memory of half the size of L1, L2 and L3, and of DRAM. Output bytes are
-those of the output rows that a word reads and writes, once each: what must come from memory where caches do not hold
-them.
+Words that stand twice in a batch count as two rows, though the kernel merges them. The peak is of multiply-adds of
+float32 in registers alone (avx512bf16 does up to twice as many); bandwidths are of reading, from memory of half the size
+of L1, L2 and L3, and of DRAM. Output bytes are those of the output rows that a word reads and writes, once each: what
+must come from memory where caches do not hold them.
 """
 
 import argparse
@@ -138,10 +138,13 @@ def check(kernel: Kernel, dim: int) -> None:
     """A fast wrong answer is not a result."""
     text = Text(400, 60)
     fast, slow = (arguments(kernel, text, dim, how, spread=dim**-0.25) for how in (kernels, reference))
-    np.testing.assert_allclose(kernels.train_sequences(**fast), reference.train_sequences(**slow), rtol=1e-4)
+    rounded = kernels.isa() == "avx512bf16"  # factors have 8 bits there
+    fast_tally, slow_tally = kernels.train_sequences(**fast), reference.train_sequences(**slow)
+    np.testing.assert_allclose(fast_tally, slow_tally, rtol=4e-3 if rounded else 1e-4)
     for name in ("w_in", "w_docs", "w_out", "w_nodes"):
         if fast[name] is not None:
-            np.testing.assert_allclose(fast[name], slow[name], rtol=1e-3, atol=1e-5, err_msg=name)
+            atol = 3e-3 if rounded else 1e-5
+            np.testing.assert_allclose(fast[name], slow[name], rtol=1e-3, atol=atol, err_msg=name)
 
 
 def work(kernel: Kernel, text: Text, dim: int) -> dict[str, int]:

@@ -11,9 +11,9 @@ Useful FLOPs: each pair of an input and an output row costs three multiply-adds 
 row), each counted as two; CBOW and PV-DM add up their window and hand the gradient back, one addition each per number
 and pair of center and context. PV-DM by concatenation has rows of (1 + 2 * window) * D numbers, and only hands back.
 Words that stand twice in a batch count as two rows, though the kernel merges them. The peak is of multiply-adds of
-float32 in registers alone (avx512bf16 does up to twice as many); bandwidths are of reading, from memory of half the size
-of L1, L2 and L3, and of DRAM. Output bytes are those of the output rows that a word reads and writes, once each: what
-must come from memory where caches do not hold them.
+float32 in registers alone (avx512bf16 does up to twice as many); bandwidths are of reading, from memory of half the
+size of L1, L2 and L3, and of DRAM. Output bytes are those of the output rows that a word reads and writes, once each:
+what must come from memory where caches do not hold them.
 """
 
 import argparse

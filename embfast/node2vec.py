@@ -76,8 +76,8 @@ class Node2Vec(WindowModel):
             the end, as "author,paper,venue,paper,author" (metapath2vec); without p, q, restart and plus.
         ns_exponent: 0.75 in word2vec.c; 0 draws all nodes alike.
         shrink_windows: each window draws its width from 1..window; otherwise all are full.
-        lr: step on the first pair, falling linearly to min_lr. An epoch of BlogCatalog prefers 0.045 (Macro-F1 24.0;
-            at 0.025 23.6), one of PPI 0.0125 (19.0; at 0.025 17.9, at 0.045 17.5): the default lies between.
+        lr: step on the first pair, falling linearly to min_lr. An epoch of BlogCatalog prefers 0.045 (Macro-F1 23.7;
+            at 0.025 23.4), one of PPI 0.0125 (18.9; at 0.025 17.9, at 0.045 17.5): the default lies between.
         min_lr: step on the last pair; lr / 10,000 by default.
         negatives_shared: neighbouring windows share their drawn nodes, as in Word2Vec; otherwise each pair has its own.
         threads: all cores by default. One gives the same bits every time; more train alike but for the last digits, on

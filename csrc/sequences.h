@@ -82,8 +82,8 @@ struct Scratch {
   float *weight, *label, *step;
   float *tile_weight, *tile_label, *tile_step;
   float *hidden, *delta;  // one row for each center, one for each input row
-  float* pairs;
-  float** ahead;  // rows that later batches need
+  float* pairs;           // of Block
+  float** ahead;          // rows that later batches need
 };
 
 // Up to job.centers neighbouring centers of one sentence, with one width and one set of draws; or, per pair, one center

@@ -142,7 +142,10 @@ struct Moving {
 // Moves rows by the steps in b.step: one sweep over the registers of a row, each row loaded and stored once. Of frozen
 // output rows only the inputs' gradients are taken.
 template <int J, To to, bool frozen>
-EMBFAST_INLINE void update_block(const Block& b) {
+EMBFAST_INLINE void update_block(const Block& block) {
+  const Block b = block;  // copies: as far as the compiler knows, a store to a row may change what it could read again
+  float* out[J];
+  unrolled<J>(EMBFAST_UNROLLED { out[i] = b.out[i]; });
 #ifdef __AVX512BF16__
   // Two input rows at a time. Products come in pairs: for an input's gradient of two outputs, for an output's of the
   // two inputs. The steps of both rows are paired accordingly: the one's, the other's, and the one with the other.
@@ -165,7 +168,7 @@ EMBFAST_INLINE void update_block(const Block& b) {
     Pairs y[halves];
     unrolled<halves>(EMBFAST_UNROLLED {
       constexpr int second = 2 * i + 1;
-      y[i] = pair_up(load(b.out[2 * i] + d), second < J ? load(b.out[second < J ? second : 0] + d) : zero());
+      y[i] = pair_up(load(out[2 * i] + d), second < J ? load(out[second < J ? second : 0] + d) : zero());
     });
     const auto move = [&](int row, V x, const uint32_t* step) __attribute__((always_inline)) {
       V moved[2] = {moving.start(row, x), zero()};  // two chains, half as long
@@ -194,7 +197,7 @@ EMBFAST_INLINE void update_block(const Block& b) {
 #else
     V y[J];
     if constexpr (W == 16) {  // 32 registers hold them; with 16 they are read again below
-      unrolled<J>(EMBFAST_UNROLLED { y[i] = load(b.out[i] + d); });
+      unrolled<J>(EMBFAST_UNROLLED { y[i] = load(out[i] + d); });
     }
     const float* step = b.step;
 #pragma GCC unroll 1
@@ -203,7 +206,7 @@ EMBFAST_INLINE void update_block(const Block& b) {
       V moved[2] = {moving.start(row, x), zero()};  // two chains, half as long
       unrolled<J>(EMBFAST_UNROLLED {
         const V g = splat(step[i]);
-        moved[i % 2] += g * (W == 16 ? y[i] : load(b.out[i] + d));
+        moved[i % 2] += g * (W == 16 ? y[i] : load(out[i] + d));
         if constexpr (!frozen) dy[i] += g * x;
       });
       store(moving.place(row), moved[0] + moved[1]);
@@ -211,7 +214,7 @@ EMBFAST_INLINE void update_block(const Block& b) {
 #endif
     b.ahead->prefetch_column(d);
     // Loaded again: the same word may stand twice among the outputs, and both steps count.
-    if constexpr (!frozen) unrolled<J>(EMBFAST_UNROLLED { store(b.out[i] + d, load(b.out[i] + d) + dy[i]); });
+    if constexpr (!frozen) unrolled<J>(EMBFAST_UNROLLED { store(out[i] + d, load(out[i] + d) + dy[i]); });
   }
   b.ahead->n = 0;
 }
@@ -269,7 +272,8 @@ struct Cbow : Block {
 };
 
 template <int J, bool frozen>
-EMBFAST_INLINE V train_cbow(const Cbow& b) {
+EMBFAST_INLINE V train_cbow(const Cbow& windows) {
+  const Cbow b = windows;
   constexpr int pairs = together * (J + 1), n = (pairs + W - 1) / W * W;
   const int width = 2 * b.radius;
   float* const* tags = b.in + b.n_in;

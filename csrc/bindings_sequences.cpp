@@ -63,6 +63,10 @@ int64_t set_tables(Job& job, Table& w_in, Table& w_out, Table& w_nodes, Table& w
   return n_words;
 }
 
+void check_dim(const Job& job, int64_t dim) {
+  if (dim < 1 || dim > job.dim) throw py::value_error("dim: expected 1.." + std::to_string(job.dim));
+}
+
 void set_draws(Job& job, const Table& keep, const Table& noise, int64_t n_words) {
   if (keep) job.keep = check::vector<uint32_t>(*keep, "keep", n_words);
   if (job.drawn > 0 && (!noise || !job.w_out.data)) throw py::value_error("drawn > 0 needs noise and w_out");
@@ -185,7 +189,8 @@ void bind_sequences(py::module_& m) {
          const py::array& blocks, int64_t first_block, int64_t last_block, const Table& keep, const Table& noise,
          const HuffmanPaths* tree, Table w_docs, const Table& tag_offsets, const Table& tags, int window, bool shrink,
          bool cbow, bool words, bool mean, bool concat, bool shared, int centers, int drawn, float scale, uint64_t seed,
-         uint64_t epoch, float lr_first, float lr_last, int64_t tokens_before, int64_t tokens_total, int threads) {
+         uint64_t epoch, float lr_first, float lr_last, int64_t tokens_before, int64_t tokens_total,
+         std::optional<int64_t> dim, int threads) {
         Job job{};
         set_windows(job, window, shrink, cbow, mean, concat, centers, drawn, scale);
         job.words = words || cbow, job.shared = shared;
@@ -215,13 +220,14 @@ void bind_sequences(py::module_& m) {
         set_draws(job, keep, noise, n_words);
         if (!shared && centers != 1) throw py::value_error("per-pair draws need centers = 1");
         if (!shared && !cbow && w_docs) throw py::value_error("w_docs needs shared draws");
+        check_dim(job, dim.value_or(job.dim));
         check::threads(threads);
         job.seed = seed, job.epoch = epoch, job.lr_first = lr_first, job.lr_last = lr_last;
         job.tokens_before = tokens_before, job.tokens_total = std::max<int64_t>(tokens_total, 1);
         Tally tally;
         {
           py::gil_scoped_release no_gil;
-          tally = train_sequences(job, threads);
+          tally = train_sequences(job, dim.value_or(job.dim), threads);
         }
         return py::make_tuple(tally.loss, tally.examples, tally.kept);
       },
@@ -229,7 +235,7 @@ void bind_sequences(py::module_& m) {
       "keep"_a = py::none(), "noise"_a = py::none(), "tree"_a = py::none(), "w_docs"_a = py::none(),
       "tag_offsets"_a = py::none(), "tags"_a = py::none(), py::kw_only(), "window"_a, "shrink"_a, "cbow"_a,
       "words"_a = true, "mean"_a, "concat"_a = false, "shared"_a, "centers"_a, "drawn"_a, "scale"_a, "seed"_a,
-      "epoch"_a, "lr_first"_a, "lr_last"_a, "tokens_before"_a, "tokens_total"_a, "threads"_a);
+      "epoch"_a, "lr_first"_a, "lr_last"_a, "tokens_before"_a, "tokens_total"_a, "dim"_a = py::none(), "threads"_a);
   m.def(
       "infer_documents",
       [](Table w_docs, int64_t dim, Table w_in, Table w_out, Table w_nodes, const py::array& ids,
@@ -251,7 +257,7 @@ void bind_sequences(py::module_& m) {
           job.longest_block = std::max(job.longest_block, job.offsets[d + 1] - job.offsets[d]);
         }
         set_draws(job, keep, noise, n_words);
-        if (dim < 1 || dim > job.dim) throw py::value_error("dim: expected 1.." + std::to_string(job.dim));
+        check_dim(job, dim);
         if (epochs < 1) throw py::value_error("epochs: expected 1 or more");
         if (averaged < 1 || averaged > epochs) throw py::value_error("averaged: expected 1.." + std::to_string(epochs));
         check::threads(threads);

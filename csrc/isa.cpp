@@ -51,6 +51,8 @@ Level level() {
   return chosen;
 }
 
+int width() { return level() >= avx512 ? 16 : level() == avx2 ? 8 : 4; }
+
 const char* name() { return names[level()]; }
 
 }  // namespace embfast::isa

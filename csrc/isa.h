@@ -11,6 +11,9 @@ enum Level { baseline = 0, avx2 = 1, avx512 = 2, avx512popcnt = 3, avx512bf16 = 
 // when the machine has it. Throws where EMBFAST_ISA is none of these.
 Level level();
 
+// Floats in a register of it.
+int width();
+
 // "baseline", "avx2", "avx512", "avx512popcnt" or "avx512bf16".
 const char* name();
 

@@ -21,6 +21,7 @@ struct Ahead {
 
   // To be written: a line that another core holds is asked for once, not again when it is stored to.
   EMBFAST_INLINE void prefetch_column(int64_t d) const {
+    if (d % 16 != 0) return;  // within a line that has been asked for
     for (int i = 0; i < n; ++i) __builtin_prefetch(row[i] + d, 1, 3);
   }
   EMBFAST_INLINE void prefetch_last(int64_t dim) {
@@ -42,7 +43,7 @@ struct Block {
   float* delta;  // n_in rows of dim floats for To::delta
   float* step;   // scratch, n_in * n_out + 2 W floats
   float* pairs;  // scratch, of max_tile rows and 16 (n_in + 1) floats
-  int64_t dim;   // a multiple of 16
+  int64_t dim;   // a multiple of W
   float lr;
   Ahead* ahead;
 };

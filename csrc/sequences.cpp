@@ -148,13 +148,23 @@ static Tally on_threads(const Job& job, int threads, int64_t first, int64_t last
   return total;
 }
 
-Tally train_sequences(const Job& job, int threads) {
+// The job with rows that end where the registers of this machine that hold `columns` floats do. Parts that stand end to
+// end keep their padding.
+static Job trimmed(Job job, int64_t columns) {
+  const int64_t width = isa::width();
+  if (!job.concat) job.dim = job.hidden_dim = (columns + width - 1) / width * width;
+  return job;
+}
+
+Tally train_sequences(const Job& given, int64_t columns, int threads) {
+  const Job job = trimmed(given, columns);
   const TrainBlock train = EMBFAST_CHOOSE_BF16(train_block);
   return on_threads(job, threads, job.first_block, job.last_block,
                     [&](int64_t block, const Scratch& s, Tally& tally) { train(job, block, s, tally); });
 }
 
-Tally infer_documents(const Job& job, int64_t columns, int epochs, int averaged, int threads) {
+Tally infer_documents(const Job& given, int64_t columns, int epochs, int averaged, int threads) {
+  const Job job = trimmed(given, columns);
   const TrainBlock train = EMBFAST_CHOOSE_BF16(train_block);
   const std::vector<int32_t> tags(job.most_tags);  // all are row 0
   return on_threads(job, threads, 0, job.n_documents, [&](int64_t document, const Scratch& s, Tally& tally) {

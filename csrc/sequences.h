@@ -20,8 +20,8 @@ struct Job {
   Rows w_out;          // negative sampling: a row for each word; data is null without it
   Rows w_nodes;        // hierarchical softmax: a row for each inner node of the tree; data is null without it
   Rows w_docs;         // a row for each tag; data is null without documents
-  int64_t dim;         // floats in a row of w_in and w_docs
-  int64_t hidden_dim;  // floats in a row of w_out and w_nodes: with concat more than dim
+  int64_t dim;         // floats of a row of w_in and w_docs that are in use; those behind are zeros
+  int64_t hidden_dim;  // of a row of w_out and w_nodes: with concat more than dim
 
   const int64_t* tag_offsets;  // document d has the tags tags[tag_offsets[d]] onwards, all distinct; with CBOW by mean
                                // or sum one may stand there k times, and then counts as k words of the window do
@@ -112,8 +112,9 @@ namespace avx512bf16 {
 void train_block(const Job&, int64_t block, const Scratch&, Tally&);
 }
 
-// Trains on the job's blocks with this many threads. One thread takes them in order: the same bits every time.
-Tally train_sequences(const Job& job, int threads);
+// Trains on the job's blocks, the first `columns` columns of rows, with this many threads. One thread takes them in
+// order: the same bits every time.
+Tally train_sequences(const Job& job, int64_t columns, int threads);
 
 // Fits row d of w_docs to document d in so many epochs, from small random numbers in its first `columns` columns; all
 // else is frozen. The row becomes the mean of what it was after each of the last `averaged` epochs (Polyak & Juditsky

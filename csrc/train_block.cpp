@@ -70,6 +70,16 @@ struct Planner {
 
   EMBFAST_INLINE bool pairs() const { return !job.shared && !job.cbow; }
 
+  // Asks for the center's path, which fetch reads, and for where the path of a later center stands.
+  EMBFAST_INLINE void look_up_paths() const {
+    const int last = s.sentence_end[n_sentences - 1] - 1, later = center + batches_in_flight;
+    __builtin_prefetch(job.path_offsets + s.token[later < last ? later : last]);
+    const int64_t path = job.path_offsets[s.token[center]];
+    __builtin_prefetch(job.path_nodes + path);
+    __builtin_prefetch(job.path_nodes + path + 16);
+    __builtin_prefetch(job.path_codes + path);
+  }
+
   // The next batch, into b; false at the end of the block.
   EMBFAST_INLINE bool plan(Batch& b) {
     if (sentence == n_sentences) return false;
@@ -85,6 +95,7 @@ struct Planner {
     if (next_draw + draws > job.n_noise) next_draw = 0;
     b.drawn = job.noise + next_draw;
     next_draw += draws;
+    if (job.w_nodes.data) look_up_paths();
     center += b.n_centers;
     if (center == b.last) {
       first = center;

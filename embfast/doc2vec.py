@@ -407,6 +407,7 @@ class Doc2Vec(Estimator):
                     lr_last=self._rates(part)[1],
                     tokens_before=epoch * n_tokens,
                     tokens_total=self.epochs * n_tokens,
+                    dim=self.dim,
                     threads=threads,
                     **common,
                     **self._of_part(part),

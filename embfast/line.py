@@ -189,6 +189,7 @@ class LINE(Estimator):
                         lr_last=min_lr,
                         tokens_before=epoch * per_epoch + int(cuts[first]),
                         tokens_total=self.epochs * per_epoch,
+                        dim=self.dim,
                         threads=threads,
                     )
                 return float(sums[0]), int(sums[1]), int(sums[2])

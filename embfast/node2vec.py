@@ -390,6 +390,7 @@ class Node2Vec(WindowModel):
                         lr_last=min_lr,
                         tokens_before=before,
                         tokens_total=total,
+                        dim=self.dim,
                         threads=threads,
                     )
                 return float(sums[0]), int(sums[1]), int(sums[2])

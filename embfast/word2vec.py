@@ -298,6 +298,7 @@ class Word2Vec(WindowModel):
                 lr_last=min_lr,
                 tokens_before=epoch * n_tokens,
                 tokens_total=self.epochs * n_tokens,
+                dim=self.dim,
                 threads=threads,
             )
 

@@ -106,6 +106,7 @@ class Problem:
             "lr_last": self.lr / 10,
             "tokens_before": self.tokens,
             "tokens_total": 3 * self.tokens,
+            "dim": self.dim,
             "threads": 1,
         }
 

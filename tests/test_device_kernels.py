@@ -84,7 +84,7 @@ def device_arguments(problem, dtype=np.float32):
     arguments["pieces"] = arguments.pop("blocks")
     counts = np.sort(np.random.default_rng(problem.seed % 2**32).integers(1, 1000, problem.words))[::-1]
     arguments["noise"] = reference.NoiseTable(counts**0.75)
-    for name in ("first_block", "last_block", "shared", "centers", "scale", "threads", "concat"):
+    for name in ("first_block", "last_block", "shared", "centers", "scale", "dim", "threads", "concat"):
         arguments.pop(name, None)
     return arguments
 

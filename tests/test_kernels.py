@@ -295,6 +295,20 @@ def test_slices_of_an_epoch_give_the_bits_of_one_call(kind):
 
 
 @pytest.mark.parametrize("kind", LONG)
+def test_registers_behind_dim_change_nothing(kind):
+    problem = replace(LONG[kind], dim=6)
+    tally, tables = trained(problem)
+    whole, padded = trained(problem, dim=16)
+    assert tally == whole
+    for name, table in tables.items():
+        assert table.tobytes() == padded[name].tobytes()
+    if kernels.isa() in ("baseline", "avx2"):  # with registers of 8 floats at most
+        for table in tables.values():
+            table[:, 8:] = np.nan
+        assert np.isfinite(trained(problem, **tables)[0][0])
+
+
+@pytest.mark.parametrize("kind", LONG)
 def test_threads_see_the_same_examples(kind):
     problem = replace(LONG[kind], lr=0.01)  # few words: at a high rate, 50 threads at once would tell
     tally, _ = trained(problem)
@@ -395,6 +409,8 @@ BAD = {
     "drawn: overflows": ("drawn", {"drawn": 2**31 - 1}),
     "window: 0": ("window", {"window": 0}),
     "window: overflows": ("window", {"window": 2**31 - 1}),
+    "dim: 0": ("dim: expected 1..16", {"dim": 0}),
+    "dim: too large": ("dim: expected 1..16", {"dim": 17}),
     "threads: 0": ("threads", {"threads": 0}),
 }
 

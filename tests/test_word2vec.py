@@ -338,7 +338,7 @@ def test_every_setting_reaches_the_kernel(corpus, monkeypatch):
     ).fit(corpus)  # fmt: skip
     expected = {
         "window": 3, "shrink": False, "cbow": True, "mean": False, "shared": True, "centers": 1, "drawn": 5,
-        "scale": 1.0, "seed": 11, "lr_first": 0.5, "lr_last": 0.25, "tokens_total": 36_000, "threads": 3,
+        "scale": 1.0, "seed": 11, "lr_first": 0.5, "lr_last": 0.25, "tokens_total": 36_000, "dim": 9, "threads": 3,
     }  # fmt: skip
     for epoch, (arrays, settings) in enumerate(calls):
         assert settings == {**expected, "epoch": epoch, "tokens_before": epoch * 18_000}

@@ -258,12 +258,14 @@ def train_sequences(
     lr_last,
     tokens_before,
     tokens_total,
+    dim=None,
     threads=1,
     frozen=False,
 ):
     """What kernels.train_sequences does, one batch at a time. Returns (loss in nats, examples, kept tokens).
 
-    w_in, w_out (words, dim), w_nodes (words - 1, dim): moved in place; w_out or w_nodes may be None.
+    w_in, w_out (words, dim), w_nodes (words - 1, dim): moved in place; w_out or w_nodes may be None. Columns behind
+        dim, where it is given, hold zeros and keep them.
     ids: words; document d is ids[offsets[d]:offsets[d + 1]], block b is ids[blocks[b]:blocks[b + 1]]. No window
         crosses an edge of either, and the learning rate is that of the block's first token.
     window: words on each side; with shrink each batch draws its own width from 1..window.

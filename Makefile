@@ -15,7 +15,7 @@ demo: .venv/installed
 	$(BIN)/embfast analogy build/factbook.bin france french spain -k 3
 
 test: .venv/test.extra
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 bench: .venv/bench.extra
 	$(BIN)/python -m bench.word2vec $(ARGS)

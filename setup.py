@@ -14,11 +14,15 @@ SOURCE = Path(__file__).parent.resolve()
 
 
 class CMakeBuild(build_ext):
-    """One configure and one build; EMBFAST_CMAKE_ARGS adds options, say -DEMBFAST_WERROR=ON."""
+    """One configure and one build; EMBFAST_CMAKE_ARGS adds options, say -DEMBFAST_WERROR=ON.
+
+    EMBFAST_BUILD_DIR keeps the objects in that folder; by default they go where setuptools puts them, and may be
+    deleted.
+    """
 
     def build_extension(self, ext: Extension) -> None:
         target = Path(self.get_ext_fullpath(ext.name)).resolve().parent
-        build = Path(self.build_temp).resolve()
+        build = Path(os.environ.get("EMBFAST_BUILD_DIR") or self.build_temp).resolve()
         build.mkdir(parents=True, exist_ok=True)
         configure = [
             "cmake",

@@ -64,8 +64,10 @@ def build(name="plain", *, sanitizer=None, options=("-O1",), changes=None, kerne
     for source, own in (("kernels", watched), ("shim", watched if scheduler is None else scheduler)):
         run(["g++", *flags, *own, *include, "-c", cuda / f"{source}.cpp", "-o", work / f"{source}.o"], work)
     run(["g++", "-shared", *flags, *watched, work / "kernels.o", work / "shim.o", "-o", work / "shim.so"], work)
-    shutil.rmtree(folder, ignore_errors=True)
-    work.rename(folder)
+    try:
+        work.rename(folder)
+    except OSError:  # another process built the same
+        shutil.rmtree(work)
     return library
 
 

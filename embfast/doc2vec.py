@@ -30,6 +30,7 @@ from embfast.training import (
     NoisePool,
     ProgressOption,
     Sharing,
+    Threads,
     blocks_per_slice,
     by_count,
     choose_device,
@@ -87,8 +88,8 @@ class Doc2Vec(Estimator):
         min_lr: step on the last word; lr / 10,000 by default.
         negatives_shared: neighbouring windows share their drawn words, two or more for each; otherwise each has its
             own, as each word of PV-DBOW always has.
-        threads: all cores by default. One gives the same bits every time; more differ in the last digits. Inference
-            gives the same bits with any number.
+        threads: by default all cores, or as many of them as a longer run finds to pay (training.Threads). One gives the
+            same bits every time; more differ in the last digits. Inference, in all cores, gives the same bits with any.
         seed: 0 to 2**64 - 1, of first weights and all draws.
         device: as in Word2Vec, for training and inference; not with dm="concat".
     Learned:
@@ -370,7 +371,7 @@ class Doc2Vec(Estimator):
 
     def _train(self, corpus: Corpus, tags: Tags, run: FitRun) -> "Doc2Vec":
         state, n_tokens = self._progress, corpus.n_tokens
-        threads = self.threads or cores()
+        threads = Threads(self.threads)
         blocks = make_blocks(corpus.offsets)
         parts = self._parts()
         common = self._common()
@@ -408,7 +409,7 @@ class Doc2Vec(Estimator):
                     tokens_before=epoch * n_tokens,
                     tokens_total=self.epochs * n_tokens,
                     dim=self.dim,
-                    threads=threads,
+                    threads=threads.now,
                     **common,
                     **self._of_part(part),
                 )
@@ -429,7 +430,7 @@ class Doc2Vec(Estimator):
             return float(tally[0]), int(tally[1]), int(tally[2])
 
         lr, min_lr = self._rates(parts[0])
-        of_cpu = max(1, blocks_per_slice(self.dim, self.window, threads) // (4 if self.hs else 1))
+        of_cpu = max(1, blocks_per_slice(self.dim, self.window, threads.most) // (4 if self.hs else 1))
         self._run(
             run,
             step if device is None else step_on_device,
@@ -437,6 +438,7 @@ class Doc2Vec(Estimator):
             lr=lr,
             min_lr=min_lr,
             per_slice=of_cpu if device is None else DEVICE_SLICE,
+            threads=threads if device is None else None,
             after_slice=lambda begin, end: forget_read(corpus.ids, begin, end),
             sessions=on_device.values(),
         )

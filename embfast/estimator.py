@@ -22,7 +22,7 @@ from embfast.corpus import Corpus
 from embfast.errors import FormatError
 from embfast.formats import replacing
 from embfast.tensors import TensorFile, word_tensors, write_tensors
-from embfast.training import Progress, ProgressOption, for_kernels, initial_weights, train
+from embfast.training import Progress, ProgressOption, Threads, for_kernels, initial_weights, train
 from embfast.vectors import Vectors
 
 FORMAT, VERSION = "embfast model", 1
@@ -137,6 +137,7 @@ class Estimator(ABC):
         lr: float,
         min_lr: float,
         per_slice: int = 1,
+        threads: Threads | None = None,
         after_slice: Callable[[int, int], None] | None = None,
         unit: str = "words",
         sessions: Iterable[Any] = (),
@@ -163,6 +164,7 @@ class Estimator(ABC):
                 per_slice=per_slice,
                 lr=lr,
                 min_lr=min_lr,
+                threads=threads,
                 after_slice=after_slice,
                 unit=unit,
                 save=None if run.checkpoint is None else save,

@@ -17,8 +17,8 @@ from embfast.storage import scratch_array
 from embfast.tensors import TensorFile
 from embfast.training import (
     ProgressOption,
+    Threads,
     choose_device,
-    cores,
     document_means,
     forget_read,
     grown_vocabulary,
@@ -64,7 +64,8 @@ class GloVe(Estimator):
         shuffle: "tiles" trains on up to 1,024 random entries of a tile of 128 x 128 words at a time, tiles and parts in
             random order; "full" on all entries in random order, which is slower and no better (README, Measured).
         memory_gb: 10^9 bytes that counting a corpus may take.
-        threads: all cores by default. One gives the same bits every time; more differ in the last digits.
+        threads: by default all cores, or as many of them as a longer run finds to pay (training.Threads). One gives the
+            same bits every time; more differ in the last digits.
         seed: 0 to 2**64 - 1, of first weights and all orders.
         device: "cpu"; "cuda" or "cuda:1", which needs CuPy and dim <= 1,024; or "auto", such a device where there is
             one. There the entries are trained in runs of up to 64 of one row, in random order whatever `shuffle` says,
@@ -243,7 +244,7 @@ class GloVe(Estimator):
             self._tables[name] = table
 
     def _train(self, matrix: CooccurrenceMatrix, run: FitRun) -> "GloVe":
-        n, threads = len(matrix), self.threads or cores()
+        n, threads = len(matrix), Threads(self.threads)
         index = {word: i for i, word in enumerate(self.words_)}
         place = np.array([index[word] for word in matrix.words], np.int32)
         blocks = np.append(np.arange(0, n, _BLOCK), n)
@@ -251,7 +252,7 @@ class GloVe(Estimator):
         on_device = None
         if device is None:
             entries, step = self._cpu_step(matrix, place, blocks, threads)
-            per_slice = max(1, threads * _SLICE_WORK // kernels.padded(self.dim + 1) // _BLOCK)
+            per_slice = max(1, threads.most * _SLICE_WORK // kernels.padded(self.dim + 1) // _BLOCK)
         else:
             on_device, entries, step = self._device_step(matrix, place, blocks, device)
             per_slice = _DEVICE_SLICE // _BLOCK
@@ -263,13 +264,14 @@ class GloVe(Estimator):
             lr=self.lr,
             min_lr=self.lr,
             per_slice=per_slice,
+            threads=threads if on_device is None else None,
             after_slice=lambda begin, end: forget_read(entries, 0, n),
             unit="entries",
             sessions=[] if on_device is None else [on_device],
         )
         return self
 
-    def _cpu_step(self, matrix: CooccurrenceMatrix, place: np.ndarray, blocks: np.ndarray, threads: int) -> Any:
+    def _cpu_step(self, matrix: CooccurrenceMatrix, place: np.ndarray, blocks: np.ndarray, threads: Threads) -> Any:
         """The entries in groups, and what trains on blocks first..last of an epoch."""
         state = self._progress
         groups, entries = group(matrix, place, len(self.words_), self.shuffle, self.seed)
@@ -298,7 +300,7 @@ class GloVe(Estimator):
                 lr=self.lr,
                 seed=self.seed,
                 epoch=state.before + epoch,
-                threads=threads,
+                threads=threads.now,
             )
             return loss, trained, trained
 

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -29,6 +29,9 @@ CHAPTER = 4096  # blocks, about 16.8 M tokens, that take their negatives from on
 cores = kernels.cores
 
 _SLICE_WORK = 150_000  # blocks x padded dim x window of one kernel call and thread: about a quarter of a second
+_LEAST_SLICES = 32  # of a run that looks for its number of threads
+_TURNS = 3  # of each number that is tried, a quarter of a slice long
+_REST = 64  # slices until numbers are tried again; then twice as many, and so on
 _CELLS = 1 << 18  # numbers per step of the numpy loops over tables: 1 MB
 
 
@@ -278,6 +281,57 @@ class Progress:
     losses: list[float] = field(default_factory=list)
 
 
+class Threads:
+    """How many threads take the next slice: as many as were asked for or, by default, as many of all cores as pay.
+
+    Threads share the weights without locks. Where cores have no cache in common the rows travel between them, and more
+    threads may train fewer words. A run that was given no number tries all cores against half of them, a few times in
+    turn, and halves them as long as that is faster by a twentieth; then it doubles them likewise. It looks again later,
+    and less and less often.
+
+    Attributes:
+        most: threads that there may be.
+        now: those of the next slice.
+        trying: the next slice is to be short.
+    """
+
+    def __init__(self, asked: int | None) -> None:
+        self.most = asked or cores()
+        self.keep_all()
+        if asked is None and self.most > 1:
+            self._choice = self._choose()
+            next(self._choice)
+
+    def keep_all(self) -> None:
+        """Tries no more."""
+        self.now, self.trying, self._choice = self.most, False, None
+
+    def tell(self, rate: float) -> None:
+        """Takes the words per second of a slice that `now` threads trained, and chooses for the next one."""
+        if self._choice:
+            self._choice.send(rate)
+
+    def _choose(self) -> Generator[None, float, None]:
+        n, rest = self.most, _REST
+        while True:
+            for change in (lambda n: max(n // 2, 1), lambda n: min(2 * n, self.most)):
+                while change(n) != n and (yield from self._faster(change(n), n)):
+                    n = change(n)
+            self.now, self.trying = n, False
+            for _ in range(rest):
+                yield
+            rest *= 2
+
+    def _faster(self, other: int, n: int) -> Generator[None, float, bool]:
+        """Whether the best slice of the other number beats the best of n."""
+        best = {n: 0.0, other: 0.0}
+        for _ in range(_TURNS):
+            for self.now in best:
+                self.trying = True
+                best[self.now] = max(best[self.now], (yield))
+        return best[other] > 1.05 * best[n]
+
+
 class Status(NamedTuple):
     """What a progress callable is told after each slice. `loss` is the mean of the running epoch per example."""
 
@@ -289,10 +343,18 @@ class Status(NamedTuple):
     loss: float
     seconds_left: float
     unit: str = "words"
+    threads: int | None = None  # where the run took fewer than there may be
+
+    @property
+    def speed(self) -> str:
+        """Words per second, and the threads where there are fewer than there may be."""
+        return f"{self.words_per_s:,.0f} {self.unit}/s" + (
+            f" ({self.threads} thread{'s' * (self.threads > 1)})" if self.threads else ""
+        )
 
     def __str__(self) -> str:
         return (
-            f"epoch {self.epoch}/{self.epochs}  {100 * self.done:5.1f} %  {self.words_per_s:,.0f} {self.unit}/s  "
+            f"epoch {self.epoch}/{self.epochs}  {100 * self.done:5.1f} %  {self.speed}  "
             f"lr {self.lr:.5f}  loss {self.loss:.4f}  {self.seconds_left:,.0f} s left"
         )
 
@@ -309,6 +371,7 @@ def train(
     per_slice: int,
     lr: float,
     min_lr: float,
+    threads: Threads | None = None,
     after_slice: Callable[[int, int], None] | None = None,
     unit: str = "words",
     save: Callable[[], None] | None = None,
@@ -319,10 +382,11 @@ def train(
 ) -> None:
     """Runs the epochs of a model from where `state` stands, and keeps state up to date.
 
-    step(epoch, first, last) trains on those blocks and returns summed loss, examples and kept tokens; after_slice is
-    told the tokens first..last that it read. `save` writes a checkpoint: every save_minutes, at the end, and on Ctrl-C,
-    which lets the slice finish first; a second Ctrl-C kills the process. lr_of(epoch) is the learning rate where
-    it does not fall linearly from lr to min_lr; after_epoch looks at the model, and ends the run when it returns True.
+    step(epoch, first, last) trains on those blocks and returns summed loss, examples and kept tokens; `threads`, which
+    it reads, is told how fast that was. after_slice is told the tokens first..last that it read. `save` writes a
+    checkpoint: every save_minutes, at the end, and on Ctrl-C, which lets the slice finish first; a second Ctrl-C kills
+    the process. lr_of(epoch) is the learning rate where it does not fall linearly from lr to min_lr; after_epoch looks
+    at the model, and ends the run when it returns True.
 
     Raises:
         KeyboardInterrupt: Ctrl-C, after the checkpoint is written.
@@ -331,13 +395,19 @@ def train(
     n_blocks, n_tokens = len(blocks) - 1, int(blocks[-1] - blocks[0])
     started = saved = time.monotonic()
     trained = 0
+    if threads and epochs * n_blocks < _LEAST_SLICES * per_slice:
+        threads.keep_all()
     with first_interrupt() as interrupted, _reporter(progress) as report:
         while state.epoch < epochs:
             while state.block < n_blocks:
                 first = state.block
-                last = min(first + per_slice, (first // CHAPTER + 1) * CHAPTER, n_blocks)
+                size = max(per_slice // 4, 1) if threads and threads.trying else per_slice
+                last = min(first + size, (first // CHAPTER + 1) * CHAPTER, n_blocks)
+                before = time.monotonic()
                 loss, examples, _ = step(state.epoch, first, last)
                 begin, end = int(blocks[first]), int(blocks[last])
+                if threads:
+                    threads.tell((end - begin) / max(time.monotonic() - before, 1e-9))
                 done = (state.epoch * n_tokens + end) / (epochs * n_tokens)
                 lr_now = lr_of(state.epoch) if lr_of else lr + (min_lr - lr) * done
                 state.loss += loss
@@ -355,7 +425,8 @@ def train(
                 rate = trained / max(now - started, 1e-9)
                 mean = state.loss / max(state.examples, 1)
                 left = (1 - done) * epochs * n_tokens / rate
-                report(Status(state.epoch + 1, epochs, done, rate, lr_now, mean, left, unit))
+                chosen = threads.now if threads and threads.now < threads.most else None
+                report(Status(state.epoch + 1, epochs, done, rate, lr_now, mean, left, unit, chosen))
                 if interrupted():
                     if save:
                         save()
@@ -430,7 +501,7 @@ def _reporter(progress: ProgressOption) -> Iterator[Callable[[Status], None]]:
                     task,
                     completed=status.done,
                     at=f"{status.epoch}/{status.epochs}",
-                    rate=f"{status.words_per_s:,.0f} {status.unit}/s  lr {status.lr:.5f}  loss {status.loss:.4f}",
+                    rate=f"{status.speed}  lr {status.lr:.5f}  loss {status.loss:.4f}",
                 )
 
             yield show

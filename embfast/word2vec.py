@@ -24,10 +24,10 @@ from embfast.training import (
     DEVICE_SLICE,
     NoisePool,
     ProgressOption,
+    Threads,
     blocks_per_slice,
     by_count,
     choose_device,
-    cores,
     document_means,
     fingerprint,
     forget_read,
@@ -65,7 +65,8 @@ class Word2Vec(WindowModel):
         min_lr: step on the last pair; lr / 10,000 by default.
         negatives_shared: neighbouring windows share their drawn words: three times faster for skip-gram, and better on
             analogies and relatedness (README, `sharing`); otherwise each pair draws its own, as in word2vec.c.
-        threads: all cores by default. One gives the same bits every time; more differ in the last digits.
+        threads: by default all cores, or as many of them as a longer run finds to pay (training.Threads). One gives the
+            same bits every time; more differ in the last digits.
         seed: 0 to 2**64 - 1, of first weights and all draws.
         device: "cpu"; "cuda" or "cuda:1", which needs CuPy and dim <= 1,024; or "auto", such a device where there is
             one. There each window draws for itself, texts are cut into pieces of about 1,024 tokens, and additions meet
@@ -227,7 +228,7 @@ class Word2Vec(WindowModel):
 
     def _train(self, corpus: Corpus, run: FitRun) -> "Word2Vec":
         state, n_tokens = self._progress, corpus.n_tokens
-        threads = self.threads or cores()
+        threads = Threads(self.threads)
         lr, min_lr = self._rates()
         share = sharing(self.cbow, self.hs, self.negatives, self.negatives_shared, self.window)
         blocks = make_blocks(corpus.offsets)
@@ -299,11 +300,11 @@ class Word2Vec(WindowModel):
                 tokens_before=epoch * n_tokens,
                 tokens_total=self.epochs * n_tokens,
                 dim=self.dim,
-                threads=threads,
+                threads=threads.now,
             )
 
         slower = 1 if share.shared and not self.hs else 4
-        of_cpu = max(1, blocks_per_slice(self.dim, self.window, threads) // slower)
+        of_cpu = max(1, blocks_per_slice(self.dim, self.window, threads.most) // slower)
         self._run(
             run,
             step if device is None else step_on_device,
@@ -311,6 +312,7 @@ class Word2Vec(WindowModel):
             lr=lr,
             min_lr=min_lr,
             per_slice=of_cpu if device is None else DEVICE_SLICE,
+            threads=threads if device is None else None,
             after_slice=lambda begin, end: forget_read(corpus.ids, begin, end),
             sessions=[] if device is None else [on_device],
         )

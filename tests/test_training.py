@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from embfast import estimator, kernels, tensors, training
 from embfast.corpus import Corpus
 from embfast.errors import FormatError, TrainingError
-from embfast.training import Progress, Status, initial_weights, make_blocks
+from embfast.training import Progress, Status, Threads, initial_weights, make_blocks
 from embfast.word2vec import Word2Vec
 
 
@@ -122,10 +122,10 @@ def test_private_changes_of_a_mapped_array_are_kept(tmp_path):
 # ---- the loop -----------------------------------------------------------------------------------------------------
 
 
-def run(step, state=None, **options):
+def run(step, state=None, blocks=10, **options):
     settings = {"epochs": 2, "per_slice": 3, "lr": 0.1, "min_lr": 0.0, "after_slice": lambda begin, end: None}
     state = state or Progress()
-    training.train(step, np.arange(11, dtype=np.int64) * 10, state, **{**settings, **options})
+    training.train(step, np.arange(blocks + 1, dtype=np.int64) * 10, state, **{**settings, **options})
     return state
 
 
@@ -145,6 +145,72 @@ def test_the_loop_visits_every_block_once_an_epoch_and_averages_the_loss():
     assert told[0].lr == pytest.approx(0.085)
     assert told[-1].lr == 0
     assert (told[-1].loss, told[-1].epoch, told[-1].epochs, told[-1].seconds_left) == (1.0, 2, 2, 0)
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A machine of so many cores, whose clock runs as a step says that works at a rate for each number of threads."""
+
+    def make(cores, rates, slices):
+        now, taken = [0.0], []
+        monkeypatch.setattr(training, "cores", lambda: cores)
+        monkeypatch.setattr(training.time, "monotonic", lambda: now[0])
+        threads = Threads(None)
+
+        def step(epoch, first, last):
+            n = threads.now
+            taken.append((epoch, first, last, n))
+            now[0] += (last - first) * 10 / rates(n, len(taken))
+            return 1.0, 1, 1
+
+        run(step, epochs=1, per_slice=4, blocks=4 * slices, threads=threads)
+        assert [edges[1] for edges in taken] == [0, *(edges[2] for edges in taken[:-1])]  # each block once, in order
+        assert taken[-1][2] == 4 * slices
+        return taken
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("cores", "best"), [(2, 1), (2, 2), (8, 8), (8, 4), (8, 1), (6, 3), (5, 5), (96, 24)]
+)  # fmt: skip
+def test_a_run_takes_as_many_threads_as_pay(machine, cores, best):
+    taken = machine(cores, lambda n, _: 100 * min(n, best) * (best / n) ** 0.5, 60)
+    assert taken[0][3] == cores
+    assert {n for *_, n in taken[24:]} == {best}
+    assert sum(last - first for _, first, last, n in taken if n != best) < 0.1 * 240
+
+
+def test_progress_tells_where_not_all_threads_are_taken():
+    status = Status(1, 5, 0.1, 12345.6, 0.025, 2.5, 9.0)
+    assert "12,346 words/s  lr" in str(status)
+    assert "12,346 words/s (1 thread)  lr" in str(status._replace(threads=1))
+    assert status._replace(threads=3, unit="entries").speed == "12,346 entries/s (3 threads)"
+
+
+def test_slices_that_are_disturbed_do_not_decide(machine):
+    taken = machine(4, lambda n, i: 100 * n / (1 if i % 3 == 0 else 5), 60)
+    assert {n for *_, n in taken[12:]} == {4}
+
+
+def test_a_gain_that_may_be_noise_does_not_decide(machine):
+    assert {n for *_, n in machine(4, lambda n, _: 104 if n == 2 else 100, 60)[12:]} == {4}
+
+
+def test_the_number_of_threads_follows_the_machine(machine):
+    """First two threads are in each other's way, then no more."""
+    taken = machine(2, lambda n, i: 100 / n if i < 40 else 100 * n, 400)
+    numbers = [n for *_, n in taken]
+    assert {*numbers[12:60]} == {1}
+    assert {*numbers[120:200]} == {2}
+
+
+def test_short_runs_and_numbers_that_were_asked_for_are_left_alone(machine):
+    assert {n for *_, n in machine(2, lambda n, _: 100 / n, 31)} == {2}
+    threads = Threads(2)
+    for _ in range(100):
+        threads.tell(1.0)
+        assert (threads.now, threads.trying) == (2, False)
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])

@@ -15,7 +15,8 @@ namespace embfast {
 
 namespace {
 
-constexpr int pad = 32;  // floats past the end that a whole-register store may touch
+constexpr int64_t top_floats = 1 << 18;  // of a thread's copies of nodes: 1 MB, and as much for what they were
+constexpr int pad = 32;                  // floats past the end that a whole-register store may touch
 
 // Carves a thread's scratch from one allocation; every array starts on a cache line.
 class Arena {
@@ -49,11 +50,16 @@ struct Thread {
   Arena arena;
   Tally tally;
 
-  explicit Thread(const Job& job) {
+  explicit Thread(const Job& job, int threads) {
     const int64_t n_in = job.centers + 2 * int64_t{job.window} + job.most_tags;
     const int64_t n_out = job.longest_path + job.centers + job.drawn;
     const int64_t pairs = n_in * n_out + pad, steps = n_in * n_out + (n_out + 1) * pad;
     Scratch& s = scratch;
+    if (threads > 1 && job.w_nodes.data && !job.frozen) {
+      s.n_top = std::min<int64_t>(top_floats / job.hidden_dim, job.path_nodes[0] + 1);
+      arena.claim(&s.top, s.n_top * job.hidden_dim);
+      arena.claim(&s.top_before, s.n_top * job.hidden_dim);
+    }
     const int64_t tokens = job.longest_block + 2 * (2 * int64_t{job.window} + max_centers + pad);
     arena.claim(&s.token, tokens);
     arena.claim(&s.repeat, tokens);
@@ -129,7 +135,7 @@ static Tally on_threads(const Job& job, int threads, int64_t first, int64_t last
   std::atomic<int64_t> next{first};
   std::vector<std::unique_ptr<Thread>> workers;
   for (int t = 0; t < threads; ++t) {
-    workers.push_back(std::make_unique<Thread>(job));
+    workers.push_back(std::make_unique<Thread>(job, threads));
     if (plain) {
       workers.back()->scratch.plain_label = plain->label.data();
       workers.back()->scratch.plain_weight = plain->by_radius.data();

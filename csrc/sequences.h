@@ -84,6 +84,9 @@ struct Scratch {
   float *hidden, *delta;  // one row for each center, one for each input row
   float* pairs;           // of Block
   float** ahead;          // rows that later batches need
+  float* top;             // the thread's own copies of the n_top nodes nearest to the root; none without other threads
+  float* top_before;      // what the copies were made of
+  int64_t n_top;
 };
 
 // Up to job.centers neighbouring centers of one sentence, with one width and one set of draws; or, per pair, one center

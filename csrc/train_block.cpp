@@ -114,10 +114,52 @@ struct Planner {
       if (job.w_out.data) soon(ahead, job.w_out[word], job.w_out.dim);
       if (job.w_nodes.data) {
         for (int64_t j = job.path_offsets[word]; j < job.path_offsets[word + 1]; ++j) {
-          soon(ahead, job.w_nodes[job.path_nodes[j]], job.w_nodes.dim);
+          soon(ahead, node_row(job, s, job.path_nodes[j]), job.w_nodes.dim);
         }
       }
       if (job.words) soon(ahead, job.w_in[s.token[b.center + t + job.window]], job.dim);
+    }
+  }
+};
+
+// The top of the tree, which every path goes through, would travel between the cores at each step. Each thread changes
+// copies of its own, and adds what changed to the shared rows: the nearer to the root the more often, so that each row
+// takes about `steps` steps in between, and all rows at the end of a block.
+struct Top {
+  static constexpr int steps = 8;
+  const Job& job;
+  const Scratch& s;
+  int64_t turn = 0;
+
+  EMBFAST_INLINE Top(const Job& job, const Scratch& s) : job(job), s(s) {
+    each(s.n_top, [&](float* shared, float* copy, float* before) __attribute__((always_inline)) {
+      store(copy, load(shared));
+      store(before, load(shared));
+    });
+  }
+
+  // The first n rows from the root downwards.
+  EMBFAST_INLINE void merge(int64_t n) const {
+    each(n, [&](float* shared, float* copy, float* before) __attribute__((always_inline)) {
+      const V now = load(shared) + (load(copy) - load(before));
+      store(shared, now);
+      store(copy, now);
+      store(before, now);
+    });
+  }
+
+  EMBFAST_INLINE void step() {
+    if (s.n_top == 0 || ++turn % steps != 0) return;
+    const int64_t n = turn / steps;
+    merge((n & -n) < s.n_top ? n & -n : s.n_top);
+  }
+
+  template <class F>
+  EMBFAST_INLINE void each(int64_t n, F&& f) const {
+    for (int64_t i = 0; i < n; ++i) {
+      float* const shared = job.w_nodes[job.path_nodes[0] - i];
+      const int64_t begin = i * job.hidden_dim;
+      for (int64_t d = 0; d < job.hidden_dim; d += W) f(shared + d, s.top + begin + d, s.top_before + begin + d);
     }
   }
 };
@@ -134,6 +176,7 @@ void train_block(const Job& job, int64_t block, const Scratch& s, Tally& tally) 
   Ahead later{s.ahead, 0};
   Trainer trainer{job, s, later, linear_decay(job.lr_first, job.lr_last, done), zero(), 0};
   Planner planner(job, s, begin, n_sentences);
+  Top top(job, s);
   int64_t planned = 0, fetched = 0, trained = 0;
   bool more = true;
   while (true) {
@@ -155,7 +198,9 @@ void train_block(const Job& job, int64_t block, const Scratch& s, Tally& tally) 
       trainer.skip_gram_pairs(b);
     }
     while (later.n > 0) later.prefetch_last(job.dim);  // nothing was trained that would have asked for them
+    top.step();
   }
+  top.merge(s.n_top);
   tally.loss += sum(trainer.loss);
   tally.examples += trainer.examples;
   tally.kept += n;

@@ -15,6 +15,12 @@ EMBFAST_INLINE int right(const Batch& b, int center) {
   return center + b.radius + 1 < b.last ? center + b.radius + 1 : b.last;
 }
 
+// The row of a node, or the thread's copy of it; nodes are numbered up to the root.
+EMBFAST_INLINE float* node_row(const Job& job, const Scratch& s, int32_t node) {
+  const int64_t below = job.path_nodes[0] - node;
+  return below < s.n_top ? s.top + below * job.hidden_dim : job.w_nodes[node];
+}
+
 // Rows that batches to come need, ahead.row[0 .. ahead.n). Of a long row (PV-DM by concatenation) L1 has no room for a
 // batch: one line in four is brought nearer at once, and the machine goes on from there.
 EMBFAST_INLINE void soon(Ahead& ahead, float* row, int64_t dim) {
@@ -60,7 +66,7 @@ struct Trainer {
   // Output rows in the order of skip_gram_weights: path, centers, negatives. Returns their number.
   EMBFAST_INLINE int gather_outputs(const int32_t* center, int n_centers, int n_path, const int32_t* drawn) const {
     int n = 0;
-    for (int j = 0; j < n_path; ++j) s.out[n++] = job.w_nodes[job.path_nodes[job.path_offsets[center[0]] + j]];
+    for (int j = 0; j < n_path; ++j) s.out[n++] = node_row(job, s, job.path_nodes[job.path_offsets[center[0]] + j]);
     if (!job.w_out.data) return n;
     for (int t = 0; t < n_centers; ++t) s.out[n++] = job.w_out[center[t]];
     for (int k = 0; k < job.drawn; ++k) s.out[n++] = job.w_out[drawn[k]];

@@ -318,6 +318,30 @@ def test_threads_see_the_same_examples(kind):
         assert_allclose(several[0], tally[0], rtol=0.03)
 
 
+@pytest.mark.parametrize("kind", ["hs", "hs and tags"])
+def test_threads_give_back_their_copies_of_nodes(kind):
+    """All work is one thread's, which among two has copies of the top of the tree: the same but for the last digits."""
+    problem = replace(LONG["hs"], tags=0 if kind == "hs" else 2)
+    blocks = {"blocks": blocks_of(3000, problem.tokens), "last_block": 1}
+    tally, tables = trained(problem, **blocks)
+    again, others = trained(problem, **blocks, threads=2)
+    assert again[1:] == tally[1:]
+    assert_allclose(again[0], tally[0], rtol=1e-5)
+    for name, table in tables.items():
+        assert_allclose(others[name], table, atol=1e-5)
+
+
+def test_threads_tell_each_other_of_their_steps_in_time():
+    """Eight threads that each went a long way from the same nodes would together go much too far."""
+    problem = replace(LONG["hs"], tokens=80_000, lr=0.2, sampling=False, drawn=0)
+    blocks = {"blocks": blocks_of(5000, problem.tokens), "last_block": 16}
+    losses = []
+    for threads in (1, 8):
+        _, tables = trained(problem, **blocks, threads=threads)
+        losses.append(trained(problem, **blocks, **tables, epoch=4)[0][0])
+    assert losses[1] < 1.004 * losses[0]  # 1.01 without
+
+
 def test_an_empty_run_changes_nothing():
     problem = Problem(tokens=0)
     before = problem.arguments()

@@ -79,7 +79,7 @@ class Word2Vec(WindowModel):
         device_: what it was trained on, and with device="auto" why.
 
     Memory: 4 * dim * words bytes for each of input, output (negatives > 0) and node (hs) weights, dim rounded up to a
-    multiple of 16, and about 10 MB; a mapped corpus is read in slices and given back.
+    multiple of 16, and about 10 MB, with hs 2 MB for each thread; a mapped corpus is read in slices and given back.
     Sources: Mikolov et al. 2013, arXiv:1301.3781 and arXiv:1310.4546; sharing after Ji et al. 2016, arXiv:1604.04661.
     """
 

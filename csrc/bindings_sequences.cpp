@@ -220,14 +220,15 @@ void bind_sequences(py::module_& m) {
         set_draws(job, keep, noise, n_words);
         if (!shared && centers != 1) throw py::value_error("per-pair draws need centers = 1");
         if (!shared && !cbow && w_docs) throw py::value_error("w_docs needs shared draws");
-        check_dim(job, dim.value_or(job.dim));
+        const int64_t columns = dim.value_or(job.dim);
+        check_dim(job, columns);
         check::threads(threads);
         job.seed = seed, job.epoch = epoch, job.lr_first = lr_first, job.lr_last = lr_last;
         job.tokens_before = tokens_before, job.tokens_total = std::max<int64_t>(tokens_total, 1);
         Tally tally;
         {
           py::gil_scoped_release no_gil;
-          tally = train_sequences(job, dim.value_or(job.dim), threads);
+          tally = train_sequences(job, columns, threads);
         }
         return py::make_tuple(tally.loss, tally.examples, tally.kept);
       },

@@ -16,7 +16,8 @@ namespace embfast {
 namespace {
 
 constexpr int64_t top_floats = 1 << 18;  // of a thread's copies of nodes: 1 MB, and as much for what they were
-constexpr int pad = 32;                  // floats past the end that a whole-register store may touch
+constexpr int top_steps = 16;  // that all threads together take apart from each other: they add up, and may go too far
+constexpr int pad = 32;        // floats past the end that a whole-register store may touch
 
 // Carves a thread's scratch from one allocation; every array starts on a cache line.
 class Arena {
@@ -56,6 +57,7 @@ struct Thread {
     const int64_t pairs = n_in * n_out + pad, steps = n_in * n_out + (n_out + 1) * pad;
     Scratch& s = scratch;
     if (threads > 1 && job.w_nodes.data && !job.frozen) {
+      s.top_steps = std::max(1, top_steps / threads);
       s.n_top = std::min<int64_t>(top_floats / job.hidden_dim, job.path_nodes[0] + 1);
       arena.claim(&s.top, s.n_top * job.hidden_dim);
       arena.claim(&s.top_before, s.n_top * job.hidden_dim);

@@ -87,6 +87,7 @@ struct Scratch {
   float* top;             // the thread's own copies of the n_top nodes nearest to the root; none without other threads
   float* top_before;      // what the copies were made of
   int64_t n_top;
+  int top_steps;  // of a row until its copies are merged
 };
 
 // Up to job.centers neighbouring centers of one sentence, with one width and one set of draws; or, per pair, one center

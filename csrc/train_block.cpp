@@ -124,9 +124,8 @@ struct Planner {
 
 // The top of the tree, which every path goes through, would travel between the cores at each step. Each thread changes
 // copies of its own, and adds what changed to the shared rows: the nearer to the root the more often, so that each row
-// takes about `steps` steps in between, and all rows at the end of a block.
+// takes about top_steps steps in between, and all rows at the end of a block.
 struct Top {
-  static constexpr int steps = 8;
   const Job& job;
   const Scratch& s;
   int64_t turn = 0;
@@ -149,8 +148,8 @@ struct Top {
   }
 
   EMBFAST_INLINE void step() {
-    if (s.n_top == 0 || ++turn % steps != 0) return;
-    const int64_t n = turn / steps;
+    if (s.n_top == 0 || ++turn % s.top_steps != 0) return;
+    const int64_t n = turn / s.top_steps;
     merge((n & -n) < s.n_top ? n & -n : s.n_top);
   }
 

@@ -333,13 +333,13 @@ def test_threads_give_back_their_copies_of_nodes(kind):
 
 def test_threads_tell_each_other_of_their_steps_in_time():
     """Eight threads that each went a long way from the same nodes would together go much too far."""
-    problem = replace(LONG["hs"], tokens=80_000, lr=0.2, sampling=False, drawn=0)
+    problem = replace(LONG["hs"], tokens=80_000, lr=0.1, sampling=False, drawn=0)
     blocks = {"blocks": blocks_of(5000, problem.tokens), "last_block": 16}
     losses = []
     for threads in (1, 8):
         _, tables = trained(problem, **blocks, threads=threads)
         losses.append(trained(problem, **blocks, **tables, epoch=4)[0][0])
-    assert losses[1] < 1.004 * losses[0]  # 1.01 without
+    assert losses[1] < 1.001 * losses[0]  # at most 1.0002; 1.0015 to 1.0035 when they tell at the end of a block alone
 
 
 def test_an_empty_run_changes_nothing():

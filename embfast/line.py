@@ -10,7 +10,7 @@ from embfast.estimator import Estimator, FitRun, Path, check_float, check_int, c
 from embfast.graph import Graph
 from embfast.node2vec import BUFFER, REACH, ahead, check_graph
 from embfast.tensors import TensorFile
-from embfast.training import BLOCK, NoisePool, ProgressOption, cores, initial_weights, noise_weights
+from embfast.training import BLOCK, NoisePool, ProgressOption, Threads, initial_weights, noise_weights
 from embfast.vectors import Vectors
 
 
@@ -34,7 +34,8 @@ class LINE(Estimator):
         ns_exponent: 0.75 in the paper; 0 draws all nodes alike.
         lr: step on the first edge, falling linearly to min_lr.
         min_lr: step on the last edge; lr / 10,000 by default.
-        threads: all cores by default. One gives the same bits every time.
+        threads: by default all cores, or as many of them as a longer run finds to pay (training.Threads). One gives the
+            same bits every time.
         seed: 0 to 2**64 - 1, of first weights and all draws.
     Learned:
         vectors_: Vectors, float32 (len(words_), dim or 2 * dim); row i belongs to node words_[i]. Nodes without an edge
@@ -132,7 +133,7 @@ class LINE(Estimator):
         return [f"w_in_{order}" for order in self._orders()] + ["w_out_2"] * ("2" in self._orders())
 
     def _train(self, edges: "_Edges", run: FitRun) -> "LINE":
-        state, threads = self._progress, self.threads or cores()
+        state, threads = self._progress, Threads(self.threads)
         lr = float(self.lr)
         min_lr = float(self.min_lr if self.min_lr is not None else lr / 10_000)
         per_epoch = len(edges)
@@ -149,7 +150,7 @@ class LINE(Estimator):
             n = int(cuts[buffer + 1] - cuts[buffer])
             return [edges.draw(n, _seed(self.seed, "edges " + order), number) for order in self._orders()]
 
-        with ahead(draw, state.epoch * n_buffers + state.block, self.epochs * n_buffers, threads) as next_:
+        with ahead(draw, state.epoch * n_buffers + state.block, self.epochs * n_buffers, threads.most) as next_:
 
             def step(epoch: int, first: int, last: int) -> tuple[float, int, int]:
                 number = epoch * n_buffers + first
@@ -190,11 +191,11 @@ class LINE(Estimator):
                         tokens_before=epoch * per_epoch + int(cuts[first]),
                         tokens_total=self.epochs * per_epoch,
                         dim=self.dim,
-                        threads=threads,
+                        threads=threads.now,
                     )
                 return float(sums[0]), int(sums[1]), int(sums[2])
 
-            self._run(run, step, cuts, lr=lr, min_lr=min_lr, unit="edges")
+            self._run(run, step, cuts, lr=lr, min_lr=min_lr, threads=threads, unit="edges")
         return self
 
     def _show(self) -> None:

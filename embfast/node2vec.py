@@ -23,6 +23,7 @@ from embfast.graph import Graph
 from embfast.training import (
     NoisePool,
     ProgressOption,
+    Threads,
     blocks_per_slice,
     choose_device,
     cores,
@@ -80,8 +81,8 @@ class Node2Vec(WindowModel):
             at 0.025 23.4), one of PPI 0.0125 (18.9; at 0.025 17.9, at 0.045 17.5): the default lies between.
         min_lr: step on the last pair; lr / 10,000 by default.
         negatives_shared: neighbouring windows share their drawn nodes, as in Word2Vec; otherwise each pair has its own.
-        threads: all cores by default. One gives the same bits every time; more train alike but for the last digits, on
-            the same walks.
+        threads: by default all cores, of which longer runs train on as many as pay (training.Threads). One gives the
+            same bits every time; more train alike but for the last digits, on the same walks.
         seed: 0 to 2**64 - 1, of first weights, walks and all draws.
         device: as in Word2Vec; the same walks are drawn there, but on the CPU where the graph does not fit, or with a
             transition of your own.
@@ -319,7 +320,8 @@ class Node2Vec(WindowModel):
         total = self.epochs * int(edges[-1])
         needed = BUFFER * at_once // share.centers
         noise = None if weights is None else NoisePool(weights, at_once, needed, self.seed)
-        pieces = max(1, blocks_per_slice(self.dim, self.window, threads))
+        training = Threads(self.threads)
+        pieces = max(1, blocks_per_slice(self.dim, self.window, training.most))
         device, self.device_ = choose_device(self.device, run.progress, self._of_cpu())
         on_device = None
         if device is not None and walks.transition is None:
@@ -391,12 +393,21 @@ class Node2Vec(WindowModel):
                         tokens_before=before,
                         tokens_total=total,
                         dim=self.dim,
-                        threads=threads,
+                        threads=training.now,
                     )
                 return float(sums[0]), int(sums[1]), int(sums[2])
 
             sessions = [] if on_device is None else [on_device]
-            self._run(run, step, edges, lr=lr, min_lr=min_lr, unit="nodes", sessions=sessions)
+            self._run(
+                run,
+                step,
+                edges,
+                lr=lr,
+                min_lr=min_lr,
+                threads=training if device is None else None,
+                unit="nodes",
+                sessions=sessions,
+            )
         return self
 
 

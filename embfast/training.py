@@ -32,6 +32,7 @@ _SLICE_WORK = 150_000  # blocks x padded dim x window of one kernel call and thr
 _LEAST_SLICES = 32  # of a run that looks for its number of threads
 _TURNS = 3  # of each number that is tried, a quarter of a slice long
 _REST = 64  # slices until numbers are tried again; then twice as many, and so on
+_SLUMP = 0.7  # of the best rate since then: slices below it, as many as _TURNS, have them tried again at once
 _CELLS = 1 << 18  # numbers per step of the numpy loops over tables: 1 MB
 
 
@@ -286,8 +287,8 @@ class Threads:
 
     Threads share the weights without locks. Where cores have no cache in common the rows travel between them, and more
     threads may train fewer words. A run that was given no number tries all cores against half of them, a few times in
-    turn, and halves them as long as that is faster by a twentieth; then it doubles them likewise. It looks again later,
-    and less and less often.
+    turn, and halves them as long as that is faster by a twentieth, or else doubles them likewise. It looks again later,
+    less and less often, and when the words per second have fallen by a third.
 
     Attributes:
         most: threads that there may be.
@@ -314,13 +315,22 @@ class Threads:
     def _choose(self) -> Generator[None, float, None]:
         n, rest = self.most, _REST
         while True:
-            for change in (lambda n: max(n // 2, 1), lambda n: min(2 * n, self.most)):
-                while change(n) != n and (yield from self._faster(change(n), n)):
-                    n = change(n)
+            before = n
+            while n > 1 and (yield from self._faster(n // 2, n)):
+                n //= 2
+            while before == n < self.most and (yield from self._faster(min(2 * n, self.most), n)):
+                n = before = min(2 * n, self.most)
             self.now, self.trying = n, False
+            best, slow = 0.0, 0
             for _ in range(rest):
-                yield
-            rest *= 2
+                rate = yield
+                best = max(best, rate)
+                slow = slow + 1 if rate < _SLUMP * best else 0
+                if slow == _TURNS:
+                    rest = _REST
+                    break
+            else:
+                rest *= 2
 
     def _faster(self, other: int, n: int) -> Generator[None, float, bool]:
         """Whether the best slice of the other number beats the best of n."""

@@ -205,6 +205,19 @@ def test_the_number_of_threads_follows_the_machine(machine):
     assert {*numbers[120:200]} == {2}
 
 
+def test_numbers_are_tried_again_as_soon_as_a_run_slows_down(machine):
+    """Long after the start, when it would not look for a while, two threads get in each other's way."""
+    taken = machine(2, lambda n, i: 100 * n if i < 200 else 100 / n, 400)
+    assert {n for *_, n in taken[150:203]} == {2}
+    assert {n for *_, n in taken[210:260]} == {1}
+
+
+def test_a_machine_that_slows_down_as_a_whole_is_asked_once(machine):
+    taken = machine(2, lambda n, i: 100 * n if i < 30 else 20 * n, 120)
+    assert [n for *_, n in taken[30:]].count(1) == 2 * training._TURNS
+    assert {n for *_, n in taken[45:90]} == {2}
+
+
 def test_short_runs_and_numbers_that_were_asked_for_are_left_alone(machine):
     assert {n for *_, n in machine(2, lambda n, _: 100 / n, 31)} == {2}
     threads = Threads(2)

@@ -313,10 +313,10 @@ def _lines(path: Path) -> Iterator[str]:
             *whole, rest = (rest + chunk).split(b"\n")
             for line in whole:
                 number += 1
-                yield line.decode().rstrip("\r")
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r")
         number += 1
         if rest:
-            yield rest.decode().rstrip("\r")
+            yield rest.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r")
     except UnicodeDecodeError as error:
         raise FormatError(f"{os.fspath(path)}:{number}: expected UTF-8, got {error.object[:80]!r}") from None
 

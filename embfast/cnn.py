@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import math
+import numbers
 import os
 import sys
 import time
@@ -29,6 +30,7 @@ from embfast.errors import FormatError
 from embfast.estimator import check_flag, check_int
 from embfast.formats import replacing, sync
 from embfast.pictures import VIEWS, Pictures, Preparation
+from embfast.processes import choose_device
 from embfast.storage import scratch_array
 from embfast.training import first_interrupt
 
@@ -52,6 +54,7 @@ _ACTIVATIONS = {
     *("hardswish", "hardsigmoid", "sigmoid", "tanh", "softplus", "softsign", "threshold", "logsigmoid", "hardshrink"),
     *("softshrink", "tanhshrink", "glu"),
 }
+_HEADS = {"sigmoid", "logsigmoid", "hardsigmoid", "tanh", "softsign"}  # that a classifying layer may end in
 _SAME = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "contiguous"}
 _WATCHED = _CONVOLUTIONS | _NORMS | _ACTIVATIONS | {"linear"}
 _BLOCK = 1 << 18  # half-precision numbers widened at once: they and their copy fit into a cache
@@ -88,6 +91,7 @@ class Layer:
     normalised: Point | None = None
     activated: Point | None = None
     classifies: bool = False  # its output is the network's
+    rectified: bool = False  # the non-linearity is one of inner layers
 
     @property
     def name(self) -> str:
@@ -124,8 +128,8 @@ class Trace:
             raise ValueError(f"at must be one of {', '.join(AT)}, got {at!r}")
         chosen: dict[Point, None] = {}
         hidden = [layer for layer in self.layers if not layer.classifies]
-        for wanted in [layers] if isinstance(layers, str | int) else layers:
-            if isinstance(wanted, int) and not isinstance(wanted, bool):
+        for wanted in [layers] if isinstance(layers, str | numbers.Integral) else layers:
+            if isinstance(wanted, numbers.Integral) and not isinstance(wanted, bool):
                 if not -len(hidden) <= wanted < len(hidden):
                     raise ValueError(f"layer {wanted}: there are {len(hidden)}, 0 to {len(hidden) - 1}")
                 found = [hidden[wanted].at(at)]
@@ -223,6 +227,7 @@ class _Tracer:
         self._calls: Counter[str] = Counter()
         self._labels: Counter[str] = Counter()
         self._held: list[Any] = []  # tensors, so that no id is given twice
+        self._last: tuple[int, int] | None = None  # the tensor of the last point
 
     def see(self, number: int, name: str, first: Any, version: int, result: Any) -> None:
         if not isinstance(first, Tensor) or not isinstance(result, Tensor):
@@ -244,7 +249,7 @@ class _Tracer:
         elif name in ("linear", "layer_norm"):
             channels = -1
         else:
-            channels = self._channels.get(given, _usual_axis(first))
+            channels = self._axis(first, given)
         point = Point(label, owner, call, number, False, channels, tuple(result.shape[1:]))
         layer, role = None, ""
         if name in _CONVOLUTIONS or name == "linear":
@@ -256,12 +261,14 @@ class _Tracer:
             layer, role = source, "normalised"
         elif source is not None and name in _ACTIVATIONS and part != "activated" and source.activated is None:
             layer, role = source, "activated"
+            layer.rectified = name not in _HEADS
         if layer is not None:
             setattr(layer, role, point)
             self._stages[made] = layer, role
         self._channels[made] = channels
         self._functions[made] = len(self.order), layer, role
         self.order.append(point)
+        self._last = made
 
     def enter(self, name: str) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple) -> None:
@@ -276,10 +283,12 @@ class _Tracer:
             return
         self._held.append(result)
         made = id(result), result._version
-        channels = self._channels.get(made, _usual_axis(result))
+        channels = self._axis(result, made)
         label = name if call == 0 else f"{name}#{call + 1}"
         point = Point(label, name, call, -1, False, channels, tuple(result.shape[1:]))
         place, layer, role = self._functions.pop(made, (len(self.order), None, ""))
+        if place >= len(self.order) - 1:
+            self._last = made
         self.order[place : place + 1] = [point]
         if layer is not None:
             setattr(layer, role, point)
@@ -291,13 +300,32 @@ class _Tracer:
         points: dict[str, Point] = {}
         for point in self.order:
             points.setdefault(point.name, point)
-        last = self.layers[-1]
-        if last.kind == "linear" and isinstance(result, Tensor) and tuple(result.shape[1:]) == last.output.shape:
+        last, penultimate = self.layers[-1], self.order[-1]
+        shapes = {tuple(tensor.shape[1:]) for tensor in _tensors_of(result)}
+        if last.kind == "linear" and last.output.shape in shapes and not last.rectified:
             last.classifies = True
             penultimate = self._inputs[-1]
-        else:
-            penultimate = self.order[-1]
+        elif isinstance(result, Tensor) and result.ndim > 1 and self._last != (id(result), result._version):
+            axis = self._axis(result, (id(result), result._version))
+            penultimate = Point("output", "", 0, -1, False, axis, tuple(result.shape[1:]))
         return Trace(self.layers, points, penultimate)
+
+    def _axis(self, tensor: Tensor, key: tuple[int, int]) -> int:
+        """The axis of its channels: as it was made, or as in the last place of such a shape."""
+        if key not in self._channels and tensor.ndim == 4:
+            for point in reversed(self.order):
+                if point.shape == tuple(tensor.shape[1:]):
+                    return point.channels
+        return self._channels.get(key, _usual_axis(tensor))
+
+
+def _tensors_of(result: Any) -> Iterator[Tensor]:
+    """What a network returned, alone or in tuples, lists and dicts."""
+    if isinstance(result, Tensor):
+        yield result
+    elif isinstance(result, tuple | list | dict):
+        for part in result.values() if isinstance(result, dict) else result:
+            yield from _tensors_of(part)
 
 
 def _usual_axis(tensor: Tensor) -> int:
@@ -372,7 +400,8 @@ class Tapped(nn.Module):
                 places.setdefault((point.module, point.given), {})[point.call] = i
         for (name, given), wanted in places.items():
             if given:
-                self._handles.append(parts[name].register_forward_pre_hook(self._given(name, wanted)))
+                hook = self._given(name, wanted)
+                self._handles.append(parts[name].register_forward_pre_hook(hook, with_kwargs=True))
             else:
                 self._handles.append(parts[name].register_forward_hook(self._returned(name, wanted)))
         self._evaluating = evaluating(self.module)
@@ -386,8 +415,8 @@ class Tapped(nn.Module):
         self._evaluating.__exit__(None, None, None)
 
     def _given(self, name: str, wanted: dict[int, int]) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple) -> None:
-            self._take(wanted.get(self._calls[name, True]), args[0])
+        def hook(_: nn.Module, args: tuple, named: dict[str, Any]) -> None:
+            self._take(wanted.get(self._calls[name, True]), args[0] if args else named["input"])
             self._calls[name, True] += 1
 
         return hook
@@ -480,11 +509,12 @@ class Run:
         ):
             if getattr(self, name) not in among:
                 raise ValueError(f"{name} must be one of {', '.join(among)}, got {getattr(self, name)!r}")
+        choose_device(self.device)
 
     @property
     def place(self) -> torch.device:
         """The device, chosen where none was named."""
-        return torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return choose_device(self.device)
 
 
 class Batch(NamedTuple):
@@ -537,7 +567,8 @@ class _Batches(torch.utils.data.Dataset):
 class Extractor:
     """Features of chosen layers of one network, for any number of pictures; memory grows with the batch alone.
 
-    The network is moved to the device and to channels_last; a module of the caller's too.
+    The network is moved to the device and to channels_last; a module of the caller's too. It is given pictures in the
+    type of its weights.
 
     Attributes:
         points: where features are taken, in order; point i gives columns[i] = (first, last) of a row.
@@ -563,8 +594,12 @@ class Extractor:
         except FormatError:
             if run.errors == "strict":
                 raise
-        self.module = backbone.module.to(run.place, memory_format=torch.channels_last)
-        self.trace = trace(self.module, torch.zeros(1, *shape, device=run.place))
+        self.module = backbone.module.to(run.place)
+        if all(weights.ndim != 5 for weights in self.module.parameters()):  # of volumes
+            self.module.to(memory_format=torch.channels_last)
+        floats = (weights.dtype for weights in self.module.parameters() if weights.is_floating_point())
+        self.dtype = next(floats, torch.float32)
+        self.trace = trace(self.module, torch.zeros(1, *shape, device=run.place, dtype=self.dtype))
         self.points = self.trace.select(layers, at)
         self.tapped = Tapped(self.module, self.points, pool)
         ends = np.cumsum([0, *(dim_of(point, pool) for point in self.points)]).tolist()
@@ -602,13 +637,23 @@ class Extractor:
                         features = features.float().unflatten(0, (len(numbers), -1))
                         features = features.mean(1) if run.combine == "mean" else features.flatten(1)
                         rows = features.cpu().numpy()
+                    finite = np.isfinite(rows).all(axis=1)
+                    if not finite.all():
+                        wrong = [numbers[i] for i in np.flatnonzero(~finite).tolist()]
+                        why = (
+                            "expected features that are finite, got NaN or infinity: of the picture, or of the network"
+                        )
+                        broken += [(i, f"{pictures.place(i)}: {why}") for i in wrong]
+                        if run.errors == "strict":
+                            raise FormatError(broken[-len(wrong)][1])
+                        numbers, rows = [i for i in numbers if i not in wrong], rows[finite]
                 yield Batch(numbers, rows, broken, stop)
 
     def _for_network(self, ready: Tensor) -> Tensor:
         """uint8 (n, height, width, 3) as the network was trained to read them, channels_last in memory."""
         if ready.dtype != torch.uint8:
-            return ready.contiguous(memory_format=torch.channels_last)
-        return torch.addcmul(self._shift, ready.float(), self._scale).permute(0, 3, 1, 2)
+            return ready.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        return torch.addcmul(self._shift, ready.float(), self._scale).permute(0, 3, 1, 2).to(self.dtype)
 
     def features(
         self, pictures: Pictures, work: str | os.PathLike[str] | None = None, progress: ProgressOption = None
@@ -653,6 +698,7 @@ class Extractor:
         """What features depend on: pictures, layers, weights, preparation."""
         return {
             "pictures": len(pictures),
+            "contents": pictures.checksum(),
             "keys": zlib.crc32("\0".join(pictures.keys).encode("utf-8", "surrogatepass")),
             "layers": zlib.crc32(repr(self.points).encode()),
             "dim": self.dim,

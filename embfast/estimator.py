@@ -419,9 +419,13 @@ def model_class(path: Path) -> str | None:
         return None
 
 
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as JSON takes them: numpy's scalars become Python's."""
-    return {name: value.item() if isinstance(value, np.generic) else value for name, value in settings.items()}
+def _plain(value: Any) -> Any:
+    """Settings as JSON takes and gives them: numpy's scalars become Python's, arrays, tuples and ranges lists."""
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple | range | np.ndarray):
+        return [_plain(part) for part in value]
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def check_resumable(path: Path, saved: Estimator, model: Estimator, corpus: dict[str, int]) -> None:

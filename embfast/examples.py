@@ -156,11 +156,12 @@ def training_and_validation(captions: Any, validation: Any) -> tuple[Any, Any]:
         captions = validation if isinstance(captions, Captions | Linked) else captions
         raise TypeError(f"expected Captions or Linked rows, got {type(captions).__name__}; see Captions.from_file")
     splits = set(captions.splits)
-    if "train" not in splits:
-        return captions, validation
     if validation is None and "dev" in splits:
         validation = captions.part("dev")
-    return captions.part("train"), validation
+    for name in ("train", ""):
+        if name in splits:
+            return (captions.part(name) if len(splits) > 1 else captions), validation
+    raise ValueError(f"no image is in the split 'train'; there are {', '.join(map(repr, sorted(splits)))}")
 
 
 def _known(images: Any, captions: Any, missing: str) -> Any:

@@ -13,7 +13,7 @@ import stat
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
@@ -171,6 +171,15 @@ def write(
                 _write_rows(packed, encoded, matrix, name)
         else:
             _write_rows(stream, encoded, matrix, name)
+
+
+def check_keys(keys: Iterable[str], format: str) -> None:
+    """ValueError for a key that the format cannot hold."""
+    for key in keys:
+        if format in ("npz", "safetensors"):
+            _encoded(key)
+        else:
+            _encoded_word(key, format)
 
 
 def _encoded(key: str) -> bytes:

@@ -220,6 +220,7 @@ class ImageEmbedding(Estimator):
         saved = copy.copy(self)
         saved.backbone = self.backbone if isinstance(self.backbone, str) else None
         saved.weights = None if self.weights is None else os.fspath(self.weights)
+        saved.device = None if self.device is None else str(self.device)
         if isinstance(self.preparation, Preparation):
             saved.preparation = asdict(self.preparation)
         saved._fingerprint = {**self._fingerprint, "layers": self.layers_}
@@ -356,6 +357,8 @@ class FullNetworkEmbedding(ImageEmbedding):
         self._take(moments)
 
     def _take(self, moments: Moments) -> None:
+        if moments.n < 2:
+            raise ValueError(f"expected at least two pictures to standardise by, got {moments.n}: all would be 0")
         self.mean_, self.sd_, self.n_images_ = moments.mean, moments.sd, moments.n
 
     def _thresholds(self) -> tuple[np.ndarray, np.ndarray]:
@@ -506,6 +509,7 @@ class LayerEmbedding(ImageEmbedding):
         return Run(**{**asdict(common), "views": self.views, "combine": self.combine})
 
     def _fit(self, pictures: Pictures, extractor: Extractor, work: Path | None, progress: ProgressOption) -> None:
+        self.broken_ = {}
         if self.reduce:
             super()._fit(pictures, extractor, work, progress)  # otherwise there is nothing to learn from pictures
 
@@ -538,6 +542,7 @@ class LayerEmbedding(ImageEmbedding):
 
     def _rows(self, features: np.ndarray) -> np.ndarray:
         rows = self._scaled(features)
+        self._check_reduced()
         if not self.reduce:
             return rows
         rows = (rows - self.center_) @ self.components_.T
@@ -548,7 +553,13 @@ class LayerEmbedding(ImageEmbedding):
     def _matrix(self, features: np.ndarray) -> np.ndarray:
         return self._transformed(features)
 
+    def _check_reduced(self) -> None:
+        learned = len(self.components_) if hasattr(self, "components_") else 0
+        if self.reduce and self.reduce != learned:
+            raise ValueError(f"was fitted with reduce={learned}, which is {self.reduce} now: fit again")
+
     def _tensors(self) -> dict[str, np.ndarray]:
+        self._check_reduced()
         if not self.reduce:
             return {}
         return {"components": self.components_, "center": self.center_, "variances": self.variances_}

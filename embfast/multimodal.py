@@ -188,8 +188,8 @@ class Multimodal(Estimator):
 
         Args:
             images: Vectors, float32, int8 or ternary, keyed by image.
-            captions: Captions, or Linked rows of a second kind. Where images are in a split "train", only those train;
-                those in "dev" validate, if validation is not given.
+            captions: Captions, or Linked rows of a second kind. Where images are in splits, those of "train" train, or
+                else those that are in none; those of "dev" validate, if validation is not given.
             others: more modalities by name, each Linked to images; all pairs of modalities are trained. In each step
                 stands, beside a caption, a row drawn from those of its image.
             validation: captions to choose the best epoch by.
@@ -220,7 +220,7 @@ class Multimodal(Estimator):
             self.__dict__.pop(name, None)
         self.document_model_, self._text_rows = document_model, None
         check_finite(images, np.arange(len(images)), IMAGES)  # all, since vectors_ will be of all
-        data = Examples(images, training, others or {}, missing, self._read)
+        data = self._examples(images, training, others or {}, missing)
         self._n_in = {name: side.dim for name, side in data.sides.items()}
         self._word_dim = word_vectors.dim if word_vectors is not None else self.word_dim
         self._start()
@@ -228,7 +228,7 @@ class Multimodal(Estimator):
             self._place_words(word_vectors)
         self._resumed(run, data.fingerprint())
         self._texts = captions.texts if isinstance(captions, Captions) else Texts.of([])
-        return self._train(data, validation, run)
+        return self._train(data, self._held_out(images, validation, missing), run)
 
     def partial_fit(
         self,
@@ -247,16 +247,30 @@ class Multimodal(Estimator):
         if not hasattr(self, "vectors_"):
             return self.fit(images, captions, others=others, validation=validation, missing=missing, progress=progress)
         self._check()
+        self._check_built()
         training, validation = training_and_validation(captions, validation)
         check_finite(images, np.arange(len(images)), IMAGES)
-        data = Examples(images, training, others or {}, missing, self._read)
+        data = self._examples(images, training, others or {}, missing)
         found = {name: side.dim for name, side in data.sides.items()}
         if found != self._n_in:
             raise ValueError(f"expected modalities of dimensions {self._n_in}, as in the first fit, got {found}")
         self._continue()
         self._best, self._best_score, self._stale = None, -math.inf, 0
         self._texts = captions.texts if isinstance(captions, Captions) else Texts.of([])
-        return self._train(data, validation, FitRun(progress=progress))
+        return self._train(data, self._held_out(images, validation, missing), FitRun(progress=progress))
+
+    def _examples(
+        self, images: Any, captions: Captions | Linked, others: Mapping[str, Linked], missing: str
+    ) -> Examples:
+        """What is trained on."""
+        data = Examples(images, captions, others, missing, self._read)
+        if len(data.image_rows) < 2:
+            raise ValueError("expected captions of at least two images, to tell them apart, got those of one")
+        return data
+
+    def _held_out(self, images: Any, captions: Captions | Linked | None, missing: str) -> Examples | None:
+        """What the best epoch is chosen by."""
+        return None if captions is None else Examples(images, captions, {}, missing, self._read)
 
     def _check(self) -> None:
         for name, known in (
@@ -313,30 +327,44 @@ class Multimodal(Estimator):
         except ImportError as error:
             raise ImportError("Multimodal needs torch: pip install embfast[multimodal]") from error
         from embfast import towers
+        from embfast.processes import choose_device
 
-        self._device = towers.choose_device(self.device)
-        dim = self._n_in[IMAGES] if self.loss == "mse" else self.dim
+        self._device = choose_device(self.device)
+        self._built = self._shaping()
+        dim = int(self._n_in[IMAGES] if self.loss == "mse" else self.dim)
+        hidden, word_dim = int(self.hidden), int(self._word_dim)
         n_words, made = len(self.words_), {}
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed % 2**63)
+            torch.manual_seed(int(self.seed) % 2**63)
             for name, kind in self._kinds.items():
                 if name == IMAGES and self.loss == "mse":
                     made[name] = towers.IdentityTower()
                 elif kind == "rows" or self.text == "doc2vec":
-                    made[name] = towers.VectorTower(self._n_in[name], dim, self.hidden, self.dropout)
+                    made[name] = towers.VectorTower(self._n_in[name], dim, hidden, self.dropout)
                 elif self.text == "mean":
-                    made[name] = towers.MeanTower(n_words, self._word_dim, dim, self.hidden, self.dropout)
+                    made[name] = towers.MeanTower(n_words, word_dim, dim, hidden, self.dropout)
                 elif self.text == "word2visualvec":
                     made[name] = towers.Word2VisualVecTower(
-                        n_words, self._word_dim, dim, self.hidden or 2048, self.dim, self.dropout
+                        n_words, word_dim, dim, hidden or 2048, int(self.dim), self.dropout
                     )
                 else:
                     made[name] = towers.SequenceTower(
-                        n_words, self._word_dim, dim, self.text, self.pooling, self.bidirectional, self.dropout
+                        n_words, word_dim, dim, self.text, self.pooling, self.bidirectional, self.dropout
                     )
         if not self.tune_words and hasattr(made[CAPTIONS], "words"):
             made[CAPTIONS].words.weight.requires_grad_(False)
         self.towers_ = torch.nn.ModuleDict(made).to(self._device)
+
+    def _shaping(self) -> dict[str, Any]:
+        """The settings that the towers were made by."""
+        return {name: getattr(self, name) for name in ("dim", "hidden", "text", "pooling", "bidirectional")} | {
+            "loss": "mse" if self.loss == "mse" else "a ranking"
+        }
+
+    def _check_built(self) -> None:
+        for name, now in self._shaping().items():
+            if now != self._built[name]:
+                raise ValueError(f"{name} must stay {self._built[name]!r} in a trained model, got {now!r}; fit anew")
 
     def _make_optimizer(self) -> None:
         from embfast.towers import make_optimizer
@@ -358,7 +386,17 @@ class Multimodal(Estimator):
 
     def _take(self, saved: "Multimodal") -> None:
         """Continues where a checkpoint stands."""
-        for name in ("towers_", "_optimizer", "_progress", "_best", "_best_score", "_stale", "validation_", "_device"):
+        for name in (
+            "towers_",
+            "_optimizer",
+            "_progress",
+            "_best",
+            "_best_score",
+            "_stale",
+            "validation_",
+            "_device",
+            "_built",
+        ):
             setattr(self, name, getattr(saved, name))
 
     def _mode(self, epoch: int) -> str:
@@ -378,14 +416,13 @@ class Multimodal(Estimator):
     def _lr(self, epoch: int) -> float:
         return self.lr / 10 if self.lr_drop is not None and epoch >= self.lr_drop else self.lr
 
-    def _train(self, data: Examples, validation: Captions | Linked | None, run: FitRun) -> "Multimodal":
+    def _train(self, data: Examples, held_out: Examples | None, run: FitRun) -> "Multimodal":
         import torch
 
         from embfast.processes import world
 
         state = self._progress
         rank, size = world()
-        held_out = None if validation is None else Examples(data.images, validation, {}, "error", self._read)
         plan: list[np.ndarray] = []
         planned = -1
         alike: deque[float] = deque(maxlen=50)
@@ -603,10 +640,12 @@ class Multimodal(Estimator):
                 result[items] = self._into_space(rows).cpu().numpy()
         return result
 
-    def evaluate(self, images: Any, captions: Captions | Linked, folds: int = 1) -> Retrieval:
-        """Retrieval of captions and of the images that they belong to."""
+    def evaluate(
+        self, images: Any, captions: Captions | Linked, folds: int = 1, *, missing: str = "error"
+    ) -> Retrieval:
+        """Retrieval of captions and of the images that they belong to; missing as in fit."""
         self._check_fitted()
-        return self._evaluate(Examples(images, captions, {}, "error", self._read), folds)
+        return self._evaluate(Examples(images, captions, {}, missing, self._read), folds)
 
     def _evaluate(self, data: Examples, folds: int = 1) -> Retrieval:
         sides = data.sides
@@ -704,6 +743,7 @@ class Multimodal(Estimator):
     def _tensors(self) -> dict[str, np.ndarray]:
         from embfast.towers import optimizer_state
 
+        self._check_built()
         tensors = {f"tower.{name}": t.detach().cpu().numpy() for name, t in self.towers_.state_dict().items()}
         if self._best is not None:
             tensors |= {f"best.{name}": t.numpy() for name, t in self._best.items()}
@@ -717,7 +757,7 @@ class Multimodal(Estimator):
         state = {
             "kinds": self._kinds,
             "n_in": self._n_in,
-            "word_dim": self._word_dim,
+            "word_dim": int(self._word_dim),
             "best_score": None if self._best is None else self._best_score,
             "stale": self._stale,
             "validation": [found.as_dict() for found in self.validation_],

@@ -7,12 +7,14 @@ keys and pictures by number, so that any part of it can be read again.
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 import tarfile
+import zlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -59,11 +61,20 @@ class Preparation:
     interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
+        for name, kind in (("size", int), ("resize", int)):
+            object.__setattr__(self, name, kind(getattr(self, name)))
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
         if self.size < 1 or (self.resize and self.resize < self.size):
             raise ValueError(f"resize must be 0 or at least size, got {self.resize} and {self.size}")
         if self.interpolation not in _RESAMPLING:
             raise ValueError(f"interpolation must be one of {', '.join(_RESAMPLING)}, got {self.interpolation!r}")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+        if (
+            len(self.mean) != 3
+            or len(self.std) != 3
+            or min(self.std) <= 0
+            or not all(map(math.isfinite, self.mean + self.std))
+        ):
             raise ValueError(f"mean and std are three numbers, std above 0; got {self.mean} and {self.std}")
 
     def __call__(self, image: Image.Image, views: str = "one") -> np.ndarray:
@@ -159,6 +170,10 @@ class Pictures(ABC):
     def read(self, i: int) -> Image.Image | np.ndarray:
         """Picture i, or floats (channels, height, width) that are ready for the network."""
 
+    @abstractmethod
+    def checksum(self) -> int:
+        """Tells these pictures from others that are called alike."""
+
     def read_ready(self, i: int, preparation: Preparation, views: str = "one") -> np.ndarray:
         """Picture i made ready: uint8 (views, size, size, 3), or float32 (1, channels, height, width) as it came.
 
@@ -183,14 +198,18 @@ class Pictures(ABC):
 
 
 class FilePictures(Pictures):
-    """Files; keys are the paths as given, or relative to a folder."""
+    """Files; keys are the paths as given, if not told otherwise."""
 
-    def __init__(self, paths: Sequence[str | os.PathLike[str]], folder: Path | None = None) -> None:
+    def __init__(self, paths: Sequence[str | os.PathLike[str]], keys: list[str] | None = None) -> None:
         self.paths = [os.fspath(path) for path in paths]
-        super().__init__([Path(p).relative_to(folder).as_posix() for p in self.paths] if folder else list(self.paths))
+        super().__init__(list(self.paths) if keys is None else keys)
 
     def read(self, i: int) -> Image.Image:
         return Image.open(self.paths[i])
+
+    def checksum(self) -> int:
+        """Of the sizes of the files, and of when they were last written."""
+        return _of_stamps(self.paths)
 
     def place(self, i: int) -> str:
         return self.paths[i]
@@ -221,6 +240,12 @@ class TarPictures(Pictures):
             stream.seek(begin)
             return Image.open(io.BytesIO(stream.read(size)))
 
+    def checksum(self) -> int:
+        """Of the sizes of the files, of when they were last written, and of where pictures lie in them."""
+        return zlib.crc32(
+            repr(self.members).encode("utf-8", "surrogatepass"), _of_stamps(dict.fromkeys(m[0] for m in self.members))
+        )
+
 
 class ArrayPictures(Pictures):
     """An array of pictures along its first axis, or a list of arrays and Pillow's images; keys are "0", "1", ..."""
@@ -232,6 +257,13 @@ class ArrayPictures(Pictures):
     def read(self, i: int) -> Image.Image | np.ndarray:
         return _picture(self.arrays[i])
 
+    def checksum(self) -> int:
+        """Of all pixels."""
+        crc = 0
+        for item in self.arrays:
+            crc = _of_item(item, crc)
+        return crc
+
 
 class DatasetPictures(Pictures):
     """A data set with len() and [i]: an item is a picture, a tuple that begins with one, or a dict that holds one."""
@@ -241,6 +273,21 @@ class DatasetPictures(Pictures):
         self.dataset, self.column = dataset, column
 
     def read(self, i: int) -> Image.Image | np.ndarray:
+        return _picture(self._item(i))
+
+    def checksum(self) -> int:
+        """Of the pixels of 16 pictures, spread evenly: all might take as long as the network does."""
+        crc = 0
+        for i in np.unique(np.linspace(0, len(self) - 1, 16).astype(int)).tolist():
+            try:
+                crc = _of_item(self._item(i), crc)
+            except (KeyboardInterrupt, MemoryError):
+                raise
+            except Exception as error:  # read says more of it
+                crc = zlib.crc32(type(error).__name__.encode(), crc)
+        return crc
+
+    def _item(self, i: int) -> Any:
         item = self.dataset[i]
         if isinstance(item, dict):
             column = self.column or next((name for name in _COLUMNS if name in item), None)
@@ -249,7 +296,7 @@ class DatasetPictures(Pictures):
             item = item[column]
         elif isinstance(item, tuple | list):
             item = item[0]
-        return _picture(item)
+        return item
 
 
 def open_pictures(images: Any, column: str | None = None) -> Pictures:
@@ -297,14 +344,15 @@ def _of_path(path: str) -> Pictures:
         paths = sorted(p for p in found.rglob("*") if _is_picture(p.name) and p.is_file())
         if not paths:
             raise ValueError(f"{path}: no pictures in there; known by their extensions: {' '.join(sorted(EXTENSIONS))}")
-        return FilePictures(paths, found)
+        return FilePictures(paths, [p.relative_to(found).as_posix() for p in paths])
     if not found.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
     if found.suffix.lower() == ".tar":
         return TarPictures([path])
     if found.suffix.lower() == ".txt":
-        lines = [line.strip() for line in found.read_text(encoding="utf-8").splitlines()]
-        return FilePictures([found.parent / line for line in lines if line], found.parent)
+        lines = [line.strip() for line in found.read_text(encoding="utf-8-sig").splitlines()]
+        lines = [line for line in lines if line]
+        return FilePictures([found.parent / line for line in lines], lines)
     return FilePictures([path])
 
 
@@ -339,6 +387,31 @@ def _picture(item: Any) -> Image.Image | np.ndarray:
         array = item.detach().cpu().numpy()
         return of_array(array if array.dtype.kind == "f" or array.ndim == 2 else array.transpose(1, 2, 0))
     return of_array(np.asarray(item))
+
+
+def _of_stamps(paths: Iterable[str], crc: int = 0) -> int:
+    for path in paths:
+        try:
+            found = os.stat(path)
+            stamp = f"{found.st_size} {found.st_mtime_ns}"
+        except OSError:
+            stamp = "absent"
+        crc = zlib.crc32(stamp.encode(), crc)
+    return crc
+
+
+def _of_item(item: Any, crc: int) -> int:
+    """Goes on with a checksum by something that _picture takes."""
+    if isinstance(item, dict):
+        item = item.get("bytes") or item.get("path")
+    if isinstance(item, str | os.PathLike):
+        return _of_stamps([os.fspath(item)], crc)
+    if isinstance(item, bytes):
+        return zlib.crc32(item, crc)
+    pixels = np.ascontiguousarray(item.detach().cpu().numpy() if hasattr(item, "detach") else np.asarray(item))
+    return zlib.crc32(
+        pixels.data.cast("B") if pixels.size else b"", zlib.crc32(f"{pixels.dtype} {pixels.shape}".encode(), crc)
+    )
 
 
 # ---- for drawing --------------------------------------------------------------------------------------------------

@@ -92,7 +92,8 @@ def plot_images(
     pictures = open_pictures(images)
     number = {key: i for i, key in enumerate(pictures.keys)}
     if keys is None:
-        keys = vectors.keys[:: max(1, -(-len(vectors) // max(n, 1)))]
+        spread = np.linspace(0, max(len(vectors) - 1, 0), min(max(n, 1), len(vectors))).round().astype(int)
+        keys = [vectors.keys[i] for i in spread.tolist()]
     shown = list(dict.fromkeys(keys))
     if missing := [key for key in shown if key not in number]:
         raise KeyError(f"{missing[0]!r} is not among the {len(number)} images")

@@ -1,5 +1,6 @@
 """Training by several processes, those of torch.distributed: rows and gradients that they share."""
 
+import os
 from typing import Any
 
 import torch
@@ -11,6 +12,19 @@ def world() -> tuple[int, int]:
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device of a name, by default CUDA where there is one; of several processes each takes its own."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ValueError(f"device: {error}") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={name!r}, but torch sees no CUDA device here")
+    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    return device
 
 
 def gathered(rows: torch.Tensor) -> torch.Tensor:

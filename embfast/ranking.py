@@ -10,6 +10,7 @@ divide by its size, if you like, and the gradients follow.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,7 +85,7 @@ def ranking_loss(
         raise ValueError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}")
     if (k is not None) != (mode == "topk"):
         raise ValueError(f'k: expected a number with mode="topk" and none otherwise, got {k!r} with mode={mode!r}')
-    if k is not None and (not isinstance(k, int) or k < 1):
+    if k is not None and (isinstance(k, bool) or not isinstance(k, Integral) or k < 1):
         raise ValueError(f"k: expected an integer of 1 or more, got {k!r}")
     if not 0 <= margin < _INF:
         raise ValueError(f"margin: expected a finite number of 0 or more, got {margin!r}")

@@ -5,7 +5,6 @@ values for order); Dong et al. 2016, arXiv:1604.06838 (Word2VisualVec).
 """
 
 import inspect
-import os
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -178,27 +177,17 @@ def _pooled(rows: Tensor, texts: Packed, how: str) -> Tensor:
 # ---- what trains them ---------------------------------------------------------------------------------------------
 
 
-def choose_device(name: str | None) -> torch.device:
-    """The device of a name, by default CUDA where there is one; of several processes each takes its own."""
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise ValueError(f"device: {error}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={name!r}, but torch sees no CUDA device here")
-    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
-        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    return device
-
-
 def make_optimizer(name: str, weights: list[Tensor], lr: float, weight_decay: float) -> torch.optim.Optimizer:
     """An optimiser by its name in torch.optim, in one kernel where there is one."""
     known = {name.lower(): value for name, value in vars(torch.optim).items() if isinstance(value, type)}
     kind = known.get(str(name).lower())
     if kind in (None, torch.optim.Optimizer, torch.optim.LBFGS, torch.optim.SparseAdam):
         raise ValueError(f"optimizer: expected one of torch.optim, as 'adam', got {name!r}")
-    options: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay}
-    if "fused" in inspect.signature(kind).parameters:
+    taken = inspect.signature(kind).parameters
+    options: dict[str, Any] = {"lr": lr}
+    if weight_decay or "weight_decay" in taken:
+        options["weight_decay"] = weight_decay
+    if "fused" in taken:
         try:
             return kind(weights, fused=True, **options)
         except RuntimeError:  # not for this device, before torch 2.4: the same steps, one operation after the other

@@ -179,6 +179,8 @@ def _turned(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray
         return train, test
     squares, turn = np.linalg.eigh(train @ train.T)
     kept = squares > squares[-1] * 1e-12
+    if not kept.any():  # no number of any row tells it from another
+        return train[:, :1], test[:, :1]
     basis = turn[:, kept] / np.sqrt(squares[kept])
     return turn[:, kept] * np.sqrt(squares[kept]), (test @ train.T) @ basis
 
@@ -367,18 +369,22 @@ class Transferred(nn.Module):
         names = list(found.points)
         end = names.index(layers[n].output.name) if n < len(layers) else len(names)
         parts = dict(self.module.named_modules())
+        called = list(dict.fromkeys(name.partition("#")[0].partition(":")[0] for name in names))
         kept = {name.partition("#")[0].partition(":")[0] for name in names[:end]}
-        self.kept = [name for name, part in parts.items() if name in kept and not any(part.children())]
+        units = [name for name, part in parts.items() if _is_unit(name, part, called)]
+        self.kept = [name for name in units if _first_of(name, called) in kept]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            for name, part in parts.items():
-                if name not in self.kept and not any(part.children()) and hasattr(part, "reset_parameters"):
-                    part.reset_parameters()
+            for name in units:
+                reset = getattr(parts[name], "reset_parameters", getattr(parts[name], "_reset_parameters", None))
+                if name not in self.kept and reset is not None:
+                    reset()
             if classes is not None:
                 self._new_classifier(layers[-1], classes, parts)
         self.frozen = [name for name in self.kept if frozen]
         for name in self.frozen:
-            parts[name].requires_grad_(False)
+            for weights in parts[name].parameters(recurse=False):
+                weights.requires_grad_(False)
         self.train()
 
     def _new_classifier(self, last: Any, classes: int, parts: dict[str, nn.Module]) -> None:
@@ -396,12 +402,31 @@ class Transferred(nn.Module):
         super().train(mode)
         parts = dict(self.module.named_modules())
         for name in getattr(self, "frozen", ()):
-            parts[name].eval()
+            parts[name].training = False
         return self
 
     def forward(self, x: Tensor) -> Tensor:
         """What the network answers."""
         return self.module(x)
+
+
+def _is_unit(name: str, part: nn.Module, called: list[str]) -> bool:
+    """Whether a module learns or not as one: it has no parts, or none that run on their own, as torch's attention."""
+    return not any(part.children()) or (
+        bool(name)
+        and next(part.parameters(recurse=False), None) is not None
+        and not any(other.startswith(f"{name}.") for other in called)
+    )
+
+
+def _first_of(name: str, called: list[str]) -> str | None:
+    """The place of a module in the course of a network: itself, or the first to run of those that it stands among."""
+    while name not in called and name:
+        name = name.rpartition(".")[0]
+        found = next((other for other in called if other.startswith(f"{name}." if name else "")), None)
+        if found is not None:
+            return found
+    return name
 
 
 class _Labelled(torch.utils.data.Dataset):

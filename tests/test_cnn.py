@@ -97,6 +97,96 @@ def test_efficientnet_has_21008_features():
     assert found.penultimate.shape == (1280,)
 
 
+class Tokens(nn.Module):
+    """Maps with their channels last, as those of Swin."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.linear = nn.LayerNorm(6), nn.Linear(6, 6)
+
+    def forward(self, x):
+        return x + nn.functional.gelu(self.linear(self.norm(x)))
+
+
+class Last(nn.Module):
+    def forward(self, x):
+        return x.permute(0, 2, 3, 1)
+
+
+def test_channels_are_where_they_were_before_a_sum():
+    network = seeded(lambda: nn.Sequential(nn.Conv2d(3, 6, 4, 2), Last(), Tokens()))
+    assert dim_of(traced(network).select("2")[0], "mean") == 6
+    expected = network(torch.from_numpy(photographs(2) / np.float32(255)).permute(0, 3, 1, 2)).mean((1, 2))
+    got = features(network, photographs(2), "2", preparation=Preparation(16, 16, (0, 0, 0), (1, 1, 1)))
+    assert_allclose(got, expected.detach(), rtol=1e-5, atol=1e-6)
+
+
+class Residual(nn.Module):
+    def __init__(self, give=lambda x, y: x + y):
+        super().__init__()
+        self.first, self.second, self.give = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, padding=1), give
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        return self.give(x, self.second(x))
+
+
+def test_the_penultimate_place_of_a_network_without_a_classifier_is_its_output():
+    network = seeded(Residual)
+    pixels = photographs(2)
+    expected = network(torch.from_numpy(pixels / np.float32(255)).permute(0, 3, 1, 2)).flatten(1).detach()
+    got = features(network, pixels, "penultimate", pool="none", preparation=Preparation(16, 16, (0, 0, 0), (1, 1, 1)))
+    assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+    headless = nn.Sequential(nn.Flatten(), nn.Linear(768, 9), nn.ReLU(), nn.Dropout())  # VGG without its last layer
+    assert traced(headless).penultimate.shape == (9,)
+    assert len(traced(headless).select()) == 1
+
+
+@pytest.mark.parametrize(
+    "give",
+    [lambda x, y: (y, x), lambda x, y: {"logits": y, "hidden": x}, lambda x, y: [[y], x]],
+    ids=["tuple", "dict", "list"],
+)
+def test_logits_among_other_results_are_the_classifying_layers(give):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Linear(768, 9), nn.Linear(9, 5)
+
+        def forward(self, x):
+            x = self.body(x.flatten(1)).relu()
+            return give(x, self.head(input=x))
+
+    found = traced(Two())
+    assert found.penultimate.shape == (9,)
+    assert [point.shape for point in found.select()] == [(9,)]
+    assert features(seeded(Two), photographs(3), "penultimate").shape == (3, 9)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_network_is_given_what_its_weights_are(dtype, precision):
+    wide = features(plain(), photographs(3), "all", precision=precision)
+    assert_allclose(features(plain().to(dtype), photographs(3), "all", precision=precision), wide, rtol=0.05, atol=0.05)
+
+
+def test_numbers_of_numpy_are_numbers_of_layers():
+    found = traced(plain())
+    assert found.select(np.arange(2)) == found.select([0, 1]) == found.select([np.int64(0), np.int32(1)])
+
+
+def test_volumes():
+    class Volumes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Conv3d(1, 4, 3)
+
+        def forward(self, x):
+            return self.layer(x[:, None]).relu()
+
+    assert features(seeded(Volumes), photographs(2)).shape == (2, 4)
+
+
 def test_a_tangled_network():
     found = traced(seeded(Tangled))
     assert [(la.kind, la.name, la.at("before").name, la.at("after").name) for la in found.layers] == [

@@ -101,9 +101,60 @@ def test_features_that_never_change_are_0_and_nothing_is_nan():
     assert (embedding.sd_[[2, 3]] == 0).all()
     assert (levels[:, [2, 3]] == 0).all()
     assert (embedding.transform(photographs(5, seed=3))[:, [2, 3]] == 0).all()
-    one = fne(network).fit(train[:1])  # nothing changes in a single picture
-    assert not one.transform(train).any()
+    with pytest.raises(ValueError, match="at least two pictures"):  # nothing changes in a single one
+        fne(network).fit(train[:1])
     assert np.isfinite(embedding.mean_).all()
+
+
+def test_a_folder_of_features_does_not_pass_for_that_of_other_pictures(tmp_path):
+    """Pictures of the same number and names: only what they show tells them apart."""
+    train, test = photographs(5), photographs(5, seed=1)
+    embedding = fne().fit(train, work=tmp_path / "work")
+    assert_array_equal(embedding.transform(train, work=tmp_path / "work"), embedding.transform(train))
+    with pytest.raises(ValueError, match="features of another run: contents was"):
+        embedding.transform(test, work=tmp_path / "work")
+    with pytest.raises(ValueError, match="contents was"):
+        embedding.transform(list(test), work=tmp_path / "work")
+
+
+@BOTH
+def test_a_picture_that_gives_no_numbers_is_named(kind):
+    floats = np.random.default_rng(0).normal(size=(9, 3, 16, 16)).astype(np.float32)
+    embedding = kind(plain(), preparation=SMALL, batch=4)
+    embedding.fit(floats)
+    floats[6, 1, 2, 3] = np.nan
+    with pytest.raises(FormatError, match=r"^6: expected features that are finite"):
+        embedding.transform(floats)
+    assert len(embedding.set_params(errors="skip").transform(floats)) == 8
+    assert list(embedding.broken_) == ["6"]
+
+
+@BOTH
+def test_settings_of_numpy_and_torch_are_saved(kind, tmp_path):
+    preparation = Preparation(np.int64(16), 16, mean=np.full(3, 0.5), std=np.full(3, 0.25))
+    wanted = {"layers" if kind is FullNetworkEmbedding else "layer": np.arange(2)}
+    embedding = kind(plain(), preparation=preparation, device=torch.device("cpu"), **wanted)
+    rows = embedding.fit_transform(photographs(5))
+    assert [name for name, *_ in embedding.layers_] == ["1", "4"]
+    embedding.save(tmp_path / "model.safetensors")
+    again = kind.load(tmp_path / "model.safetensors", backbone=plain())
+    assert_array_equal(again.transform(photographs(5)), rows)
+
+
+@BOTH
+@pytest.mark.parametrize("device", ["cuda", "foo"])
+def test_a_device_that_is_not_there(kind, device):
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(ValueError, match="device"):
+        kind(plain(), preparation=SMALL, device=device).fit(photographs(3))
+
+
+def test_reducing_is_learned(tmp_path):
+    embedding = one_layer().fit(photographs(5)).set_params(reduce=2)
+    for use in (lambda: embedding.transform(photographs(2)), lambda: embedding.save(tmp_path / "m.safetensors")):
+        with pytest.raises(ValueError, match="fitted with reduce=0, which is 2 now"):
+            use()
 
 
 def test_nothing_is_learned_from_what_is_transformed():

@@ -232,9 +232,55 @@ def test_distinct_images_never_share_a_batch():
 def test_captions_of_one_image_are_no_negatives():
     """One image alone, many captions: there is nothing to push apart."""
     images, captions = world()
-    one = captions.of_images([images.keys[0]])
-    model = Multimodal(**SMALL).fit(images, one)
-    assert model.loss_ == [0.0, 0.0, 0.0]
+    with pytest.raises(ValueError, match="at least two images, to tell them apart"):
+        Multimodal(**SMALL).fit(images, captions.of_images([images.keys[0]]))
+
+
+def test_images_of_other_splits_are_left_alone():
+    """Where no split is called "train", images in none of them train, and those of "dev" validate all the same."""
+    images, captions = world()
+    renamed = Captions(captions.images, captions.owners, captions.texts, ["test"] * 6 + [""] * 18 + ["dev"] * 6)
+    model = Multimodal(**SMALL).fit(images, renamed)
+    assert len(model.validation_) == SMALL["epochs"]
+    assert model.counts_[2:].sum() == sum(
+        len(text.split()) - text.count("!") - text.count(".")
+        for text in Captions(captions.images, captions.owners, captions.texts, renamed.splits).part("").texts
+    )
+    renamed.splits = ["test"] * 12 + ["held out"] * 18
+    with pytest.raises(ValueError, match="no image is in the split 'train'; there are 'held out', 'test'"):
+        Multimodal(**SMALL).fit(images, renamed)
+
+
+def test_images_without_vectors_are_skipped_wherever_they_are_asked_for():
+    images, captions = world()
+    known = Vectors(images.keys[1:-1], images.matrix[1:-1])  # one of "train" and one of "dev" have none
+    with pytest.raises(ValueError, match='missing="skip" leaves'):
+        Multimodal(**SMALL).fit(known, captions)
+    model = Multimodal(**SMALL).fit(known, captions, missing="skip")
+    assert model.validation_[0].captions.queries == 5
+    assert model.evaluate(known, captions.part("dev"), missing="skip").captions.queries == 5
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    images, captions = world()
+    plain_settings = {**SMALL, "loss": "topk", "k": 3, "hidden": 0, "seed": 5}
+    settings = {name: np.int64(v) if isinstance(v, int) else v for name, v in plain_settings.items()}
+    model = Multimodal(**settings).fit(images, captions)
+    assert_same(weights(model), weights(Multimodal(**plain_settings).fit(images, captions)))
+    model.save(tmp_path / "model.safetensors")
+    assert Multimodal.load(tmp_path / "model.safetensors").k == 3
+
+
+@pytest.mark.parametrize("changed", [{"dim": 8}, {"hidden": 9}, {"pooling": "mean"}, {"loss": "mse"}], ids=str)
+def test_settings_that_shape_a_trained_model_stay(tmp_path, changed):
+    images, captions = world()
+    model = Multimodal(**SMALL).fit(images, captions).set_params(**changed)
+    name = next(iter(changed))
+    with pytest.raises(ValueError, match=f"{name} must stay"):
+        model.partial_fit(images, captions)
+    with pytest.raises(ValueError, match=f"{name} must stay"):
+        model.save(tmp_path / "model.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 # ---- several processes --------------------------------------------------------------------------------------------

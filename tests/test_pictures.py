@@ -26,6 +26,44 @@ def saved(image, path, **options):
     return path
 
 
+def test_a_list_of_paths(tmp_path):
+    """Relative to the list, or not; keys are its lines, without the mark that Windows begins a file with."""
+    here = saved(solid("RGB", "red"), tmp_path / "lists" / "a.png")
+    there = saved(solid("RGB", "white"), tmp_path / "elsewhere" / "b.png")
+    (tmp_path / "lists" / "all.txt").write_text(f"a.png\n\n{there}\n", encoding="utf-8-sig")
+    found = open_pictures(tmp_path / "lists" / "all.txt")
+    assert found.keys == ["a.png", str(there)]
+    assert [found.read_ready(i, SQUARE)[0, 0, 0].tolist() for i in (0, 1)] == [RED, WHITE]
+    before = found.checksum()
+    assert before == open_pictures([here, there]).checksum()
+    saved(solid("RGB", "red", (9, 9)), here)
+    assert found.checksum() != before
+
+
+@pytest.mark.parametrize("wrong", [{"mean": (np.nan, 0, 0)}, {"std": (1, np.inf, 1)}, {"std": (1, 0, 1)}], ids=str)
+def test_a_mean_or_deviation_that_makes_no_sense(wrong):
+    with pytest.raises(ValueError, match="mean and std"):
+        Preparation(**wrong)
+
+
+def test_checksums_tell_pictures_apart(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 6, 6, 3), dtype=np.uint8)
+    changed = pixels.copy()
+    changed[19, 5, 5, 2] ^= 1
+    kinds = [
+        lambda p: p,
+        list,
+        lambda p: [Image.fromarray(one) for one in p],
+        lambda p: type("Data", (), {"__len__": lambda _: len(p), "__getitem__": lambda _, i: (p[i], i)})(),
+        lambda p: type(
+            "Data", (), {"__len__": lambda _: len(p), "__getitem__": lambda _, i: {"image": p[i].tobytes()}}
+        )(),
+    ]
+    for make in kinds:
+        first, again, other = (open_pictures(make(p)).checksum() for p in (pixels, pixels.copy(), changed))
+        assert first == again != other
+
+
 # ---- one picture --------------------------------------------------------------------------------------------------
 
 

@@ -247,6 +247,38 @@ def test_frozen_layers_do_not_move_nor_do_their_running_means():
     assert not np.array_equal(free.module[0].weight.detach(), network[0].weight.detach())
 
 
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_attention_is_kept_with_what_it_stands_among(n):
+    class Vision(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.patches, self.head = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 5)
+            self.block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+        def forward(self, x):
+            return self.head(self.block(self.patches(x).flatten(2).mT).mean(1))
+
+    network = seeded(Vision)
+    for name, weights in network.named_parameters():
+        if "bias" in name:
+            torch.nn.init.normal_(weights)  # that new ones would not be the same
+    moved = Transferred(network, n, example=(3, 16, 16), seed=9)
+    learning = {name for name, weights in moved.module.named_parameters() if weights.requires_grad}
+    assert not any("self_attn" in name for name in learning)
+    for name, weights in moved.module.named_parameters():
+        if name not in learning:
+            assert_array_equal(weights.detach(), network.state_dict()[name].detach())
+    if n == 4:
+        assert not learning
+        pixels = torch.zeros(2, 3, 16, 16)
+        assert_array_equal(moved.eval()(pixels).detach(), network.eval()(pixels).detach())
+
+
+def test_a_layer_that_tells_nothing_apart_is_swept_all_the_same():
+    rows, labels = np.zeros((24, 50)), np.arange(24) % 3
+    assert classify(rows[:12], labels[:12], rows[12:], labels[12:]) == pytest.approx(1 / 3)
+
+
 def test_fine_tuning_learns():
     moved = Transferred(plain(), 1, classes=3, frozen=False, example=(3, 16, 16))
     train, labels = photographs(60, classes=3), np.arange(60) % 3

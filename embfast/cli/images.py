@@ -65,13 +65,15 @@ def images(
 
     from embfast.estimator import model_class
     from embfast.images import FullNetworkEmbedding, ImageEmbedding, LayerEmbedding
-    from embfast.pictures import open_pictures
+    from embfast.pictures import encoder_of, open_pictures
 
     if output is None and save_model is None and picture is None:
         raise ValueError("nothing to write: pass -o FILE, --save-model FILE or --picture FILE")
     for path in (output, save_model, picture):
         if path is not None:
             check_writable(path)
+    if picture is not None:
+        encoder_of(picture)
     if output is not None:
         format = formats.format_of(output, format)
     layers = [int(name) if name.lstrip("-").isdigit() else name for name in layer or []]
@@ -111,6 +113,8 @@ def images(
         if size is not None:
             made.preparation = replace(made.network().preparation, size=size, resize=round(size * 256 / 224))
     found = open_pictures(pictures if len(pictures) > 1 else pictures[0])
+    if output is not None:
+        formats.check_keys(found.keys, format)
     started = time.perf_counter()
     options = {"work": work, "progress": False if quiet else None}
     try:

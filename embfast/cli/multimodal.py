@@ -25,6 +25,7 @@ Splits = Annotated[
     list[str] | None,
     typer.Option("--split", help="NAME=FILE: the images of a split, one a line, as Flickr8k has them."),
 ]
+Missing = Annotated[str, typer.Option(help="Captions of images without a vector: error, or skip.")]
 Stem = Annotated[bool, typer.Option("--stem", help="Images of captions without directory and extension.")]
 
 
@@ -50,7 +51,7 @@ def multimodal_train(
     output: Annotated[Path, typer.Option("--output", "-o", help="Write the model here.")],
     splits: Splits = None,
     stem: Stem = False,
-    missing: Annotated[str, typer.Option(help="Captions of images without a vector: error, or skip.")] = "error",
+    missing: Missing = "error",
     words: Annotated[Path | None, typer.Option(help="Vectors that the words begin with.")] = None,
     document_model: Annotated[Path | None, typer.Option(help="The saved Doc2Vec of --text doc2vec.")] = None,
     onnx: Annotated[
@@ -59,8 +60,8 @@ def multimodal_train(
 ) -> None:
     """Train images and captions into one space.
 
-    Images of the split "train" are trained on (without splits, all), those of "dev" choose the best epoch, and those of
-    "test" are ranked in the end.
+    Images of the split "train" are trained on (or else those in no split), those of "dev" choose the best epoch, and
+    those of "test" are ranked in the end.
     """
     run.check(model, output)
     if onnx is not None and not onnx.is_dir():
@@ -81,7 +82,7 @@ def multimodal_train(
     tested = None
     if "test" in read.splits:
         test = read.part("test")
-        tested = model.evaluate(vectors, test.of_images(vectors.keys) if missing == "skip" else test)
+        tested = model.evaluate(vectors, test, missing=missing)
     result = {
         "captions": len(read),
         "words": len(model.words_),
@@ -155,13 +156,14 @@ def multimodal_evaluate(
     folds: Annotated[int, typer.Option(help="Mean of so many equal parts: 5 of COCO's 5,000 test images.")] = 1,
     splits: Splits = None,
     stem: Stem = False,
+    missing: Missing = "error",
     json_output: Json = False,
 ) -> None:
     """Rank captions for images and images for captions: recall, median and mean rank, mAP."""
     read = read_captions(captions, splits, stem)
     if part is not None:
         read = read.part(part)
-    found = Multimodal.load(model).evaluate(read_vectors(images), read, folds)
+    found = Multimodal.load(model).evaluate(read_vectors(images), read, folds, missing=missing)
     if json_output:
         print(json.dumps(found.as_dict()))
     else:

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
@@ -62,6 +63,8 @@ class CooccurrenceMatrix:
     ) -> None:
         if len(words) != len(counts):
             raise ValueError(f"expected one count per word, got {len(words)} words and {len(counts)} counts")
+        if len(set(words)) < len(words):
+            raise ValueError(f"words: {Counter(words).most_common(1)[0][0]!r} stands there twice")
         if entries.dtype != kernels.ENTRY or entries.ndim != 1:
             raise ValueError(f"expected entries of {kernels.ENTRY}, got {entries.dtype} {entries.shape}")
         self.words = words

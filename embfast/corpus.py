@@ -6,6 +6,7 @@ Source of the reading rules and of the order of words: word2vec.c (Mikolov et al
 from __future__ import annotations
 
 import hashlib
+import operator
 import os
 import stat
 import tempfile
@@ -70,6 +71,12 @@ class Corpus:
             raise ValueError(f"expected one count per word, got {len(words)} words and {len(counts)} counts")
         if len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != len(ids):
             raise ValueError(f"offsets must run from 0 to the {len(ids)} ids, got {offsets[:1]} to {offsets[-1:]}")
+        for lo in range(0, len(offsets), 1 << 20):
+            part = offsets[lo : lo + (1 << 20) + 1]
+            if (part[1:] < part[:-1]).any():
+                raise ValueError(
+                    f"offsets must rise, got some that fall between documents {lo} and {lo + len(part) - 1}"
+                )
         self.words = words
         self.counts = _read_only(np.asarray(counts, np.int64))
         self.ids = _read_only(ids if ids.dtype == np.int32 else ids.astype(np.int32))
@@ -383,8 +390,10 @@ def _options(
         ("threads", threads),
         ("max_distinct", max_distinct),
     ):
-        if value is not None and value < (0 if name == "min_count" else 1):
+        if value is not None and operator.index(value) < (0 if name == "min_count" else 1):
             raise ValueError(f"{name} must be positive, got {value}")
+    if threads is not None and threads > 4096:
+        raise ValueError(f"threads must be at most 4,096, got {threads}")
     if max_distinct > 2**30:
         raise ValueError(f"max_distinct is at most 2**30, since ids are int32; got {max_distinct}")
     if errors not in ("strict", "replace", "skip"):
@@ -398,7 +407,20 @@ def _options(
         if len(set(vocab)) != len(vocab):
             raise ValueError(f"vocab holds {len(vocab) - len(set(vocab))} words twice")
     threads = threads or kernels.cores()
-    return _Options(min_count, max_vocab or 0, sorted(keep or ()), vocab, max_sentence, threads, errors, max_distinct)
+    for name, words in (("keep", keep), ("vocab", vocab)):
+        wrong = next((word for word in words or () if not isinstance(word, str)), None)
+        if wrong is not None:
+            raise TypeError(f"{name}: expected words of type str, got {wrong!r}")
+    return _Options(
+        int(min_count),
+        int(max_vocab or 0),
+        sorted(keep or ()),
+        vocab,
+        None if max_sentence is None else int(max_sentence),
+        int(threads),
+        errors,
+        int(max_distinct),
+    )
 
 
 def _fingerprint(paths: list[Path], options: _Options) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import math
 import warnings
 import zlib
 from collections.abc import Iterable
+from itertools import count, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -218,23 +219,33 @@ class Doc2Vec(Estimator):
         """Continues with more documents: `epochs` passes over them, lr falling from its start again. Returns self.
 
         New tags get new rows, behind the others, and known tags learn on; by default the tags count on from the number
-        of rows there are. Words not met before get rows too, and counts add up; words_ is then sorted by count anew.
-        With hierarchical softmax new words change the tree, and the weights of its nodes start at zero. Rows of
-        documents that are not given stay as they are, while words and outputs move on. Untrained, it does what fit
-        does.
+        of rows there are, past those that are taken. Words not met before get rows too, and counts add up; words_ is
+        then sorted by count anew. With hierarchical softmax new words change the tree, and the weights of its nodes
+        start at zero. Rows of documents that are not given stay as they are, while words and outputs move on.
+        Untrained, it does what fit does.
 
         The settings mode, dim, window with dm="concat", dm, dbow_words, hs and whether negatives > 0 must be those of
         the first fit. Memory while tables grow: the old weights and the new ones together.
         """
         if not hasattr(self, "vectors_"):
             return self.fit(documents, tags=tags, progress=progress)
-        self._check()
+        self._ready()
         if not isinstance(documents, Corpus):
             documents = Corpus.from_sentences(documents, min_count=self.min_count, keep=self.words_)
         check_corpus(documents)
-        tags = Tags.of(tags, len(documents), first=len(self._keys))
+        if tags is None:
+            taken, numbers = set(self._keys), map(str, count(len(self._keys)))
+            tags = list(islice((number for number in numbers if number not in taken), len(documents)))
+        tags = Tags.of(tags, len(documents))
         if self._concat_tags(tags) != self._concat:
             raise ValueError(f"expected {self._concat} tags a document, as in the first fit; dm={self.dm!r}")
+        self._check_learned()
+        corpus = self._grow(documents)
+        tags = self._grow_documents(tags)
+        self._continue()
+        return self._train(corpus, tags, FitRun(progress=progress))
+
+    def _check_learned(self) -> None:
         expected = {
             f"{part.name}_{name}": columns
             for part in self._parts()
@@ -244,12 +255,9 @@ class Doc2Vec(Estimator):
         if expected != found or self.vectors_.dim != self.dim * len(self._parts()):
             raise ValueError(
                 "mode, dim, dm, dbow_words, hs and whether negatives > 0 must stay as in the first fit, and window "
-                f'with dm="concat": expected tables {_listed(found)}, the settings want {_listed(expected)}; train anew'
+                f'with dm="concat": vectors of {self.vectors_.dim} and tables {_listed(found)} are there, the settings '
+                f"want {self.dim * len(self._parts())} and {_listed(expected)}; train anew"
             )
-        corpus = self._grow(documents)
-        tags = self._grow_documents(tags)
-        self._continue()
-        return self._train(corpus, tags, FitRun(progress=progress))
 
     def _check(self) -> None:
         for name, value, known in (
@@ -523,10 +531,12 @@ class Doc2Vec(Estimator):
         hardly depends on C (89.6 % and 89.5 %).
 
         Raises:
-            ValueError: not trained yet, or dm="concat" was trained with several tags a document.
+            ValueError: not trained yet; trained with another mode, dim or output than is set now; or dm="concat" was
+                trained with several tags a document.
         """
         self._check_fitted()
-        self._check()
+        self._ready()
+        self._check_learned()
         epochs = self.epochs if epochs is None else epochs
         check_int("epochs", epochs, 1, 2**31 - 1)
         averaged = max(1, epochs // 2)

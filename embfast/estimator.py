@@ -9,6 +9,7 @@ import math
 import numbers
 import os
 import re
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -22,7 +23,7 @@ from embfast.corpus import Corpus
 from embfast.errors import FormatError
 from embfast.formats import replacing
 from embfast.tensors import TensorFile, word_tensors, write_tensors
-from embfast.training import Progress, ProgressOption, Threads, for_kernels, initial_weights, train
+from embfast.training import Progress, ProgressOption, Threads, choose_device, for_kernels, initial_weights, train
 from embfast.vectors import Vectors
 
 FORMAT, VERSION = "embfast model", 1
@@ -55,6 +56,8 @@ class Estimator(ABC):
 
     def set_params(self, **params: Any) -> "Estimator":
         """Changes settings and returns self; they count from the next fit on.
+
+        A trained model whose weights have another shape than the new settings want is not saved nor trained further.
 
         Raises:
             ValueError: there is no such setting.
@@ -93,18 +96,34 @@ class Estimator(ABC):
         if not hasattr(self, "vectors_"):
             raise ValueError(f"this {type(self).__name__} is not trained yet: call fit first")
 
+    def _check_learned(self) -> None:  # noqa: B027 - of most models; the others have no such setting
+        """ValueError where a setting that shapes what was learned has changed since."""
+
     @abstractmethod
     def _check(self) -> None:
         """ValueError unless all settings make sense."""
 
     # ---- runs -----------------------------------------------------------------------------------------------------
 
+    def _ready(self) -> None:
+        """Before a run: numbers of numpy become Python's, which do not overflow; a setting that makes no sense, or a
+        device that is not there, is an error while nothing has changed yet.
+        """
+        for name in self.settings():
+            if isinstance(value := getattr(self, name), np.generic):
+                setattr(self, name, value.item())
+        self._check()
+        if hasattr(self, "_of_cpu"):
+            choose_device(self.device, False, self._of_cpu())
+
     def _begin(self, checkpoint: Path | None, minutes: float, resume: bool, progress: ProgressOption) -> "FitRun":
         """What fit was told; ValueError unless that and the settings make sense."""
-        self._check()
+        self._ready()
         check_float("checkpoint_minutes", minutes, 0, math.inf)
         if resume and checkpoint is None:
             raise ValueError("resume=True needs checkpoint=, the file to continue from")
+        if checkpoint is not None:
+            check_place(checkpoint)
         return FitRun(checkpoint, minutes, resume, progress)
 
     def _resumed(self, run: "FitRun", data: dict[str, int]) -> bool:
@@ -192,9 +211,10 @@ class Estimator(ABC):
         no copy of them is made.
 
         Raises:
-            ValueError: the model is not trained yet.
+            ValueError: the model is not trained yet, or a setting that shapes its weights was changed since.
         """
         self._check_fitted()
+        self._check_learned()
         write_model(path, self)
 
     @classmethod
@@ -264,15 +284,18 @@ class WindowModel(Estimator):
         initial_weights(self._tables["w_in"], self.dim, self.seed, reach=self._reach)
 
     def _check_continued(self) -> None:
-        """ValueError unless the settings that shape the tables are those of the first fit."""
-        self._check()
+        """ValueError unless settings make sense, and those that shape the tables are those of the first fit."""
+        self._ready()
+        self._check_learned()
+
+    def _check_learned(self) -> None:
         if self.vectors_.dim != self.dim:
-            raise ValueError(f"dim must stay {self.vectors_.dim} in partial_fit, got {self.dim}")
+            raise ValueError(f"dim must stay {self.vectors_.dim} once trained, got {self.dim}; train anew with fit")
         for name, setting in (("w_out", "negatives"), ("w_nodes", "hs")):
             value = getattr(self, setting)
             if bool(value) != (name in self._tables):
                 raise ValueError(
-                    f"{setting} cannot be switched {'on' if value else 'off'} in partial_fit: "
+                    f"{setting} cannot be switched {'on' if value else 'off'} once trained: "
                     f"{setting}={value!r}; train anew with fit"
                 )
 
@@ -322,6 +345,23 @@ def check_float(name: str, value: Any, lowest: float, highest: float, *, above: 
     if not fine or (above and value == lowest):
         low = f"above {lowest:g}" if above else f"from {lowest:g}"
         raise ValueError(f"{name} must be a number {low} to {highest:g}, got {value!r}")
+
+
+def check_place(path: Path) -> None:
+    """Fails now, and not after hours of training, if a file cannot be written there."""
+    name = os.fsdecode(path)
+    if os.path.isdir(name):
+        raise IsADirectoryError(f"{name}: is a directory; expected the name of a file")
+    if os.path.exists(name) and not os.path.isfile(name):
+        return  # a pipe, or standard output
+    parent = os.path.dirname(os.path.abspath(name))
+    if not os.path.isdir(parent):
+        raise FileNotFoundError(f"{name}: there is no directory {parent}")
+    try:
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as error:
+        raise PermissionError(f"{name}: no file can be written in {parent}: {error.strerror}") from None
 
 
 def check_flag(name: str, value: Any) -> None:

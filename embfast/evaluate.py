@@ -156,7 +156,7 @@ def analogies(
     if method not in ("add", "mul"):
         raise ValueError(f'method must be "add" or "mul", got {method!r}')
     sections = questions.items() if isinstance(questions, Mapping) else _read_questions(questions).items()
-    stop = min(restrict or len(vectors), len(vectors))
+    stop = _first(vectors, restrict)
     fold = str.upper if fold_case else str
     rows_of: dict[str, list[int]] = {}  # folded key -> its rows, the first counts
     for row, key in enumerate(vectors.keys[:stop]):
@@ -166,6 +166,8 @@ def analogies(
     for number, (_, group) in enumerate(sections):
         skipped.append(0)
         for question in group:
+            if len(question) != 4:
+                raise ValueError(f"expected questions of four words, got {question!r}")
             folded = [fold(word) for word in question]
             if all(word in rows_of for word in folded):
                 asked.append(folded)
@@ -266,7 +268,7 @@ def _lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
     with open(path, "rb") as stream:
         for number, raw in enumerate(stream, start=1):
             try:
-                line = raw.decode().strip()
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
             except UnicodeDecodeError as error:
                 raise FormatError(
                     f"{os.fspath(path)}:{number}: expected UTF-8, got {raw!r} ({error.reason})"
@@ -284,10 +286,11 @@ def similarity(
     fold_case: bool = True,
     count_unknown: bool = False,
 ) -> Similarity:
-    """Correlates the cosines of word pairs with human judgements, as WordSim353, SimLex-999 and MEN hold them.
+    """Correlates the cosines of word pairs with human judgements, such as those of WordSim353, SimLex-999 and MEN.
 
     Settings:
-        pairs: a file with two words and a number a line ("#" begins a comment line), or (word, word, number) triples.
+        pairs: a file with two words and a number a line, no header ("#" begins a comment line), or (word, word, number)
+            triples.
         restrict: use the first `restrict` keys only; None or 0 for all.
         delimiter: what parts the fields; any white space when None.
         fold_case: compare words in upper case; of keys that fold together the first counts.
@@ -303,7 +306,7 @@ def similarity(
     listed = list(_read_pairs(pairs, delimiter)) if isinstance(pairs, (str, os.PathLike)) else list(pairs)
     fold = str.upper if fold_case else str
     first: dict[str, str] = {}
-    for key in vectors.keys[: restrict or None]:
+    for key in vectors.keys[: _first(vectors, restrict)]:
         first.setdefault(fold(key), key)
     cosines, judgements, unknown = [], [], 0
     for a, b, judgement in listed:
@@ -314,7 +317,11 @@ def similarity(
                 continue
         cosines.append(0.0 if a is None or b is None else vectors.similarity(a, b))
         judgements.append(float(judgement))
+        if not np.isfinite(judgements[-1]):
+            raise ValueError(f"expected judgements that are finite, got {judgement!r} of {a!r} and {b!r}")
     x, y = np.array(cosines), np.array(judgements)
+    if not np.isfinite(x).all():  # of rows that are not: they have no rank either
+        return Similarity(float("nan"), float("nan"), len(x), unknown, len(listed))
     return Similarity(_pearson(_ranks(x), _ranks(y)), _pearson(x, y), len(x), unknown, len(listed))
 
 
@@ -340,8 +347,15 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return (last - (counts - 1) / 2)[inverse]
 
 
+def _first(vectors: Vectors, restrict: int | None) -> int:
+    """How many of the first keys count."""
+    if (restrict or 0) < 0:
+        raise ValueError(f"restrict must be 0 or more, got {restrict}")
+    return min(restrict or len(vectors), len(vectors))
+
+
 def _pearson(x: np.ndarray, y: np.ndarray) -> float:
-    if len(x) < 2:
+    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
     x, y = x - x.mean(), y - y.mean()
     lengths = np.sqrt((x @ x) * (y @ y))
@@ -400,7 +414,7 @@ def node_classification(
     except ImportError:
         raise ImportError("node classification needs scikit-learn: pip install scikit-learn") from None
     given = labels if isinstance(labels, Mapping) else read_labels(labels)
-    known = {node: set(names) for node, names in given.items()}
+    known = {node: {names} if isinstance(names, str) else set(names) for node, names in given.items()}
     nodes = [node for node, names in known.items() if names]
     classes = sorted({name for node in nodes for name in known[node]})
     if len(nodes) < 2 or len(classes) < 2:

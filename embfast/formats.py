@@ -4,6 +4,7 @@ Word2vec's formats are those of word2vec.c (its binary ends each row with a newl
 in npz and safetensors the matrix, float32 or ternary, is aligned, so that it can be mapped.
 """
 
+import codecs
 import fcntl
 import gzip
 import os
@@ -17,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
+from tokenize import TokenError
 from typing import BinaryIO
 
 import numpy as np
@@ -61,6 +63,8 @@ def format_of(path: str | os.PathLike, format: str | None = None) -> str:
             f"{os.fspath(path)}: cannot tell the format from the extension; use one of {', '.join(_BY_EXTENSION)} "
             f"or pass format= one of {', '.join(FORMATS)}"
         )
+    if found in ("npz", "safetensors") and os.fspath(path).lower().endswith(".gz"):
+        raise ValueError(f"{os.fspath(path)}: {found} files are not gzipped")
     return found
 
 
@@ -191,7 +195,8 @@ def _encoded(key: str) -> bytes:
 
 def _encoded_word(key: str, format: str) -> bytes:
     word = _encoded(key)
-    if word.split() != [word]:
+    # Binary files hold whatever a Corpus takes for a word; in text any white space parts fields.
+    if not word or (any(c in word for c in b" \t\n") if format == "bin" else word.split() != [word]):
         raise ValueError(
             f"key {key!r} is empty or has white space in it, which format {format!r} cannot hold; "
             "npz and safetensors can"
@@ -270,6 +275,10 @@ def read(
         raise ValueError(f"errors must be one of {', '.join(ERRORS)}, got {errors!r}")
     if limit is not None and limit < 0:
         raise ValueError(f"limit must be 0 or more rows, got {limit}")
+    try:
+        codecs.lookup(encoding)
+    except LookupError as error:
+        raise ValueError(f"encoding: {error}") from None
     path = os.fspath(path)
     if mmap and name not in ("npz", "safetensors"):
         raise ValueError(f"{path}: format {name!r} cannot be memory-mapped; save it as .npz or .safetensors first")
@@ -415,6 +424,8 @@ def _capacity(rows: int, dim: int, row_bytes: int, room: int, limit: int | None,
             f"1: expected room for {wanted} rows of {dim} numbers, at least {wanted * row_bytes} bytes, "
             f"got a file of at most {room}; it is cut short or its first line is wrong"
         )
+    if dim >= 2**31:
+        raise FormatError(f"{faults.path}:1: expected rows of fewer than 2**31 numbers, got {dim}")
     return min(wanted, fits)
 
 
@@ -720,7 +731,7 @@ def _npz_places(stream: BinaryIO, path: str) -> dict[str, _Place]:
                         f"got {member.file_size}"
                     )
                 places[member.filename.removesuffix(".npy")] = _Place(dtype, shape, here)
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError, SyntaxError, TokenError) as error:
         if isinstance(error, FormatError):
             raise
         raise FormatError(f"{path}: expected an npz archive: {error}") from error

@@ -169,9 +169,8 @@ class GloVe(Estimator):
         """
         if not hasattr(self, "vectors_"):
             return self.fit(data, progress=progress)
-        self._check()
-        if self._tables["w_in"].shape[1] != kernels.padded(self.dim + 1) or self._dim != self.dim:
-            raise ValueError(f"dim must stay {self._dim} in partial_fit, got {self.dim}")
+        self._ready()
+        self._check_learned()
         matrix = self._matrix(data)
         self._grow(matrix)
         self._continue()
@@ -360,6 +359,10 @@ class GloVe(Estimator):
         self.vectors_ = Vectors(self.words_, matrix)
         self.loss_ = list(self._progress.losses)
         self._dim = self.dim
+
+    def _check_learned(self) -> None:
+        if self._dim != self.dim:
+            raise ValueError(f"dim must stay {self._dim} once trained, got {self.dim}; train anew with fit")
 
     def _tensors(self) -> dict[str, np.ndarray]:
         return {name: table[:, : self.dim + 1] for name, table in self._tables.items()}  # a vector and its bias

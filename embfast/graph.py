@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,12 +69,41 @@ class Graph:
             raise ValueError(f"offsets must rise from 0 to the {entries} neighbours in {n} rows; they do not")
         if weights is not None and len(weights) != entries:
             raise ValueError(f"expected a weight for each of {entries} neighbours, got {len(weights)}")
+        for name, array in (("offsets", offsets), ("neighbours", neighbours)):
+            if array.dtype.kind not in "iu":
+                raise TypeError(f"{name}: expected whole numbers, got {array.dtype}")
         if entries and not (neighbours.min() >= 0 and neighbours.max() < n):
             raise ValueError(f"expected neighbours from 0 to {n - 1}, got {neighbours.min()} to {neighbours.max()}")
+        if isinstance(names, list | tuple):
+            wrong = next((name for name in names if not isinstance(name, str)), None)
+            if wrong is not None:
+                raise TypeError(f"names: expected str, got {wrong!r}")
+            if len(set(names)) < n:
+                raise ValueError(f"names: {Counter(names).most_common(1)[0][0]!r} stands there twice")
         self.names, self.directed = names, bool(directed)
         self.offsets = _read_only(offsets, np.int64)
         self.neighbours = _read_only(neighbours, np.int32)
         self.weights = None if weights is None else _read_only(weights, np.float32)
+        self._check_rows()
+
+    def _check_rows(self) -> None:
+        """ValueError unless neighbours rise in each row and weights are above 0 and finite; reads all once."""
+        at = 0
+        for rows, ids in self._entries():
+            wrong = np.flatnonzero((ids[1:] <= ids[:-1]) & (rows[1:] == rows[:-1]))
+            if len(wrong):
+                row = rows[wrong[0]]
+                raise ValueError(
+                    f"neighbours must rise in each row, with none twice; those of node {row} do not "
+                    "(Graph.from_edges and Graph.from_scipy take any order)"
+                )
+            if self.weights is not None:
+                weights = self.weights[at : at + len(ids)]
+                wrong = np.flatnonzero(~((weights > 0) & (weights < np.inf)))
+                if len(wrong):
+                    row, weight = rows[wrong[0]], weights[wrong[0]]
+                    raise ValueError(f"expected weights above 0 and finite, got {weight} of an edge of node {row}")
+            at += len(ids)
 
     # ---- made of -------------------------------------------------------------------------------------------------
 
@@ -104,7 +134,7 @@ class Graph:
         sources, targets = np.asarray(sources), np.asarray(targets)
         if sources.ndim != 1 or sources.shape != targets.shape:
             raise ValueError(f"expected as many sources as targets, got {sources.shape} and {targets.shape}")
-        if sources.dtype.kind in "OUS" or targets.dtype.kind in "OUS":
+        if sources.dtype.kind in "OUST" or targets.dtype.kind in "OUST":
             if names is not None or n_nodes is not None:
                 raise ValueError("names and n_nodes are of edges between numbers; these are between names already")
             index: dict[str, int] = {}
@@ -145,19 +175,23 @@ class Graph:
         Raises:
             FormatError: a line that is no edge, or whose weight is not above 0 and finite: file and line are named.
         """
-        path = Path(path)
+        path, extra = Path(path), list(dict.fromkeys(nodes))
         if not path.is_file() and not path.exists():
             raise FileNotFoundError(f"{path}: no such file or directory")
+        if not all(isinstance(name, str) for name in extra):
+            raise TypeError(f"nodes: expected names of type str, got {extra!r:.80}")
         if path.suffix == ".npz":
+            _no_more(path, extra)
             return cls.from_scipy(_load_npz(path), directed=directed, duplicates=duplicates, weighted=weighted)
         chunks = sources.plain_chunks(path, progress)
         head = _head(chunks)
         if head.startswith(_MATRIX_MARKET):
+            _no_more(path, extra)
             return _from_matrix_market(cls, path, head, chunks, directed, weighted, duplicates)
         reader = kernels.EdgeReader(weights=_WEIGHTS[weighted], numbered=0, first_line=1)
         edges = _read(path, reader, _chain(head, chunks))
         names: Sequence[str] = Texts.of_lines(reader.names())
-        if extra := list(dict.fromkeys(nodes)):
+        if extra:
             known = set(names)
             names = [*names, *(name for name in extra if name not in known)]
         return _build(cls, *edges, names, bool(directed), duplicates, str(path), FormatError)
@@ -231,6 +265,10 @@ class Graph:
         if len(matrix.shape) != 2 or matrix.shape[0] != matrix.shape[1]:
             raise ValueError(f"expected a square matrix, got {' x '.join(map(str, matrix.shape))}")
         entries = matrix.tocoo()
+        if weighted and entries.dtype == bool:
+            raise ValueError("weighted=True, but the matrix holds truth values")
+        if entries.dtype == bool or weighted is False:
+            entries.eliminate_zeros()  # entries that are stored and yet say that there is no edge
         weights = None if entries.dtype == bool or weighted is False else entries.data
         if weights is not None and weighted is None and (np.asarray(weights) == 1).all():
             weights = None
@@ -580,7 +618,14 @@ def _by_turns(sources: np.ndarray, targets: np.ndarray, index: dict[str, int]) -
     return sources, targets
 
 
+def _no_more(path: Path, nodes: list[str]) -> None:
+    if nodes:
+        raise ValueError(f"{path}: nodes= is of lists of edges; a matrix has its nodes, with or without edges")
+
+
 def _name(node: Any) -> str:
+    if node is None or node != node:
+        raise ValueError(f"expected names or numbers of nodes, got {node!r}")
     return node.decode() if isinstance(node, bytes) else str(node)
 
 

@@ -214,9 +214,10 @@ class ImageEmbedding(Estimator):
         """Writes settings and what was learned, without the network: a name is loaded again, a module given to load.
 
         Raises:
-            ValueError: not trained yet.
+            ValueError: not trained yet, or reduce was changed since.
         """
         self._check_fitted()
+        self._check_learned()
         saved = copy.copy(self)
         saved.backbone = self.backbone if isinstance(self.backbone, str) else None
         saved.weights = None if self.weights is None else os.fspath(self.weights)
@@ -542,7 +543,7 @@ class LayerEmbedding(ImageEmbedding):
 
     def _rows(self, features: np.ndarray) -> np.ndarray:
         rows = self._scaled(features)
-        self._check_reduced()
+        self._check_learned()
         if not self.reduce:
             return rows
         rows = (rows - self.center_) @ self.components_.T
@@ -553,13 +554,12 @@ class LayerEmbedding(ImageEmbedding):
     def _matrix(self, features: np.ndarray) -> np.ndarray:
         return self._transformed(features)
 
-    def _check_reduced(self) -> None:
+    def _check_learned(self) -> None:
         learned = len(self.components_) if hasattr(self, "components_") else 0
         if self.reduce and self.reduce != learned:
             raise ValueError(f"was fitted with reduce={learned}, which is {self.reduce} now: fit again")
 
     def _tensors(self) -> dict[str, np.ndarray]:
-        self._check_reduced()
         if not self.reduce:
             return {}
         return {"components": self.components_, "center": self.center_, "variances": self.variances_}

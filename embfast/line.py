@@ -100,7 +100,7 @@ class LINE(Estimator):
         check_graph(graph)
         if graph.directed and "1" in self._orders():
             raise ValueError('the first order is of edges that are not directed: take order="2" for this graph')
-        into = np.bincount(graph.neighbours, graph.weights, len(graph))
+        into = np.bincount(graph.neighbours, _drawn_weights(graph)[1], len(graph))
         entries = len(graph.neighbours)
         counts = np.where(into > 0, np.maximum(np.round(into * (entries / into.sum())), 1), 0).astype(np.int64)
         by_count = np.argsort(-counts, kind="stable")
@@ -207,6 +207,13 @@ class LINE(Estimator):
         self.vectors_ = Vectors(self.words_, tables[0])
         self.loss_ = list(self._progress.losses)
 
+    def _check_learned(self) -> None:
+        if set(self._names()) != set(self._tables) or self.vectors_.dim != self.dim * len(self._orders()):
+            raise ValueError(
+                f"order and dim must stay once trained: the vectors have {self.vectors_.dim} numbers, "
+                f"order={self.order!r} and dim={self.dim} want others; train anew with fit"
+            )
+
     def _tensors(self) -> dict[str, np.ndarray]:
         return {name: table[:, : self.dim] for name, table in self._tables.items()}
 
@@ -221,11 +228,7 @@ class _Edges:
 
     def __init__(self, graph: Graph, rows: np.ndarray) -> None:
         self._graph, self._rows = graph, rows
-        self._sources = np.repeat(np.arange(len(graph), dtype=np.int32), graph.degrees)
-        weights = np.ones(len(graph.neighbours)) if graph.weights is None else graph.weights.astype(np.float64)
-        weights[self._sources == graph.neighbours] = 0  # a self loop would pull a vector towards itself
-        if not weights.any():
-            raise ValueError("the graph has no edge between two nodes")
+        self._sources, weights = _drawn_weights(graph)
         self._table = kernels.NoiseTable(weights)
 
     def __len__(self) -> int:
@@ -235,6 +238,16 @@ class _Edges:
         """Sources and targets of n edges, int32 (n,): those of this number and seed."""
         drawn = self._table.sample(n, seed, number)
         return self._rows[self._sources[drawn]], self._rows[self._graph.neighbours[drawn]]
+
+
+def _drawn_weights(graph: Graph) -> tuple[np.ndarray, np.ndarray]:
+    """The source of each entry, int32, and how often it is drawn, float64: a self loop, that pulls nowhere, never."""
+    sources = np.repeat(np.arange(len(graph), dtype=np.int32), graph.degrees)
+    weights = np.ones(len(graph.neighbours)) if graph.weights is None else graph.weights.astype(np.float64)
+    weights[sources == graph.neighbours] = 0
+    if not weights.any():
+        raise ValueError("the graph has no edge between two nodes")
+    return sources, weights
 
 
 def _seed(seed: int, purpose: str) -> int:

@@ -246,8 +246,8 @@ class Multimodal(Estimator):
         """
         if not hasattr(self, "vectors_"):
             return self.fit(images, captions, others=others, validation=validation, missing=missing, progress=progress)
-        self._check()
-        self._check_built()
+        self._ready()
+        self._check_learned()
         training, validation = training_and_validation(captions, validation)
         check_finite(images, np.arange(len(images)), IMAGES)
         data = self._examples(images, training, others or {}, missing)
@@ -361,10 +361,12 @@ class Multimodal(Estimator):
             "loss": "mse" if self.loss == "mse" else "a ranking"
         }
 
-    def _check_built(self) -> None:
+    def _check_learned(self) -> None:
         for name, now in self._shaping().items():
             if now != self._built[name]:
-                raise ValueError(f"{name} must stay {self._built[name]!r} in a trained model, got {now!r}; fit anew")
+                raise ValueError(
+                    f"{name} must stay {self._built[name]!r} once trained, got {now!r}; train anew with fit"
+                )
 
     def _make_optimizer(self) -> None:
         from embfast.towers import make_optimizer
@@ -743,7 +745,6 @@ class Multimodal(Estimator):
     def _tensors(self) -> dict[str, np.ndarray]:
         from embfast.towers import optimizer_state
 
-        self._check_built()
         tensors = {f"tower.{name}": t.detach().cpu().numpy() for name, t in self.towers_.state_dict().items()}
         if self._best is not None:
             tensors |= {f"best.{name}": t.numpy() for name, t in self._best.items()}

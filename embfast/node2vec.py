@@ -449,6 +449,7 @@ def _visits(walks: "Walks", threads: int) -> np.ndarray:
         for first in range(0, n, step):
             ids, _ = walks.read(0, first, min(first + step, n), threads)
             share += np.bincount(ids, minlength=len(share))
+        expected = int(share.sum()) * len(walks) // n  # fewer than length of each, where walks end early
         share[walks.starts] = np.maximum(share[walks.starts], 1)  # each starts a walk, if not of this sample
     visits = np.round(share * (expected / share.sum())).astype(np.int64)
     return np.where(share > 0, np.maximum(visits, 1), 0)

@@ -192,6 +192,8 @@ class Phrases:
     def _check(self) -> None:
         if self.min_count < 1:
             raise ValueError(f"min_count must be positive, got {self.min_count}")
+        if not isinstance(self.delimiter, str) or self.delimiter.split() != [self.delimiter]:
+            raise ValueError(f"delimiter must be letters or signs without white space, got {self.delimiter!r}")
         if self.scoring not in ("default", "npmi"):
             raise ValueError(f'scoring must be "default" or "npmi", got {self.scoring!r}')
         lowest, highest = (0.0, np.inf) if self.scoring == "default" else (-1.0, 1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -18,6 +19,9 @@ from embfast.errors import FormatError
 from embfast.formats import replacing, sync
 
 Made = TypeVar("Made")
+
+_DATA = re.compile("data-[0-9a-f]{8}")
+_FILES = {"ids.npy", "offsets.npy", "counts.npy", "words"}
 
 MEMORY_BYTES = 256 << 20  # arrays up to this size stay in memory; larger ones go to a temporary file
 
@@ -93,8 +97,17 @@ class CorpusDirectory:
         self.committed = True
         for old in self.path.glob("data-*"):
             # A day old and not named: left by a process that was killed. Younger: perhaps being written at this moment.
-            if old != self.data and (old.name == before or old.stat().st_mtime < time.time() - 86_400):
+            if (
+                old != self.data
+                and _is_ours(old)
+                and (old.name == before or old.stat().st_mtime < time.time() - 86_400)
+            ):
                 shutil.rmtree(old, ignore_errors=True)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a directory is called as those of a corpus are, and holds nothing else: it may be the user's own."""
+    return bool(_DATA.fullmatch(path.name)) and path.is_dir() and {file.name for file in path.iterdir()} <= _FILES
 
 
 def load_corpus(directory: Path, fingerprint: dict[str, Any] | None, make: Callable[..., Made]) -> Made:
@@ -108,6 +121,7 @@ def load_corpus(directory: Path, fingerprint: dict[str, Any] | None, make: Calla
     try:
         meta = json.loads(index.read_text(encoding="utf-8"))
         data, sizes = directory / meta["data"], meta["bytes"]
+        n_newlines = meta["n_newlines"]
         n = {"ids": meta["n_tokens"], "offsets": meta["n_documents"] + 1, "counts": meta["n_words"]}
         if meta["format"] != 1:
             raise FormatError(f"{index}: expected format 1, got {meta['format']!r}")
@@ -141,6 +155,6 @@ def load_corpus(directory: Path, fingerprint: dict[str, Any] | None, make: Calla
     if len(words) != n["counts"]:
         raise FormatError(f"{data / 'words'}: expected {n['counts']} words, got {len(words)}")
     try:
-        return make(words, arrays["counts"], arrays["ids"], arrays["offsets"], meta["n_newlines"])
+        return make(words, arrays["counts"], arrays["ids"], arrays["offsets"], n_newlines)
     except ValueError as error:
         raise FormatError(f"{data / 'offsets'}.npy: {error}") from None

@@ -214,9 +214,9 @@ def for_kernels(table: np.ndarray) -> np.ndarray:
 
 def forget_read(ids: np.ndarray, begin: int, end: int) -> None:
     """Gives back the memory of ids[begin:end] where they are mapped from a file; the kernel can read them again."""
-    if not isinstance(ids, np.memmap) or ids.mode == "c" or not hasattr(mmap, "MADV_DONTNEED"):
+    memory = getattr(ids, "_mmap", None)  # of a copy, or one that was pickled, there is none
+    if memory is None or ids.mode == "c" or not hasattr(mmap, "MADV_DONTNEED"):
         return
-    memory = ids._mmap
     start = ids.ctypes.data - np.frombuffer(memory, np.uint8).ctypes.data
     lo = -(-(start + begin * ids.itemsize) // mmap.PAGESIZE) * mmap.PAGESIZE
     hi = (start + end * ids.itemsize) // mmap.PAGESIZE * mmap.PAGESIZE

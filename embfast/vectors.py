@@ -148,6 +148,8 @@ class Vectors:
         else:
             query = _unit(self[a]).astype(np.float32)[None]
             scores = np.concatenate([self.cosines(query, lo, hi)[0] for lo, hi in self._row_blocks(len(self), 1)])
+        if not np.isfinite(scores[other]):
+            raise ValueError(f"expected rows that are finite, got NaN or infinity between {a!r} and {b!r}")
         scores[own] = -np.inf if own != other else scores[own]
         return int(np.count_nonzero(scores > scores[other])) + 1
 
@@ -300,6 +302,8 @@ class Vectors:
             vector = np.asarray(term, dtype=np.float64)
             if vector.shape != (self.dim,):
                 raise ValueError(f"expected a key or a vector of {self.dim} numbers, got {term!r}")
+            if not np.isfinite(vector).all():
+                raise ValueError("expected a vector that is finite, got one with NaN or infinity")
             units.append(_unit(vector))
             weights.append(float(weight))
         shape = (len(units), self.dim)

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 
 from embfast import kernels
+from embfast.estimator import check_float, check_int
 from embfast.graph import Graph
 
 try:
     from numba import njit
+    from numba.extending import is_jitted
 except ImportError:
     raise ImportError("random walks need numba: pip install embfast[graph]") from None
 
@@ -90,6 +92,18 @@ class Walks:
         metapath: Sequence[int] | None = None,
         seed: int = 0,
     ) -> None:
+        check_int("length", length, 1, 2**31 - 1)
+        check_int("per_node", per_node, 1, 2**31 - 1)
+        check_int("seed", seed, 0, 2**64 - 1)
+        for name, value, lowest, highest in (
+            ("p", p, 1e-6, 1e6),
+            ("q", q, 1e-6, 1e6),
+            ("restart", restart, 0, 1),
+            ("gamma", gamma, -100, 100),
+        ):
+            check_float(name, value, lowest, highest)
+        if transition is not None and not is_jitted(transition):
+            raise TypeError(f"transition: expected a function compiled with numba.njit, got {transition!r}")
         if plus and graph.weights is None:
             raise ValueError("plus=True needs a graph with weights; this one has none")
         self.graph, self.length, self.per_node, self.seed = graph, length, per_node, seed
@@ -157,7 +171,16 @@ class Walks:
         return self.first_order and self.metapath is None and self.restart == 0 and not self.graph.directed
 
     def read(self, epoch: int, first: int, last: int, threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """Walks first..last of an epoch: labels, int32 (n,), and offsets, int64 (last - first + 1,), as in a Corpus."""
+        """Walks first..last of an epoch: labels, int32 (n,), and offsets, int64 (last - first + 1,), as in a Corpus.
+
+        Raises:
+            ValueError: there are not as many in an epoch, or no threads.
+        """
+        if not 0 <= first <= last <= len(self) or epoch < 0:
+            raise ValueError(
+                f"expected walks of 0 to {len(self):,} of an epoch from 0, got {first} to {last} of {epoch}"
+            )
+        check_int("threads", threads, 1, 4096)
         if self._on_device is not None:
             return self._read_from_device(epoch, first, last)
         rows = np.empty((last - first, self.length), np.int32)

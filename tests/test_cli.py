@@ -466,3 +466,43 @@ def test_doctor_says_what_this_machine_can_run():
 def test_a_device_that_is_not_there_is_one_red_line(text, tmp_path):
     done = run("word2vec", text, "-o", tmp_path / "vectors.npz", "--device", "cuda:99", code=2)
     assert "embfast doctor" in done.stderr or "there is no CUDA device 99" in done.stderr
+
+
+# ---- files that would be lost -------------------------------------------------------------------------------------
+
+
+def test_no_file_is_written_over_what_is_read_or_twice(tmp_path):
+    text = tmp_path / "c.txt"
+    text.write_text("the cat sat on the mat\n" * 50)
+    quick = ["--dim", "4", "--epochs", "1", "--threads", "1"]
+    assert "over what is read" in fails("word2vec", text, "-o", text, *quick)
+    (tmp_path / "link.txt").symlink_to(text)
+    assert "over what is read" in fails("word2vec", tmp_path / "link.txt", "-o", text, *quick)
+    for option in ("--save-model", "--checkpoint", "--save-vocab"):
+        out = tmp_path / "v.bin"
+        assert "written twice" in fails("word2vec", text, "-o", out, option, out, *quick)
+    assert text.read_text() == "the cat sat on the mat\n" * 50
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.txt", "link.txt"]
+
+
+def test_what_a_format_cannot_hold_is_said_before_training(tmp_path):
+    text = tmp_path / "c.txt"
+    text.write_text("the cat \x0c sat on the mat\n" * 50)
+    quick = ["--dim", "4", "--epochs", "100000", "--threads", "1", "--quiet"]  # hours of training
+    assert "white space" in fails("word2vec", text, "-o", tmp_path / "v.txt", *quick)
+    assert "not gzipped" in fails("word2vec", text, "-o", tmp_path / "v.npz.gz", *quick)
+    assert "at most 6 classes" in fails("word2vec", text, "-o", tmp_path / "v.txt", "--classes", "7", *quick)
+    run("word2vec", text, "-o", tmp_path / "v.bin", "--dim", "4", "--epochs", "1", "--threads", "1")
+    assert "\x0c" in Vectors.load(tmp_path / "v.bin")
+
+
+def test_options_that_a_saved_corpus_or_a_model_cannot_take(tmp_path):
+    text = tmp_path / "c.txt"
+    text.write_text("the cat sat on the mat\n" * 50)
+    saved, model = tmp_path / "saved", tmp_path / "m.safetensors"
+    run("word2vec", text, "--save-model", model, "--cache", saved, "--dim", "4", "--epochs", "1", "--threads", "1")
+    assert "max_vocab cannot change" in fails("word2vec", saved, "-o", tmp_path / "v.bin", "--max-vocab", "3")
+    run("convert", model, tmp_path / "v.txt", "--limit", "3")
+    assert len(Vectors.load(tmp_path / "v.txt")) == 3
+    assert "errors are of files of vectors" in fails("convert", model, tmp_path / "v.txt", "--errors", "skip")
+    assert "unknown encoding" in fails("convert", tmp_path / "v.txt", tmp_path / "w.npz", "--encoding", "nonsense")

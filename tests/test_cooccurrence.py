@@ -420,3 +420,23 @@ print(len(matrix), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     n, used = map(int, done.stdout.split())
     assert n * 12 > 60e6
     assert used < 0.01e9 + 6e6
+
+
+def test_a_mapped_corpus_and_matrix_may_be_copied(tmp_path):
+    import copy
+    import pickle
+
+    corpus = Corpus.from_sentences([["a", "b", "c", "a"], ["b", "d"]] * 50, min_count=1)
+    corpus.save(tmp_path / "corpus")
+    for mapped in (
+        pickle.loads(pickle.dumps(Corpus.load(tmp_path / "corpus"))),
+        copy.deepcopy(Corpus.load(tmp_path / "corpus")),
+    ):
+        matrix = pickle.loads(pickle.dumps(CooccurrenceMatrix.from_corpus(mapped)))
+        assert len(matrix.ppmi().matrix if hasattr(matrix.ppmi(), "matrix") else matrix.words) == 4
+        assert len(GloVe(dim=2, epochs=1, threads=1).fit(matrix).vectors_) == 4
+
+
+def test_a_word_that_stands_twice_is_refused():
+    with pytest.raises(ValueError, match="'x' stands there twice"):
+        CooccurrenceMatrix(["x", "x"], np.ones(2), np.zeros(1, kernels.ENTRY))

@@ -621,3 +621,43 @@ def test_with_words_wants_distinct_words():
         Corpus.from_sentences([["a"]]).with_words(["a", "a"])
     nothing = Corpus.from_sentences([["a"], ["a"]]).with_words(["b"])
     assert (len(nothing), nothing.n_tokens) == (2, 0)
+
+
+def test_only_what_a_corpus_left_behind_is_removed(tmp_path):
+    """Directories of the user's own may be called data-... too."""
+    own = [tmp_path / "data-2024", tmp_path / "data-raw", tmp_path / "data-0123abcd", tmp_path / "data-deadbeef"]
+    for path in own:
+        path.mkdir()
+    (own[2] / "table.csv").write_text("1,2")
+    (own[3] / "ids.npy").write_text("of a process that was killed")
+    for path in own:
+        os.utime(path, (0, 0))
+    corpus = Corpus.from_sentences([["a", "b"]] * 9)
+    for _ in range(2):
+        corpus.save(tmp_path)
+    assert [path.exists() for path in own] == [True, True, True, False]
+    assert len([path for path in tmp_path.iterdir() if path.name.startswith("data-")]) == 4
+    assert Corpus.load(tmp_path).words == ["a", "b"]
+
+
+def test_offsets_that_fall_are_refused():
+    with pytest.raises(ValueError, match="offsets must rise"):
+        Corpus(["a"], np.array([4]), np.zeros(4, np.int32), np.array([0, 3, 1, 4]))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"min_count": 2.5}, {"max_vocab": 2.0}, {"threads": 1.5}, {"max_sentence": 2.5}, {"keep": [1]}, {"vocab": [1]}],
+    ids=str,
+)
+def test_options_of_another_type(wrong, tmp_path):
+    (tmp_path / "a.txt").write_text("a b c")
+    with pytest.raises(TypeError):
+        Corpus.from_file(tmp_path / "a.txt", **wrong)
+
+
+def test_options_of_numpy_can_be_cached(tmp_path):
+    (tmp_path / "a.txt").write_text("a b a b")
+    for _ in range(2):
+        found = Corpus.from_file(tmp_path / "a.txt", min_count=np.int64(2), cache=tmp_path / "cache")
+        assert found.words == ["a", "b"]

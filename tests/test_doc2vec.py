@@ -563,3 +563,20 @@ def test_the_benchmark_measures_speed_and_accuracy(tmp_path, monkeypatch, capsys
         assert (row["tokens"] > result["runs"]["quality"][0]["tokens"]) == (option in ("--transductive", "--bigrams"))
     with pytest.raises(SystemExit):
         bench_doc2vec.main([*options, "--transductive", "--reinfer"])
+
+
+def test_documents_without_tags_do_not_take_those_of_others(documents):
+    model = small(epochs=1).fit(documents[:3], tags=["3", "x", "4"]).partial_fit(documents[3:6])
+    assert model.vectors_.keys == ["3", "x", "4", "5", "6", "7"]
+
+
+def test_inference_and_files_keep_to_the_settings_of_training(documents, tmp_path):
+    model = small(epochs=1).fit(documents)
+    for changed in ({"dim": 8}, {"mode": "dbow"}, {"hs": True, "negatives": 0}):
+        settings = model.get_params()
+        model.set_params(**changed)
+        for use in (lambda: model.infer(documents[:2]), lambda: model.save(tmp_path / "model.safetensors")):
+            with pytest.raises(ValueError, match="must stay"):
+                use()
+        model.set_params(**settings)
+    assert not list(tmp_path.iterdir())

@@ -418,3 +418,37 @@ def test_retrieval_checks_what_it_is_given():
     ):
         with pytest.raises(ValueError, match=says):
             evaluate.retrieval(images, captions, owners, **options)
+
+
+def test_a_label_of_several_letters_is_one():
+    pytest.importorskip("sklearn")
+    vectors = Vectors([str(i) for i in range(60)], np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32))
+    labels = {str(i): "red" if i % 2 else "blue" for i in range(60)}
+    one = evaluate.node_classification(vectors, labels)
+    assert one == evaluate.node_classification(vectors, {node: [label] for node, label in labels.items()})
+
+
+def test_correlations_that_there_are_not():
+    rows = np.array([[1, 0], [1, 1], [0, 1], [np.inf, 1]], np.float32)
+    vectors = Vectors(["a", "b", "c", "far"], rows)
+    alike = evaluate.similarity(vectors, [("a", "b", 0.1), ("a", "c", 0.1), ("b", "c", 0.1)])
+    assert np.isnan([alike.spearman, alike.pearson]).all()
+    with np.errstate(invalid="ignore"):
+        far = evaluate.similarity(vectors, [("a", "b", 1), ("a", "c", 2), ("a", "far", 3)])
+    assert np.isnan([far.spearman, far.pearson]).all()
+    with pytest.raises(ValueError, match="judgements that are finite"):
+        evaluate.similarity(vectors, [("a", "b", np.nan), ("b", "c", 1)])
+    for wrong in (
+        lambda: evaluate.similarity(vectors, [], restrict=-2),
+        lambda: evaluate.analogies(vectors, {}, restrict=-5),
+    ):
+        with pytest.raises(ValueError, match="restrict must be 0 or more"):
+            wrong()
+    with pytest.raises(ValueError, match="four words"):
+        evaluate.analogies(vectors, {"s": [("a", "b", "c")]})
+
+
+def test_the_mark_that_windows_begins_a_file_with_is_no_word(tmp_path):
+    (tmp_path / "pairs.txt").write_text("a b 1\na c 2\n", encoding="utf-8-sig")
+    vectors = Vectors(["a", "b", "c"], np.eye(3, dtype=np.float32))
+    assert evaluate.similarity(vectors, tmp_path / "pairs.txt").unknown == 0

@@ -346,7 +346,7 @@ def test_partial_fit_learns_new_words_beside_the_old():
         assert (model._tables["sums_out"][model.words_.index(word)] >= sums).all(), "sums of squares only grow"
     assert topic_share(model.vectors_) > 0.9
     assert {near[0] for near, _ in model.vectors_.most_similar("a3", k=3)} <= {"a", "c"}
-    with pytest.raises(ValueError, match="dim must stay 5 in partial_fit, got 6"):
+    with pytest.raises(ValueError, match="dim must stay 5 once trained, got 6"):
         model.set_params(dim=6).partial_fit(more)
 
 

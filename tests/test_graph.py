@@ -346,3 +346,47 @@ def test_damaged_files_are_refused(tmp_path):
         Graph.load(write(path, whole[:place] + b"\x09" + whole[place + 1 :]))
     with pytest.raises(FormatError, match="offsets must rise"):
         Graph.load(write(path, whole.replace(graph.offsets.tobytes(), graph.offsets[::-1].tobytes())))
+
+
+# ---- what a graph is not -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "says"),
+    [
+        ({"neighbours": np.array([2, 1, 0, 0])}, ValueError, "neighbours must rise in each row.*node 0"),
+        ({"neighbours": np.array([1, 1, 0, 0])}, ValueError, "none twice; those of node 0"),
+        ({"neighbours": np.array([1, 2, 0, 0.5])}, TypeError, "neighbours: expected whole numbers, got float64"),
+        ({"weights": np.array([1, 1, -1, 1], np.float32)}, ValueError, "above 0 and finite, got -1.0 of an edge"),
+        ({"weights": np.array([1, np.nan, 1, 1], np.float32)}, ValueError, "got nan of an edge of node 0"),
+        ({"names": ["a", "b", "a"]}, ValueError, "'a' stands there twice"),
+        ({"names": ["a", "b", 3]}, TypeError, "expected str, got 3"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_arrays_that_are_no_graph(changed, error, says):
+    arrays = {"names": ["a", "b", "c"], "offsets": np.array([0, 2, 3, 4]), "neighbours": np.array([1, 2, 0, 0])}
+    Graph(**arrays)
+    with pytest.raises(error, match=says):
+        Graph(**{**arrays, **changed})
+
+
+def test_entries_that_say_no_edge_are_none():
+    sparse = pytest.importorskip("scipy.sparse")
+    places = ([0, 0, 1, 2], [1, 2, 0, 1])
+    kept = Graph.from_scipy(sparse.coo_array(([True, False, True, True], places), shape=(3, 3)))
+    assert (kept.n_edges, kept.neighbours.tolist()) == (3, [1, 0, 1])
+    assert Graph.from_scipy(sparse.coo_array(([1.0, 0.0, 2.0, 3.0], places), shape=(3, 3)), weighted=False).n_edges == 3
+    with pytest.raises(ValueError, match="holds truth values"):
+        Graph.from_scipy(sparse.coo_array(([True] * 4, places), shape=(3, 3)), weighted=True)
+
+
+def test_nodes_that_are_no_names(tmp_path):
+    with pytest.raises(ValueError, match="got None"):
+        Graph.from_edges(["a", None], ["b", "a"])
+    (tmp_path / "m.mtx").write_text("%%MatrixMarket matrix coordinate pattern symmetric\n2 2 1\n2 1\n")
+    with pytest.raises(ValueError, match="nodes= is of lists of edges"):
+        Graph.from_file(tmp_path / "m.mtx", nodes=["q"])
+    (tmp_path / "e.txt").write_text("1 2\n")
+    with pytest.raises(TypeError, match="names of type str"):
+        Graph.from_file(tmp_path / "e.txt", nodes=[1])

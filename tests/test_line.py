@@ -178,3 +178,9 @@ def test_command_line(tmp_path):
     result = CliRunner().invoke(app, [*arguments, "--directed"])
     assert result.exit_code == 2
     assert "not directed" in result.stderr
+
+
+def test_a_self_loop_is_never_drawn_and_does_not_count():
+    graph = Graph.from_edges(["a", "a"], ["b", "a"], [1.0, 1000.0])
+    model = LINE(dim=4, epochs=1, threads=1).fit(graph)
+    assert model.counts_[0] == model.counts_[1]

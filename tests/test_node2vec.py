@@ -322,3 +322,36 @@ def test_command_line_of_metapaths(tmp_path):
     file.write_text("xa0 author paper\n")
     result = CliRunner().invoke(app, [*arguments, "--types", str(file)])
     assert "expected one type of node 'xa0'" in result.stderr
+
+
+def test_visits_are_those_of_walks_that_end_early():
+    """Three nodes lead to a fourth one, which no edge leaves."""
+    model = Node2Vec(dim=4, epochs=1, threads=1, sample=0).fit(Graph.from_edges([0, 1, 2], [3, 3, 3], directed=True))
+    assert dict(zip(model.words_, model.counts_.tolist(), strict=True)) == {"3": 30, "0": 10, "1": 10, "2": 10}
+
+
+@pytest.mark.parametrize("changed", [{"dim": 8}, {"dim": 20}, {"hs": True}], ids=str)
+def test_settings_that_shape_a_trained_model_stay(tmp_path, changed):
+    model = Node2Vec(dim=16, epochs=1, threads=1).fit(two_cliques()).set_params(**changed)
+    with pytest.raises(ValueError, match="once trained"):
+        model.save(tmp_path / "model.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_line_says_early_what_it_cannot_do(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    columns = {"source": ["a", "c d", "a"], "target": ["b", "b", "c d"], "weight": [1.0, 2.0, 3.0]}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "e.parquet")
+    edges, out = str(tmp_path / "e.parquet"), str(tmp_path / "o.npz")
+    quick = ["--dim", "4", "--epochs", "1", "--threads", "1", "--json"]
+    result = CliRunner().invoke(
+        app, ["node2vec", edges, "-o", out, *quick, "--save-graph", str(tmp_path / "g.safetensors")]
+    )
+    assert json.loads(result.stdout)["weighted"]
+    result = CliRunner().invoke(app, ["node2vec", edges, "-o", out, *quick, "--no-weighted"])
+    assert not json.loads(result.stdout)["weighted"]
+    result = CliRunner().invoke(app, ["node2vec", edges, "-o", str(tmp_path / "o.bin"), *quick])
+    assert (result.exit_code, "c d" in result.stderr, (tmp_path / "o.bin").exists()) == (2, True, False)
+    result = CliRunner().invoke(app, ["node2vec", str(tmp_path / "g.safetensors"), "-o", out, *quick, "--no-weighted"])
+    assert (result.exit_code, "settled when it was saved" in result.stderr) == (2, True)

@@ -352,3 +352,13 @@ class TestGensim:
             keys = [f"w{i + j}" for j in range(5)]
             assert ours.doesnt_match(keys) == theirs.doesnt_match(keys)
             assert ours.rank(keys[0], keys[1]) == theirs.rank(keys[0], keys[1])
+
+
+def test_queries_that_are_not_finite():
+    vectors = Vectors(["a", "b", "n"], np.array([[1, 0], [1, 1], [np.nan, 1]], np.float32))
+    for ask in (lambda: vectors.most_similar(np.full(2, np.nan)), lambda: vectors.most_similar("n")):
+        with pytest.raises(ValueError, match="a vector that is finite"):
+            ask()
+    with pytest.raises(ValueError, match="rows that are finite"):
+        vectors.rank("a", "n")
+    assert vectors.rank("a", "b") == 1

@@ -290,3 +290,22 @@ def test_transition_that_leaves_the_graph_is_an_error():
 def test_what_cannot_be_walked_on():
     with pytest.raises(ValueError, match="needs a graph with weights"):
         Walks(small_graph("plain"), plus=True)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"p": -1}, {"p": np.nan}, {"q": np.inf}, {"restart": 2}, {"length": 0}, {"per_node": 0}, {"seed": -1}],
+    ids=str,
+)
+def test_settings_that_make_no_sense(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Walks(Graph.from_edges([0, 1], [1, 2]), **wrong)
+
+
+def test_walks_that_there_are_not():
+    walks = Walks(Graph.from_edges([0, 1], [1, 2]), length=4, per_node=2)
+    for asked in ((0, 0, 7), (0, -1, 2), (0, 3, 2), (-1, 0, 2)):
+        with pytest.raises(ValueError, match="expected walks of 0 to 6"):
+            walks.read(*asked)
+    with pytest.raises(TypeError, match=r"compiled with numba\.njit"):
+        Walks(Graph.from_edges([0, 1], [1, 2]), transition=lambda *_: 0)

@@ -498,3 +498,33 @@ def test_transform_is_the_mean_of_known_words(corpus, monkeypatch):
     assert_allclose(means, expected, atol=1e-6)
     monkeypatch.setattr(embfast.training, "_CELLS", 4)  # chunks that end inside documents
     assert_allclose(model.transform(other), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "narrow",
+    [{"epochs": np.int16(5)}, {"dim": np.uint8(100)}, {"negatives": np.int16(5)}, {"window": np.uint8(100)}],
+    ids=str,
+)
+def test_numbers_of_numpy_do_not_overflow(corpus, narrow):
+    settings = {"threads": 1, "epochs": 1, "dim": 8, "lr": 0.01} | narrow
+    model = Word2Vec(**settings).fit(corpus)
+    plain = Word2Vec(**{name: v.item() if isinstance(v, np.generic) else v for name, v in settings.items()}).fit(corpus)
+    assert_array_equal(model.vectors_.matrix, plain.vectors_.matrix)
+    assert model.loss_ == plain.loss_
+
+
+def test_a_fit_that_cannot_begin_leaves_the_model_as_it_was(corpus, tmp_path):
+    other = Corpus.from_sentences([["z", "y", "x"]] * 9)
+    model = Word2Vec(dim=8, epochs=1, threads=1).fit(corpus)
+    words, rows = list(model.words_), model.transform(corpus)
+    (tmp_path / "directory").mkdir()
+    for fit in (
+        lambda: model.set_params(device="cuda:99").fit(other),
+        lambda: model.set_params(device="cuda:99").partial_fit(other),
+        lambda: model.set_params(device="cpu").fit(other, checkpoint=tmp_path / "nowhere" / "x"),
+        lambda: model.fit(other, checkpoint=tmp_path / "directory"),
+    ):
+        with pytest.raises((ImportError, ValueError, OSError)):
+            fit()
+        assert model.words_ == words
+        assert_array_equal(model.transform(corpus), rows)

@@ -3,10 +3,11 @@
 import functools
 import inspect
 import json
+import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import typer
 from embfast import formats
 from embfast.doc2vec import Doc2Vec
 from embfast.errors import TrainingError
-from embfast.estimator import Estimator
+from embfast.estimator import Estimator, check_place
 from embfast.glove import GloVe
 from embfast.line import LINE
 from embfast.multimodal import Multimodal
@@ -159,6 +160,13 @@ def read_corpus(sources: list[Path], column: str | None, cache: Path | None, qui
     from embfast.corpus import Corpus
 
     if len(sources) == 1 and (sources[0] / "corpus.json").is_file():
+        of_text = {
+            "column": column,
+            "cache": cache,
+            **{n: options.get(n) for n in ("max_vocab", "max_sentence", "vocab")},
+        }
+        if given := [name for name, value in of_text.items() if value is not None]:
+            raise ValueError(f"{sources[0]}: was read from text already, which {', '.join(given)} cannot change")
         return Corpus.load(sources[0])
     with reading("reading", quiet) as progress:
         if column is not None:
@@ -177,7 +185,17 @@ def read_vectors(path: Path, format: str | None = None, **options: Any) -> "Vect
         raise FileNotFoundError(f"{path}: no such file")
     models = {model.__name__: model for model in (Word2Vec, Doc2Vec, GloVe, Node2Vec, LINE, Multimodal)}
     if format is None and path.suffix == ".safetensors" and (name := model_class(path)) in models:
-        return models[name].load(path).vectors_
+        vectors, limit = models[name].load(path).vectors_, options.pop("limit", None)
+        given = [
+            option
+            for option, usual in (("errors", "strict"), ("encoding", "utf-8"))
+            if options.get(option, usual) != usual
+        ]
+        if given:
+            raise ValueError(f"{path}: {', '.join(given)} are of files of vectors; this is a model")
+        if limit is not None and limit < 0:
+            raise ValueError(f"limit must be 0 or more rows, got {limit}")
+        return vectors if limit is None else Vectors(vectors.keys[:limit], vectors.matrix[:limit])
     return Vectors.load(path, format, **options)
 
 
@@ -196,12 +214,18 @@ class Run:
 
     def check(self, model: Estimator, *files: Path | None) -> None:
         """Fails now, and not after hours of training: files that cannot be written, settings that do not fit."""
-        for path in (*files, self.checkpoint):
+        self.files = (*files, self.checkpoint)
+        for path in self.files:
             if path is not None:
-                check_writable(path)
+                check_place(path)
+        check_apart(self.files)
         if self.resume and self.checkpoint is None:
             raise ValueError("--resume needs --checkpoint FILE, the file to continue from")
         model._check()
+
+    def check_inputs(self, *read: Path | None) -> None:
+        """Fails now where a file that is read would be written over, too."""
+        check_apart(self.files, read)
 
     def fit(self, model: Estimator, data: Any, **options: Any) -> float:
         """Trains a model and returns the seconds; Ctrl-C says how to go on."""
@@ -250,12 +274,17 @@ class VectorsRun(Run):
             formats.format_of(self.output, self.format)
         super().check(model, self.output, self.save_model, *files, *wanted.values())
 
-    def save(self, model: Estimator) -> None:
-        """Writes vectors and model where that was asked for."""
+    def check_keys(self, keys: Iterable[str]) -> None:
+        """Fails now, and not after hours of training, where the output cannot hold these keys."""
         if self.output is not None:
-            model.vectors_.save(self.output, self.format)
+            formats.check_keys(keys, formats.format_of(self.output, self.format))
+
+    def save(self, model: Estimator) -> None:
+        """Writes model and vectors where that was asked for; the model first, which can hold any word."""
         if self.save_model is not None:
             model.save(self.save_model)
+        if self.output is not None:
+            model.vectors_.save(self.output, self.format)
 
     def report(self, result: dict[str, Any], summary: list[str], *files: Path | None) -> None:
         """As of any run, and the names of output and model too."""
@@ -300,12 +329,18 @@ def losses(model: Estimator) -> str:
     return f"loss by epoch {' '.join(f'{loss:.4f}' for loss in model.loss_)}"
 
 
-def check_writable(path: Path) -> None:
-    """Fails now, and not after hours of training, if a file cannot be written there."""
-    if path.is_dir():
-        raise IsADirectoryError(f"{path}: is a directory; expected the name of a file")
-    if not path.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{path}: there is no directory {path.absolute().parent}")
+def check_apart(written: Iterable[Path | None], read: Iterable[Path | None] = ()) -> None:
+    """ValueError where one file would be written twice, or over what is read."""
+    inputs = {os.path.realpath(path) for path in read if path is not None}
+    taken: set[str] = set()
+    for path in written:
+        if path is None or (place := os.path.realpath(path)) == os.path.realpath(os.devnull):
+            continue
+        if place in inputs:
+            raise ValueError(f"{path}: would be written over what is read")
+        if place in taken:
+            raise ValueError(f"{path}: would be written twice")
+        taken.add(place)
 
 
 def table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from embfast import formats
 from embfast.cli.common import (
     BadText,
     Cache,
@@ -46,15 +47,18 @@ def doc2vec(
     from embfast.corpus import read_tagged
     from embfast.vectors import Vectors
 
+    if save_words is not None and model.mode == "dbow" and not model.dbow_words:
+        raise ValueError("PV-DBOW trains no words: --save-words needs --dbow-words, or another --mode")
     run.check(model, save_words=save_words)
+    if save_words is not None:
+        formats.format_of(save_words)
     if tags is not None and column is None and tags != "first":
         raise ValueError(f'--tags: expected "first" for text, or --column too for Parquet, got {tags!r}')
     if tags is not None and cache is not None:
         raise ValueError("--cache keeps texts without tags; it cannot be used together with --tags")
     if infer is not None and (run.output is None or run.save_model or save_words or run.checkpoint):
         raise ValueError("--infer needs -o FILE, and writes nothing else")
-    if save_words is not None and model.mode == "dbow" and not model.dbow_words:
-        raise ValueError("PV-DBOW trains no words: --save-words needs --dbow-words, or another --mode")
+    run.check_inputs(*documents, infer)
     options: dict[str, Any] = {"errors": errors, "threads": model.threads}
     if infer is None:
         options |= {"min_count": model.min_count, "max_vocab": max_vocab}
@@ -70,6 +74,7 @@ def doc2vec(
             text, named = read_tagged(documents, column, tags if column else None, progress=progress, **options)
     read_s = time.perf_counter() - started
     run.say(f"{text.n_tokens:,} tokens, {len(text.words):,} words, {len(text):,} documents in {read_s:.1f} s")
+    run.check_keys(named.keys if named is not None else [])
 
     result: dict[str, Any] = {"documents": len(text), "tokens": text.n_tokens, "words": len(text.words)}
     result["read_s"] = read_s

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from embfast import sources
 from embfast.cli.common import VectorsRun, command, losses, reading
 from embfast.errors import FormatError
 from embfast.line import LINE
@@ -41,9 +42,13 @@ class Edges:
         from embfast.graph import Graph
 
         if self.edges.suffix == ".safetensors":
+            if self.weighted is not None or self.directed is not None or self.duplicates != "sum":
+                raise ValueError(
+                    f"{self.edges}: --weighted, --directed and --duplicates were settled when it was saved"
+                )
             return Graph.load(self.edges)
         if self.edges.suffix == ".parquet":
-            weight = "weight" if self.weighted else None
+            weight = "weight" if self.weighted or (self.weighted is None and _has_weights(self.edges)) else None
             return Graph.from_parquet(
                 self.edges, weight=weight, directed=bool(self.directed), duplicates=self.duplicates
             )
@@ -57,13 +62,26 @@ class Edges:
             )
 
 
+def _has_weights(path: Path) -> bool:
+    """Whether there is a column weight; what is no Parquet file is left to the one who reads it."""
+    import pyarrow
+    from pyarrow.parquet import read_schema
+
+    try:
+        return "weight" in read_schema(sources.find_files(path)[0]).names
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowIOError, OSError):
+        return False
+
+
 def train_nodes(model: Node2Vec | LINE, edges: Edges, run: VectorsRun, **options: Any) -> None:
     """Reads a graph, trains on it, and writes what was asked for."""
     run.check(model, edges.save_graph)
+    run.check_inputs(edges.edges)
     started = time.perf_counter()
     graph = edges.read(run.quiet)
     read_s = time.perf_counter() - started
     run.say(f"{graph!r} in {read_s:.1f} s")
+    run.check_keys(graph.names)
     if edges.save_graph is not None:
         graph.save(edges.save_graph)
     seconds = run.fit(model, graph, **options)

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from embfast import formats
-from embfast.cli.common import FileFormat, Json, OutputFile, Quiet, check_writable, command, report, say
+from embfast.cli.common import FileFormat, Json, OutputFile, Quiet, check_apart, command, report, say
+from embfast.estimator import check_place
 
 
 @command("images")
@@ -71,7 +72,8 @@ def images(
         raise ValueError("nothing to write: pass -o FILE, --save-model FILE or --picture FILE")
     for path in (output, save_model, picture):
         if path is not None:
-            check_writable(path)
+            check_place(path)
+    check_apart((output, save_model, picture), [Path(one) for one in pictures])
     if picture is not None:
         encoder_of(picture)
     if output is not None:

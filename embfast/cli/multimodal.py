@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from embfast.cli.common import Json, Run, app, ask, check_writable, command, losses, read_vectors, say, table
+from embfast.cli.common import Json, Run, app, ask, command, losses, read_vectors, say, table
 from embfast.doc2vec import Doc2Vec
+from embfast.estimator import check_place
 from embfast.multimodal import Multimodal
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def multimodal_train(
     those of "test" are ranked in the end.
     """
     run.check(model, output)
+    run.check_inputs(images, captions, words, document_model)
     if onnx is not None and not onnx.is_dir():
         raise FileNotFoundError(f"{onnx}: no such directory")
     vectors = read_vectors(images)
@@ -118,7 +120,7 @@ def multimodal_search(
     from embfast.gallery import write_page
 
     if html is not None:
-        check_writable(html)
+        check_place(html)
     loaded = Multimodal.load(model)
     if vectors is not None:
         loaded.index(read_vectors(vectors))

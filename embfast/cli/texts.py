@@ -14,11 +14,11 @@ from embfast.cli.common import (
     MaxVocab,
     MinCount,
     Quiet,
-    check_writable,
     command,
     read_corpus,
     say,
 )
+from embfast.estimator import check_place
 
 
 @command("phrases")
@@ -43,7 +43,7 @@ def phrases(
 
     if passes < 1:
         raise ValueError(f"passes must be 1 or more, got {passes}")
-    check_writable(output)
+    check_place(output)
     text = read_corpus(corpus, None, None, quiet, min_count=1, errors=errors)
     found: dict[str, float] = {}
     for number in range(passes):
@@ -71,7 +71,7 @@ def vocab(
     quiet: Quiet = False,
 ) -> None:
     """Count the words of a text."""
-    check_writable(output)
+    check_place(output)
     text = read_corpus(corpus, column, None, quiet, min_count=min_count, max_vocab=max_vocab, errors=errors)
     text.save_vocab(output)
     if not quiet:

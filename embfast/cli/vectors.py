@@ -1,5 +1,6 @@
 """Vectors, whoever made them: embfast neighbors, analogy, plot, evaluate and convert."""
 
+import codecs
 import json
 from pathlib import Path
 from typing import Annotated
@@ -13,13 +14,13 @@ from embfast.cli.common import (
     Quiet,
     VectorsFile,
     ask,
-    check_writable,
     command,
     read_vectors,
     say,
     table,
     warnings_said,
 )
+from embfast.estimator import check_place
 
 Restrict = Annotated[int | None, typer.Option(help="Use only the first so many keys, the most frequent.")]
 
@@ -97,7 +98,7 @@ def plot(
     """Draw words on a plane, similar ones near each other; needs embfast[plot]."""
     from embfast.plot import plot as draw
 
-    check_writable(output)
+    check_place(output)
     loaded = read_vectors(vectors, format)
     with warnings_said():
         places = draw(loaded, output, words or None, n=top, method=method, seed=seed, clusters=clusters)
@@ -153,7 +154,7 @@ def evaluate(
 def _has_sections(path: Path) -> bool:
     """Whether the first line of a file that is not blank begins with ":", as analogy files do."""
     with open(path, "rb") as stream:
-        first = next((line.strip() for line in stream if line.strip()), b"")
+        first = next((line.strip() for line in stream if line.strip()), b"").removeprefix(codecs.BOM_UTF8)
     if not first:
         raise ValueError(f"{path}: expected questions or word pairs, got an empty file")
     return first.startswith(b":")
@@ -174,7 +175,7 @@ def convert(
 ) -> None:
     """Write vectors in another format."""
     formats.format_of(target, format)
-    check_writable(target)
+    check_place(target)
     with warnings_said():
         vectors = read_vectors(source, from_format, limit=limit, errors=errors, encoding=encoding)
     vectors.save(target, format)

@@ -61,6 +61,8 @@ class Text:
         if self.read_vocab is None:
             return {"min_count": self.min_count, "max_vocab": self.max_vocab}
         words, counts = read_vocab(self.read_vocab)
+        if self.max_vocab is not None and self.max_vocab < 1:
+            raise ValueError(f"max_vocab must be positive, got {self.max_vocab}")
         known = [word for word, n in zip(words, counts.tolist(), strict=True) if n >= self.min_count]
         return {"vocab": known[: self.max_vocab]}
 
@@ -162,12 +164,16 @@ def word2vec(
         _k_means()
         run.format = "text"  # lines of words and classes, whatever the extension
     run.check(model, save_vocab=text.save_vocab)
+    run.check_inputs(*corpus, text.read_vocab)
 
     started = time.perf_counter()
     read = text.read(corpus, model.threads, run)
     read_s = time.perf_counter() - started
     if run.output is None and run.save_model is None:
         return
+    run.check_keys(read.words if not classes else [])
+    if classes > len(read.words):
+        raise ValueError(f"expected at most {len(read.words)} classes, one per word, got {classes}")
     seconds = run.fit(model, read)
     if classes and run.output is not None:
         write_classes(run.output, model.vectors_, classes, model.seed)
@@ -238,6 +244,7 @@ def glove(
         raise ValueError("expected either text to count or --matrix FILE that holds the counts")
     if matrix is not None and (keep_matrix or text.save_vocab):
         raise ValueError("--keep-matrix and --save-vocab are of text; --matrix is counted already")
+    run.check_inputs(*(corpus or ()), text.read_vocab, matrix)
 
     started = time.perf_counter()
     if matrix is None:
@@ -258,6 +265,7 @@ def glove(
     else:
         counted = CooccurrenceMatrix.load(matrix)
     count_s = time.perf_counter() - started
+    run.check_keys(counted.words)
     run.say(f"{len(counted):,} entries, {len(counted.words):,} words in {count_s:.1f} s")
     result: dict[str, Any] = {
         "words": len(counted.words),

@@ -332,7 +332,14 @@ struct TextEncoder::Worker {
     if (frozen) {
       for (int k = 0; k < n; ++k) {
         const WordTable::Slot* slot = frozen->find(batch[k]);
-        out[k] = slot ? slot->id : kDropped;
+        if (slot) {
+          out[k] = slot->id;
+        } else {
+          n_entries += k;  // fail() counts the documents before this token
+          out[k] = mended(batch[k]);
+          if (failure.fault != Fault::none) return false;
+          n_entries -= k;
+        }
         ++frozen_counts[static_cast<size_t>(out[k] - kDropped)];
       }
     } else {
@@ -351,6 +358,16 @@ struct TextEncoder::Worker {
     }
     n_entries += n;
     return true;
+  }
+
+  // The id of a token that is not among the frozen words as it stands: bytes that are no text may be once mended.
+  int32_t mended(const WordTable::Key& key) {
+    if (is_text(key.bytes, key.length)) return kDropped;
+    if (options.errors == Errors::strict) fail(Fault::bad_bytes, key.bytes, key.length, key.position);
+    if (options.errors != Errors::replace) return kDropped;
+    std::string padded;
+    const WordTable::Slot* slot = frozen->find(padded_key(replaced(key.bytes, key.length), padded));
+    return slot ? slot->id : kDropped;
   }
 
   // A token seen for the first time, counted once; returns its id.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import operator
 import os
 import re
 import tarfile
@@ -61,8 +62,8 @@ class Preparation:
     interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
-        for name, kind in (("size", int), ("resize", int)):
-            object.__setattr__(self, name, kind(getattr(self, name)))
+        for name in ("size", "resize"):
+            object.__setattr__(self, name, operator.index(getattr(self, name)))
         for name in ("mean", "std"):
             object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
         if self.size < 1 or (self.resize and self.resize < self.size):

@@ -661,3 +661,16 @@ def test_options_of_numpy_can_be_cached(tmp_path):
     for _ in range(2):
         found = Corpus.from_file(tmp_path / "a.txt", min_count=np.int64(2), cache=tmp_path / "cache")
         assert found.words == ["a", "b"]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_bytes_that_are_no_text_meet_a_given_vocabulary(tmp_path, threads):
+    """As without one: mended they may be in it, and where nothing is mended they are an error."""
+    (tmp_path / "a.txt").write_bytes(b"caf\xe9 au lait\n" * 5)
+    read = Corpus.from_file(tmp_path / "a.txt", min_count=1, errors="replace", threads=threads)
+    again = Corpus.from_file(tmp_path / "a.txt", vocab=read.words, errors="replace", threads=threads)
+    assert dict(zip(again.words, again.counts.tolist(), strict=True)) == {"caf\ufffd": 5, "au": 5, "lait": 5}
+    skipped = Corpus.from_file(tmp_path / "a.txt", vocab=["au", "caf\ufffd"], errors="skip", threads=threads)
+    assert skipped.n_tokens == 5
+    with pytest.raises(FormatError, match=r"a\.txt:1: .*caf"):
+        Corpus.from_file(tmp_path / "a.txt", vocab=["au"], threads=threads)

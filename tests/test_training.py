@@ -207,9 +207,9 @@ def test_the_number_of_threads_follows_the_machine(machine):
 
 def test_numbers_are_tried_again_as_soon_as_a_run_slows_down(machine):
     """Long after the start, when it would not look for a while, two threads get in each other's way."""
-    taken = machine(2, lambda n, i: 100 * n if i < 200 else 100 / n, 400)
-    assert {n for *_, n in taken[150:203]} == {2}
-    assert {n for *_, n in taken[210:260]} == {1}
+    taken = machine(2, lambda n, i: 100 * n if i < 250 else 100 / n, 500)
+    assert {n for *_, n in taken[220:252]} == {2}
+    assert {n for *_, n in taken[262:300]} == {1}
 
 
 def test_a_machine_that_slows_down_as_a_whole_is_asked_once(machine):

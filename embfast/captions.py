@@ -136,7 +136,7 @@ class Captions:
         - Flickr8k.token.txt: lines of image#number, a tab and a caption; pass splits={"train":
           "Flickr_8k.trainImages.txt", ...}, files with an image a line.
         - tab-separated lines, plain or compressed: image, caption; image, caption, split; or image, split, number,
-          caption. A first line that begins with "image" and a tab names the columns, in any order.
+          caption. A first line that begins with "image" and a tab names the columns, of which caption is one.
         - Parquet with columns image, caption and, perhaps, split.
 
         Splits are called "train", "dev" and "test"; "val" becomes "dev".
@@ -325,7 +325,9 @@ def _line_pairs(path: Path) -> Iterator[tuple[str, str, str]]:
     columns: list[int] | None = None
     for number, line in enumerate(_lines(path), 1):
         fields = line.split("\t")
-        if number == 1 and fields[0] == "image" and "caption" in fields:
+        if number == 1 and fields[0] == "image":
+            if "caption" not in fields:
+                raise FormatError(f"{path}:1: expected a column caption beside image, got {', '.join(fields[1:])}")
             columns = [fields.index("image"), fields.index("caption")]
             columns += [fields.index("split")] if "split" in fields else []
             width = len(fields)

@@ -621,6 +621,7 @@ class Extractor:
             _Batches(pictures, self.backbone.preparation, run, first),
             batch_size=None,
             num_workers=run.workers,
+            generator=torch.Generator(),  # its seeds are drawn from there, and not from torch's own
             pin_memory=place.type == "cuda",
         )
         autocast = torch.autocast(place.type, PRECISIONS[run.precision], enabled=run.precision != "float32")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embfast.captions import Captions, Linked
+from embfast.vectors import Vectors
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +37,8 @@ class Rows:
 
 def check_finite(vectors: Any, rows: np.ndarray, name: str) -> None:
     """ValueError unless all numbers of some rows are finite; 4 MB of them at a time."""
+    if not isinstance(vectors, Vectors):
+        raise TypeError(f"{name}: expected Vectors, got {type(vectors).__name__}")
     step = max(1, (1 << 20) // max(1, vectors.dim))
     for lo in range(0, len(rows), step):
         part = vectors.matrix[rows[lo : lo + step]]

@@ -78,9 +78,13 @@ class _Files:
             raise FileNotFoundError(f"{folder}: no such directory of images")
         self.folder, self.embed = folder, embed
         self.page = page.absolute().parent
-        self.by_stem: dict[str, str] = {}
-        for entry in sorted(entry.name for entry in os.scandir(folder) if entry.is_file()):
-            self.by_stem.setdefault(os.path.splitext(entry)[0], entry)
+        self.by_stem: dict[Path, dict[str, str]] = {}  # of each folder that keys lead to
+
+    def _stems(self, folder: Path) -> dict[str, str]:
+        if folder not in self.by_stem:
+            names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file()) if folder.is_dir() else []
+            self.by_stem[folder] = {os.path.splitext(name)[0]: name for name in reversed(names)}
+        return self.by_stem[folder]
 
     def source(self, key: str) -> str:
         """What stands in the src of a picture."""
@@ -88,9 +92,9 @@ class _Files:
         if not file.resolve().is_relative_to(self.folder.resolve()):
             raise ValueError(f"image {key!r} leads out of {self.folder}")
         if not file.is_file():
-            if key not in self.by_stem:
+            if file.name not in self._stems(file.parent):
                 raise FileNotFoundError(f"{file}: no such image, neither with another extension")
-            file = self.folder / self.by_stem[key]
+            file = file.parent / self._stems(file.parent)[file.name]
         if not self.embed:
             return quote(Path(os.path.relpath(file.absolute(), self.page)).as_posix())
         kind = mimetypes.guess_type(file.name)[0] or {".webp": "image/webp"}.get(file.suffix.lower(), "image/jpeg")

@@ -231,6 +231,9 @@ class Graph:
                     raise KeyError(f"{file}: no column {column!r}; there are {', '.join(map(repr, schema.names))}")
             table = pyarrow.parquet.read_table(file, columns=columns)
             for column in columns:
+                kind = table[column].type
+                if pyarrow.types.is_nested(kind):
+                    raise ValueError(f"{file}: column {column!r}: expected names or numbers, got {kind}")
                 if table[column].null_count:
                     raise ValueError(f"{file}: column {column!r} holds {table[column].null_count} nulls")
             tables.append(table)

@@ -414,7 +414,8 @@ class Node2Vec(WindowModel):
 def check_graph(graph: Any) -> None:
     """TypeError unless it is a Graph; ValueError when there is nothing in it to learn from."""
     if not isinstance(graph, Graph):
-        raise TypeError(f"expected a Graph, got {type(graph).__name__}; see Graph.from_file and from_edges")
+        kind = f"{type(graph).__module__}.{type(graph).__qualname__}"
+        raise TypeError(f"expected an embfast.Graph, got a {kind}; see Graph.from_file, from_edges and from_networkx")
     if len(graph) < 2:
         raise ValueError(f"need at least 2 nodes to train on, got {len(graph)}")
 

@@ -326,7 +326,7 @@ def open_pictures(images: Any, column: str | None = None) -> Pictures:
     if isinstance(images, list | tuple):
         if images and all(isinstance(item, str | os.PathLike) for item in images):
             tars = [Path(item).suffix.lower() == ".tar" for item in images]
-            return TarPictures(images) if all(tars) else FilePictures(images)
+            return TarPictures(images) if all(tars) else _of_paths(list(map(os.fspath, images)))
         return ArrayPictures(images)
     if hasattr(images, "__len__") and hasattr(images, "__getitem__"):
         return DatasetPictures(images, column)
@@ -355,6 +355,20 @@ def _of_path(path: str) -> Pictures:
         lines = [line for line in lines if line]
         return FilePictures([found.parent / line for line in lines], lines)
     return FilePictures([path])
+
+
+def _of_paths(given: list[str]) -> FilePictures:
+    """Files, and those in folders and lists, under the names that lead to them."""
+    paths, keys = [], []
+    for path in given:
+        if os.path.isdir(path) or path.lower().endswith(".txt"):
+            found = _of_path(path)
+            paths += found.paths
+            keys += [Path(path, key).as_posix() for key in found.keys] if os.path.isdir(path) else found.keys
+        else:
+            paths.append(path)
+            keys.append(path)
+    return FilePictures(paths, keys)
 
 
 def _braces(path: str) -> Iterator[str]:

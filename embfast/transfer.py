@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -465,6 +466,8 @@ def fine_tune(
 ) -> list[float]:
     """Trains a network on labelled pictures in place, by SGD with momentum; returns the mean loss of each epoch.
 
+    Afterwards each part is in train or eval mode as it was before.
+
     Settings:
         labels: whole numbers from 0, the outputs of the network.
         preparation: how pictures are made ready.
@@ -476,7 +479,10 @@ def fine_tune(
         ValueError: labels that are no outputs, nothing to learn, or a loss that is not finite any more.
     """
     check_int("epochs", epochs, 1, 1 << 20)
+    check_int("batch", batch, 1, 1 << 20)
     check_float("lr", lr, 0, 1e3, above=True)
+    if np.asarray(labels).dtype.kind not in "iu":
+        raise TypeError(f"labels: expected whole numbers, got {np.asarray(labels).dtype}")
     pictures, codes = open_pictures(images), np.asarray(labels, np.int64)
     if codes.shape != (len(pictures),):
         raise ValueError(f"expected a label for each of {len(pictures)} pictures, got {codes.shape}")
@@ -497,28 +503,40 @@ def fine_tune(
     optimiser = torch.optim.SGD(learning, lr, momentum, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * len(loader))
     losses = []
-    network.train()
-    for epoch in range(epochs):
-        total, n = 0.0, 0
-        for x, y in loader:
-            if flip:
-                mirrored = torch.rand(len(x), 1, 1, 1, generator=draws) < 0.5
-                x = torch.where(mirrored, x.flip(3), x)
-            outputs = network(x.to(place))
-            if int(y.min()) < 0 or int(y.max()) >= outputs.shape[1]:
-                raise ValueError(
-                    f"labels must be from 0 to {outputs.shape[1] - 1}, got {int(y.min())} to {int(y.max())}"
-                )
-            loss = nn.functional.cross_entropy(outputs, y.to(place))
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            total, n = total + loss.item() * len(x), n + len(x)
-        losses.append(total / n)
-        if not math.isfinite(losses[-1]):
-            raise ValueError(f"the loss became {losses[-1]} in epoch {epoch + 1}: lower lr, which is {lr:g}")
+    with _training(network):
+        for epoch in range(epochs):
+            total, n = 0.0, 0
+            for x, y in loader:
+                if flip:
+                    mirrored = torch.rand(len(x), 1, 1, 1, generator=draws) < 0.5
+                    x = torch.where(mirrored, x.flip(3), x)
+                outputs = network(x.to(place))
+                if int(y.min()) < 0 or int(y.max()) >= outputs.shape[1]:
+                    raise ValueError(
+                        f"labels must be from 0 to {outputs.shape[1] - 1}, got {int(y.min())} to {int(y.max())}"
+                    )
+                loss = nn.functional.cross_entropy(outputs, y.to(place))
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                schedule.step()
+                total, n = total + loss.item() * len(x), n + len(x)
+            losses.append(total / n)
+            if not math.isfinite(losses[-1]):
+                raise ValueError(f"the loss became {losses[-1]} in epoch {epoch + 1}: lower lr, which is {lr:g}")
     return losses
+
+
+@contextmanager
+def _training(network: nn.Module) -> Iterator[None]:
+    """Inside, the network is in train mode; afterwards each part is as it was."""
+    before = [(part, part.training) for part in network.modules()]
+    network.train()
+    try:
+        yield
+    finally:
+        for part, training in before:
+            part.training = training
 
 
 def predict(

@@ -243,3 +243,12 @@ def test_words_of_texts():
     assert ids.tolist() == [2, 3, 1, 0, 0, 2, 2, 2, 0]
     assert offsets.tolist() == [0, 4, 5, 9]
     assert (ids.dtype, offsets.dtype) == (np.int32, np.int64)
+
+
+def test_the_first_line_of_a_table(tmp_path):
+    """The mark that Windows begins a file with is no part of it, and a table has a column of captions."""
+    (tmp_path / "a.tsv").write_text("image\tsplit\tcaption\na.jpg\ttrain\ta dog\n", encoding="utf-8-sig")
+    assert Captions.from_file(tmp_path / "a.tsv").images == ["a.jpg"]
+    (tmp_path / "b.tsv").write_text("image\ttext\na.jpg\ta dog\n")
+    with pytest.raises(FormatError, match=r"b\.tsv:1: expected a column caption beside image, got text"):
+        Captions.from_file(tmp_path / "b.tsv")

@@ -701,3 +701,11 @@ def test_timm_networks(name):
     assert found.layers[-1].classifies
     with torch.no_grad(), Tapped(network, found.select()) as tapped:
         assert tapped(torch.zeros(1, 3, 224, 224)).shape == (1, total(found.select()))
+
+
+def test_features_leave_the_random_numbers_of_torch_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    features(plain(), photographs(3))
+    assert torch.equal(torch.rand(4), expected)

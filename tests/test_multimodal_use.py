@@ -308,3 +308,15 @@ def test_the_program_resumes_and_says_what_is_wrong(files):
         failed = program(*arguments, code=2)
         assert says in failed.stderr
         assert len(failed.stderr.strip().splitlines()) == 1
+
+
+def test_a_page_finds_pictures_in_folders_without_their_extension(tmp_path):
+    (tmp_path / "images" / "cats").mkdir(parents=True)
+    for name in ("cats/1.png", "cats/1.jpg", "2.png"):
+        (tmp_path / "images" / name).write_bytes(b"x")
+    write_page(tmp_path / "page.html", {"q": [("cats/1", 0.5), ("2", 0.4)]}, folder=tmp_path / "images", embed=False)
+    page = (tmp_path / "page.html").read_text()
+    assert "images/cats/1.jpg" in page
+    assert "images/2.png" in page
+    with pytest.raises(FileNotFoundError, match="no such image"):
+        write_page(tmp_path / "page.html", {"q": [("dogs/1", 0.5)]}, folder=tmp_path / "images")

@@ -273,7 +273,7 @@ def test_settings_that_make_no_sense(settings, message):
 
 
 def test_what_is_no_graph():
-    with pytest.raises(TypeError, match="expected a Graph, got list"):
+    with pytest.raises(TypeError, match=r"expected an embfast\.Graph, got a builtins\.list"):
         Node2Vec().fit([(0, 1)])
     with pytest.raises(ValueError, match="at least 2 nodes"):
         Node2Vec().fit(Graph.from_edges([0], [0]))

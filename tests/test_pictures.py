@@ -340,3 +340,14 @@ def test_thumbnails_keep_their_shape(folder):
     assert thumbnail_of(wide, 0, 10).shape == (5, 10, 3)
     with pytest.raises(ValueError, match=r"x\.what: expected a picture's extension"):
         encoder_of("x.what")
+
+
+def test_folders_lists_and_files_side_by_side(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a/one.png", "a/deep/two.png", "b/one.png", "c.png"):
+        saved(solid("RGB", "red"), tmp_path / name)
+    (tmp_path / "more.txt").write_text("b/one.png\n")
+    found = open_pictures(["a", "c.png", "more.txt"])
+    assert found.keys == ["a/deep/two.png", "a/one.png", "c.png", "b/one.png"]
+    assert all(found.read_ready(i, SQUARE)[0, 0, 0].tolist() == RED for i in range(4))
+    assert open_pictures(["a/", "b"]).keys == ["a/deep/two.png", "a/one.png", "b/one.png"]

@@ -311,3 +311,18 @@ def test_a_frozen_network_has_nothing_to_learn():
     ends = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
     with pytest.raises(ValueError, match="ends in a linear layer, got one that ends in 0"):
         Transferred(ends, 0, classes=2, example=(3, 4, 4))
+
+
+def test_fine_tuning_leaves_the_mode_of_each_part(monkeypatch):
+    network = plain().eval()
+    network[0].train()
+    before = [part.training for part in network.modules()]
+    fine_tune(network, photographs(4), [0, 1, 0, 1], preparation=SMALL, epochs=1)
+    assert [part.training for part in network.modules()] == before
+    with pytest.raises(ValueError, match="labels must be"):
+        fine_tune(network, photographs(4), [0, 1, 0, 99], preparation=SMALL, epochs=1)
+    assert [part.training for part in network.modules()] == before
+    with pytest.raises(TypeError, match="whole numbers"):
+        fine_tune(network, photographs(4), [0.0, 1.7, 0.0, 1.0], preparation=SMALL)
+    with pytest.raises(ValueError, match="batch"):
+        fine_tune(network, photographs(4), [0, 1, 0, 1], preparation=SMALL, batch=0)

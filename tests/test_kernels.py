@@ -327,8 +327,9 @@ def test_threads_give_back_their_copies_of_nodes(kind):
     again, others = trained(problem, **blocks, threads=2)
     assert again[1:] == tally[1:]
     assert_allclose(again[0], tally[0], rtol=1e-5)
+    last_digit = 2e-3 if kernels.isa() == "avx512bf16" else 1e-5  # where factors have 8 bits
     for name, table in tables.items():
-        assert_allclose(others[name], table, atol=1e-5)
+        assert_allclose(others[name], table, atol=last_digit)
 
 
 def test_threads_tell_each_other_of_their_steps_in_time():

@@ -14,6 +14,7 @@ from embfast.device_walks import WALK_JOB
 
 pytest.importorskip("numba")
 
+from numba import njit
 from test_walks import KINDS, SETTINGS, deviation, small_graph, wide_graph
 
 from embfast.walks import Walks
@@ -190,7 +191,7 @@ def test_walks_read_from_a_device_are_those_of_the_cpu(kind, p, q, restart, cupy
 def test_what_a_device_cannot_walk(cupy, monkeypatch):
     graph = small_graph("weighted")
     with pytest.raises(ValueError, match="on the CPU: device='cpu'"):
-        Walks(graph, transition=lambda *arguments: -1).to_device(device.find())
+        Walks(graph, transition=njit(lambda *arguments: -1)).to_device(device.find())
     monkeypatch.setattr(standin, "FREE", [500])
     with pytest.raises(MemoryError, match=r"walks on this graph need .* neighbours .* device='cpu'"):
         Walks(graph, p=2).to_device(device.find())

@@ -267,7 +267,7 @@ class Graph:
         """
         if len(matrix.shape) != 2 or matrix.shape[0] != matrix.shape[1]:
             raise ValueError(f"expected a square matrix, got {' x '.join(map(str, matrix.shape))}")
-        entries = matrix.tocoo()
+        entries = matrix.tocoo(copy=matrix.dtype == bool or weighted is False)
         if weighted and entries.dtype == bool:
             raise ValueError("weighted=True, but the matrix holds truth values")
         if entries.dtype == bool or weighted is False:

@@ -377,6 +377,9 @@ def test_entries_that_say_no_edge_are_none():
     kept = Graph.from_scipy(sparse.coo_array(([True, False, True, True], places), shape=(3, 3)))
     assert (kept.n_edges, kept.neighbours.tolist()) == (3, [1, 0, 1])
     assert Graph.from_scipy(sparse.coo_array(([1.0, 0.0, 2.0, 3.0], places), shape=(3, 3)), weighted=False).n_edges == 3
+    own = sparse.coo_array(([True, False], ([0, 1], [1, 0])), shape=(2, 2))
+    Graph.from_scipy(own)
+    assert own.nnz == 2
     with pytest.raises(ValueError, match="holds truth values"):
         Graph.from_scipy(sparse.coo_array(([True] * 4, places), shape=(3, 3)), weighted=True)
 

@@ -175,15 +175,15 @@ class _Watch(TorchFunctionMode):
 
 
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Inside, the network is in eval mode, all parts of it; afterwards each part is as it was."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
+def in_mode(module: nn.Module, training: bool) -> Iterator[None]:
+    """Inside, the network is in train or eval mode, all parts of it; afterwards each part is as it was."""
+    before = [(part, part.training) for part in module.modules()]
+    module.train(training)
     try:
         yield
     finally:
-        for part in training:
-            part.training = True
+        for part, was in before:
+            part.training = was
 
 
 def trace(module: nn.Module, example: Tensor) -> Trace:
@@ -203,7 +203,7 @@ def trace(module: nn.Module, example: Tensor) -> Trace:
             handles.append(part.register_forward_pre_hook(tracer.enter(name)))
             handles.append(part.register_forward_hook(tracer.leave))
     try:
-        with evaluating(module), torch.no_grad(), _Watch(tracer.see):
+        with in_mode(module, training=False), torch.no_grad(), _Watch(tracer.see):
             result = module(example)
     finally:
         for handle in handles:
@@ -390,7 +390,7 @@ class Tapped(nn.Module):
         self._calls: Counter[tuple[str, bool]] = Counter()
         self._functions = [(point.function, i) for i, point in enumerate(self.points) if point.function >= 0]
         self._handles: list[Any] = []
-        self._evaluating: Any = None
+        self._in_eval: Any = None
 
     def __enter__(self) -> Tapped:
         parts = dict(self.module.named_modules())
@@ -404,15 +404,15 @@ class Tapped(nn.Module):
                 self._handles.append(parts[name].register_forward_pre_hook(hook, with_kwargs=True))
             else:
                 self._handles.append(parts[name].register_forward_hook(self._returned(name, wanted)))
-        self._evaluating = evaluating(self.module)
-        self._evaluating.__enter__()
+        self._in_eval = in_mode(self.module, training=False)
+        self._in_eval.__enter__()
         return self
 
     def __exit__(self, *exception: Any) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        self._evaluating.__exit__(None, None, None)
+        self._in_eval.__exit__(None, None, None)
 
     def _given(self, name: str, wanted: dict[int, int]) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple, named: dict[str, Any]) -> None:

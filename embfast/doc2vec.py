@@ -4,7 +4,6 @@ import math
 import warnings
 import zlib
 from collections.abc import Iterable
-from itertools import count, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -233,10 +232,7 @@ class Doc2Vec(Estimator):
         if not isinstance(documents, Corpus):
             documents = Corpus.from_sentences(documents, min_count=self.min_count, keep=self.words_)
         check_corpus(documents)
-        if tags is None:
-            taken, numbers = set(self._keys), map(str, count(len(self._keys)))
-            tags = list(islice((number for number in numbers if number not in taken), len(documents)))
-        tags = Tags.of(tags, len(documents))
+        tags = Tags.of(tags, len(documents), taken=self._keys)
         if self._concat_tags(tags) != self._concat:
             raise ValueError(f"expected {self._concat} tags a document, as in the first fit; dm={self.dm!r}")
         self._check_learned()

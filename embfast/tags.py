@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from itertools import count, islice
 
 import numpy as np
 
@@ -27,10 +28,12 @@ class Tags:
         self.keys, self.offsets, self.ids = keys, offsets, ids
 
     @classmethod
-    def of(cls, given: Tags | Iterable[str] | Iterable[Iterable[str]] | None, n: int, first: int = 0) -> Tags:
+    def of(
+        cls, given: Tags | Iterable[str] | Iterable[Iterable[str]] | None, n: int, taken: Collection[str] = ()
+    ) -> Tags:
         """The tags of n documents: Tags as they are, a str or a list of str for each, or, of None, their numbers.
 
-        Numbers count from `first`.
+        Numbers count on from as many tags as are taken, past those among them.
 
         Raises:
             ValueError: there are not n.
@@ -38,7 +41,9 @@ class Tags:
         """
         if given is None:
             numbers = np.arange(n + 1, dtype=np.int64)
-            return cls([str(i) for i in range(first, first + n)], numbers, numbers[:n].astype(np.int32))
+            known, free = set(taken), map(str, count(len(taken)))
+            keys = list(islice((key for key in free if key not in known), n))
+            return cls(keys, numbers, numbers[:n].astype(np.int32))
         if not isinstance(given, Tags):
             if isinstance(given, str | bytes):
                 raise TypeError(f"tags: expected a str or a list of str for each document, got one {given!r}")

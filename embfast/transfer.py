@@ -9,14 +9,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from embfast.backbones import load_backbone
-from embfast.cnn import Extractor, ProgressOption, Run, evaluating, trace
+from embfast.cnn import Extractor, ProgressOption, Run, in_mode, trace
 from embfast.estimator import check_float, check_int
 from embfast.pictures import Pictures, Preparation, open_pictures
 
@@ -503,7 +502,7 @@ def fine_tune(
     optimiser = torch.optim.SGD(learning, lr, momentum, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * len(loader))
     losses = []
-    with _training(network):
+    with in_mode(network, training=True):
         for epoch in range(epochs):
             total, n = 0.0, 0
             for x, y in loader:
@@ -527,18 +526,6 @@ def fine_tune(
     return losses
 
 
-@contextmanager
-def _training(network: nn.Module) -> Iterator[None]:
-    """Inside, the network is in train mode; afterwards each part is as it was."""
-    before = [(part, part.training) for part in network.modules()]
-    network.train()
-    try:
-        yield
-    finally:
-        for part, training in before:
-            part.training = training
-
-
 def predict(
     network: nn.Module, images: Any, *, preparation: Preparation | None = None, batch: int = 32, workers: int = 0
 ) -> np.ndarray:
@@ -547,6 +534,6 @@ def predict(
     place = next(network.parameters()).device
     labelled = _Labelled(pictures, np.zeros(len(pictures), np.int64), preparation or Preparation())
     loader = torch.utils.data.DataLoader(labelled, batch_size=batch, num_workers=workers)
-    with evaluating(network), torch.inference_mode():
+    with in_mode(network, training=False), torch.inference_mode():
         found = [network(x.to(place)).argmax(1).cpu() for x, _ in loader]
     return torch.cat(found).numpy()

@@ -7,6 +7,7 @@
 
 #include "pages.h"
 #include "text.h"
+#include "words.h"
 
 namespace embfast {
 

@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <new>
 #include <vector>
@@ -13,16 +14,33 @@ namespace embfast {
 
 constexpr size_t huge_page = size_t{1} << 21;
 
-// For std::free; std::bad_alloc if there is none. At least `bytes`, on a line, or on a huge page from its size on.
+// At least `bytes`, on a line; from the size of a huge page on, zeros on pages of their own, which go back to the
+// system at once when they are released. std::bad_alloc if there is none.
 inline void* allocate(size_t bytes) {
   const size_t unit = bytes >= huge_page ? huge_page : 64;
   const size_t whole = (bytes + unit - 1) / unit * unit;
-  void* memory = std::aligned_alloc(unit, whole);
-  if (!memory) throw std::bad_alloc();
+  if (whole < bytes) throw std::bad_alloc();
+  if (bytes < huge_page) {
+    void* memory = std::aligned_alloc(unit, whole);
+    if (!memory) throw std::bad_alloc();
+    return memory;
+  }
+  void* mapped = mmap(nullptr, whole + unit, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped == MAP_FAILED) throw std::bad_alloc();
+  char* start = static_cast<char*>(mapped);
+  const size_t before = (unit - reinterpret_cast<uintptr_t>(start) % unit) % unit;
+  if (before) munmap(start, before);
+  if (before < unit) munmap(start + before + whole, unit - before);
 #if defined(MADV_HUGEPAGE)
-  if (bytes >= huge_page) madvise(memory, whole, MADV_HUGEPAGE);
+  madvise(start + before, whole, MADV_HUGEPAGE);
 #endif
-  return memory;
+  return start + before;
+}
+
+// What allocate(bytes) gave.
+inline void release(void* memory, size_t bytes) {
+  if (bytes < huge_page) return std::free(memory);
+  if (memory) munmap(memory, (bytes + huge_page - 1) / huge_page * huge_page);
 }
 
 template <class T>
@@ -32,7 +50,7 @@ struct PageAllocator {
   template <class U>
   PageAllocator(const PageAllocator<U>&) {}  // NOLINT(google-explicit-constructor): allocators convert
   T* allocate(size_t n) { return static_cast<T*>(embfast::allocate(n * sizeof(T))); }
-  void deallocate(T* memory, size_t) { std::free(memory); }
+  void deallocate(T* memory, size_t n) { release(memory, n * sizeof(T)); }
   template <class U>
   bool operator==(const PageAllocator<U>&) const {
     return true;

@@ -28,42 +28,28 @@ namespace {
 constexpr int32_t kNewline = -1, kDropped = -2;
 constexpr int64_t kLongestToken = (int64_t{1} << 30) - 1;
 constexpr int64_t kPadding = 128;  // after every buffer: 64 bytes for the scan, 16 for loading a word
-constexpr uint64_t kMix1 = 0x9E3779B97F4A7C15u, kMix2 = 0xC2B2AE3D27D4EB4Fu;
 
-uint64_t load(const char* bytes) {
-  uint64_t value;
-  std::memcpy(&value, bytes, sizeof value);
+// Entries as they wait for their final numbers: kNewline is 0, kDropped 1, word k is k + 2; from 2^15 on, two units,
+// the first of which has its top bit set.
+namespace packing {
+constexpr uint16_t kNewline = 0;
+constexpr int32_t kFirstWord = 2;
+
+inline uint16_t* put(uint16_t* to, int32_t entry) {
+  const uint32_t value = entry >= 0 ? static_cast<uint32_t>(entry + kFirstWord) : static_cast<uint32_t>(-1 - entry);
+  const bool is_wide = value >> 15;
+  to[0] = static_cast<uint16_t>(is_wide ? 0x8000 | value >> 16 : value);
+  to[1] = static_cast<uint16_t>(value);
+  return to + 1 + is_wide;
+}
+
+inline uint32_t next(const uint16_t*& from) {
+  uint32_t value = *from++;
+  if (value >> 15) [[unlikely]]
+    value = (value & 0x7FFF) << 16 | *from++;
   return value;
 }
-
-// Both halves of a 128-bit product: every bit of the input reaches the top bits, which choose the slot.
-uint64_t fold(uint64_t a, uint64_t b) {
-  const auto product = static_cast<unsigned __int128>(a) * b;
-  return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
-}
-
-uint64_t hash_short(uint64_t lo, uint64_t hi) { return fold(fold(lo ^ kMix1, hi ^ kMix2), kMix1); }
-
-uint64_t hash_long(const char* bytes, uint32_t length) {
-  uint64_t hash = length;
-  for (uint32_t i = 0; i + 16 < length; i += 16) hash = fold(load(bytes + i) ^ hash, load(bytes + i + 8) ^ kMix2);
-  const char* last = bytes + length - 16;  // may overlap what was hashed already, never passes the end
-  return fold(fold(load(last) ^ hash, load(last + 8) ^ kMix2), kMix1);
-}
-
-// Which of the first 16 bytes in memory belong to a word of that length; built from bytes, so any endianness does.
-struct Masks {
-  uint64_t lo[17], hi[17];
-  Masks() {
-    for (int length = 0; length <= 16; ++length) {
-      char bytes[16] = {};
-      std::memset(bytes, 0xFF, static_cast<size_t>(length));
-      lo[length] = load(bytes);
-      hi[length] = load(bytes + 8);
-    }
-  }
-};
-const Masks kMasks;
+}  // namespace packing
 
 // One step of UTF-8 (RFC 3629): bytes of the character at `at`, or minus the length of the maximal ill-formed part,
 // which a decoder replaces by one U+FFFD. A NUL counts as ill-formed: no format of vectors can hold it.
@@ -159,77 +145,6 @@ void add_specials(WordTable& table, const Separators& separators) {
 
 bool is_text(std::string_view bytes) { return is_text(bytes.data(), static_cast<uint32_t>(bytes.size())); }
 
-WordTable::WordTable() { grow_to(1 << 12); }
-
-WordTable::~WordTable() { std::free(slots_); }
-
-void WordTable::swap(WordTable& other) {
-  std::swap(slots_, other.slots_);
-  std::swap(capacity_, other.capacity_);
-  std::swap(used_, other.used_);
-  std::swap(shift_, other.shift_);
-  std::swap(arena_, other.arena_);
-  std::swap(n_words, other.n_words);
-}
-
-WordTable::Key WordTable::key(const char* bytes, uint32_t length) {
-  if (length > kInline) {
-    const uint64_t hash = hash_long(bytes, length);
-    return {hash, 0, hash, bytes, 0, length};
-  }
-  const uint64_t lo = load(bytes) & kMasks.lo[length], hi = load(bytes + 8) & kMasks.hi[length];
-  return {lo, hi, hash_short(lo, hi), bytes, 0, length};
-}
-
-WordTable::Slot* WordTable::insert(const Key& key, int32_t id) {
-  if ((used_ + 1) * 10 > capacity_ * 6) grow_to(capacity_ * 2);
-  ++used_;
-  uint64_t i = key.hash >> shift_;
-  while (slots_[i].length) i = (i + 1) & (capacity_ - 1);
-  uint64_t hi = key.hi;
-  if (key.length > kInline) {
-    hi = arena_.size();
-    arena_.append(key.bytes, key.length);
-  }
-  slots_[i] = {key.lo, hi, 0, id, key.length};
-  return slots_ + i;
-}
-
-std::string_view WordTable::word(const Slot& slot) const {
-  if (slot.length > kInline) return {arena_.data() + slot.hi, slot.length};
-  return {reinterpret_cast<const char*>(&slot), slot.length};  // lo and hi stand first
-}
-
-WordTable::Key WordTable::key(const Slot& slot) const {
-  if (slot.length > kInline) return {slot.lo, 0, slot.lo, arena_.data() + slot.hi, 0, slot.length};
-  return {slot.lo, slot.hi, hash_short(slot.lo, slot.hi), word(slot).data(), 0, slot.length};
-}
-
-void WordTable::reserve(int64_t n_words) {
-  uint64_t capacity = capacity_;
-  while (static_cast<uint64_t>(n_words) * 10 > capacity * 6) capacity *= 2;
-  if (capacity > capacity_) grow_to(capacity);
-}
-
-void WordTable::grow_to(uint64_t capacity) {
-  const size_t bytes = capacity * sizeof(Slot);
-  void* memory = allocate(bytes);
-  std::memset(memory, 0, bytes);
-  auto* slots = static_cast<Slot*>(memory);
-  const int shift = 64 - std::countr_zero(capacity);
-  for (uint64_t old = 0; old < capacity_; ++old) {
-    const Slot& slot = slots_[old];
-    if (!slot.length) continue;
-    uint64_t i = (slot.length > kInline ? slot.lo : hash_short(slot.lo, slot.hi)) >> shift;
-    while (slots[i].length) i = (i + 1) & (capacity - 1);
-    slots[i] = slot;
-  }
-  std::free(slots_);
-  slots_ = slots;
-  capacity_ = capacity;
-  shift_ = shift;
-}
-
 struct TextEncoder::Worker {
   static constexpr int kBatch = 64;  // keys whose slots are on their way from memory at the same time
 
@@ -247,24 +162,34 @@ struct TextEncoder::Worker {
   std::vector<char> buffer;
   std::unique_ptr<int32_t[]> entries;
   int64_t n_allocated = 0, n_entries = 0;
-  std::vector<std::unique_ptr<int32_t, decltype(&std::free)>> slabs;  // entries kept, 32 MB at a time
-  int64_t slab_size = 0, slab_used = 0;
+  std::vector<uint16_t> packed;  // the same entries, to be kept
+  std::shared_ptr<uint16_t> slab;
+  int64_t slab_left = 0;
   WordTable::Key batch[kBatch];
   int n_batch = 0;
   std::string scratch;
   Failure failure;
 
-  // A copy that lives as long as the worker.
-  const int32_t* keep(const int32_t* from, int64_t n) {
-    if (slabs.empty() || slab_used + n > slab_size) {
-      const int64_t step = int64_t{1} << 19;  // entries in 2 MB
-      slab_size = std::max(16 * step, (n + step - 1) / step * step);
-      slab_used = 0;
-      slabs.emplace_back(static_cast<int32_t*>(allocate(static_cast<size_t>(slab_size) * sizeof(int32_t))), &std::free);
+  // Packs the entries: 2 bytes each but for the words that came late, which take 4. Returns how many units that is.
+  int64_t pack() {
+    if (static_cast<int64_t>(packed.size()) < 2 * n_entries) packed.resize(static_cast<size_t>(2 * n_entries));
+    uint16_t* to = packed.data();
+    for (int64_t k = 0; k < n_entries; ++k) to = packing::put(to, entries[static_cast<size_t>(k)]);
+    return to - packed.data();
+  }
+
+  // A copy of what is packed, in huge pages with others; they are released with the last of them.
+  std::shared_ptr<const uint16_t> keep(int64_t n) {
+    if (n > slab_left) {
+      const int64_t n_slab = std::max<int64_t>(n, 2 * huge_page / sizeof(uint16_t));
+      const size_t bytes = static_cast<size_t>(n_slab) * sizeof(uint16_t);
+      slab = {static_cast<uint16_t*>(allocate(bytes)), [bytes](uint16_t* memory) { release(memory, bytes); }};
+      slab_left = n_slab;
     }
-    int32_t* to = slabs.back().get() + slab_used;
-    std::copy_n(from, n, to);
-    slab_used += n;
+    std::shared_ptr<uint16_t> to = slab;
+    std::copy_n(packed.data(), n, to.get());
+    slab = {slab, slab.get() + n};
+    slab_left -= n;
     return to;
   }
 
@@ -403,6 +328,17 @@ struct TextEncoder::Worker {
     return false;
   }
 
+  // What only reading needs.
+  void forget() {
+    WordTable().swap(table);
+    std::vector<char>().swap(buffer);
+    std::vector<uint16_t>().swap(packed);
+    entries.reset();
+    n_allocated = n_entries = 0;
+    slab.reset();
+    slab_left = 0;
+  }
+
   // Slots of words (aliases left out) by id, with the counts of their aliases added.
   std::vector<WordTable::Slot*> words_by_id() {
     std::vector<WordTable::Slot*> slots(static_cast<size_t>(table.n_words));
@@ -537,14 +473,14 @@ bool TextEncoder::add_blocks(const Read& read, int64_t first_block, int64_t n_bl
     if (options_.pruning) return;
     distinct_ += segment.end_word - segment.first_word;
     if (distinct_ > options_.max_distinct) return failed(Fault::too_many_words, 0, from + start);
-    segment.n_entries = worker.n_entries;
-    const int64_t bytes = segment.n_entries * static_cast<int64_t>(sizeof(int32_t));
+    segment.n_packed = worker.pack();
+    const int64_t bytes = segment.n_packed * static_cast<int64_t>(sizeof(uint16_t));
     if (options_.spill_fd < 0 || (memory_used_ += bytes) <= options_.memory_bytes) {
-      segment.entries = worker.keep(worker.entries.get(), worker.n_entries);
+      segment.packed = worker.keep(segment.n_packed);
       return;
     }
     segment.spilled_at = spilled_.fetch_add(bytes);
-    const char* data = reinterpret_cast<const char*>(worker.entries.get());
+    const char* data = reinterpret_cast<const char*>(worker.packed.data());
     for (int64_t done = 0; done < bytes;) {
       const int64_t n =
           pwrite(options_.spill_fd, data + done, static_cast<size_t>(bytes - done), segment.spilled_at + done);
@@ -647,9 +583,8 @@ bool TextEncoder::end_source() {
   ++n_documents_;
   if (options_.pruning) return true;
   Segment& segment = segments_.emplace_back();  // the newline that the file does not have
-  static constexpr int32_t kOneNewline[] = {kNewline};
-  segment.entries = kOneNewline;
-  segment.n_entries = segment.n_documents = 1;
+  segment.packed = std::make_shared<const uint16_t>(packing::kNewline);
+  segment.n_packed = segment.n_documents = 1;
   segment.first_word = segment.end_word = 0;
   return true;
 }
@@ -762,22 +697,32 @@ std::string_view TextEncoder::word(int64_t rank) const {
 }
 
 bool TextEncoder::write(int32_t* ids, int64_t* offsets) {
-  std::vector<std::vector<int32_t>> rank_of(global_id_.size());  // worker's id -> rank
-  for (size_t w = 0; w < global_id_.size(); ++w) {
-    rank_of[w].reserve(global_id_[w].size());
+  // By the number of a packed entry: -1 for newlines and dropped words, then the ranks of each worker's words.
+  std::vector<std::vector<int32_t>> rank_of(std::max<size_t>(global_id_.size(), 1));
+  for (size_t w = 0; w < rank_of.size(); ++w) {
+    rank_of[w].assign(packing::kFirstWord, -1);
+    if (global_id_.empty()) {
+      rank_of[w].insert(rank_of[w].end(), rank_of_.begin(), rank_of_.end());
+      continue;
+    }
+    rank_of[w].reserve(packing::kFirstWord + global_id_[w].size());
     for (const int32_t id : global_id_[w]) rank_of[w].push_back(rank_of_[static_cast<size_t>(id)]);
   }
+  slot_of_.clear();
+  WordTable().swap(merged_);
+  WordTable().swap(frozen_);
+  for (Worker* worker : workers_) worker->forget();
   std::vector<int64_t> first_document(segments_.size() + 1, 0);
   for (size_t i = 0; i < segments_.size(); ++i) first_document[i + 1] = first_document[i] + segments_[i].n_documents;
   offsets[0] = 0;
 
   // The kept words of a segment by rank, and how many of them stand before the end of each of its documents.
-  const auto renumber = [&](Segment& segment, std::vector<int32_t>& spilled, std::vector<int32_t>& kept,
+  const auto renumber = [&](Segment& segment, std::vector<uint16_t>& spilled, std::vector<int32_t>& kept,
                             std::vector<int64_t>& ends, int64_t& n) {
-    const int32_t* entries = segment.entries;
+    const uint16_t* packed = segment.packed.get();
     if (segment.spilled_at >= 0) {
-      spilled.resize(static_cast<size_t>(segment.n_entries));
-      const int64_t bytes = segment.n_entries * static_cast<int64_t>(sizeof(int32_t));
+      spilled.resize(static_cast<size_t>(segment.n_packed));
+      const int64_t bytes = segment.n_packed * static_cast<int64_t>(sizeof(uint16_t));
       for (int64_t done = 0; done < bytes;) {
         const int64_t got = pread(options_.spill_fd, reinterpret_cast<char*>(spilled.data()) + done,
                                   static_cast<size_t>(bytes - done), segment.spilled_at + done);
@@ -785,21 +730,20 @@ bool TextEncoder::write(int32_t* ids, int64_t* offsets) {
         if (got <= 0) return false;
         done += got;
       }
-      entries = spilled.data();
+      packed = spilled.data();
     }
-    const int32_t* ranks = global_id_.empty() ? rank_of_.data() : rank_of[static_cast<size_t>(segment.worker)].data();
-    if (static_cast<int64_t>(kept.size()) <= segment.n_entries) kept.resize(static_cast<size_t>(segment.n_entries) + 1);
+    const int32_t* ranks = rank_of[global_id_.empty() ? 0 : static_cast<size_t>(segment.worker)].data();
+    if (static_cast<int64_t>(kept.size()) <= segment.n_packed) kept.resize(static_cast<size_t>(segment.n_packed) + 1);
     ends.clear();
-    for (int64_t k = 0; k < segment.n_entries; ++k) {
-      const int32_t entry = entries[k];
-      if (entry < 0) [[unlikely]] {
-        if (entry == kNewline) ends.push_back(n);
-        continue;
-      }
+    for (const uint16_t* const end = packed + segment.n_packed; packed < end;) {
+      const uint32_t entry = packing::next(packed);
+      if (entry == packing::kNewline) [[unlikely]]
+        ends.push_back(n);
       const int32_t rank = ranks[entry];
       kept[static_cast<size_t>(n)] = rank;
       n += rank >= 0;  // no branch: a dropped word is overwritten by the next
     }
+    segment.packed.reset();
     return true;
   };
 
@@ -810,7 +754,8 @@ bool TextEncoder::write(int32_t* ids, int64_t* offsets) {
   int64_t n_written = 0;  // that place
   bool failed = false;
   in_threads(static_cast<int>(workers_.size()), [&](int) {
-    std::vector<int32_t> spilled, kept;
+    std::vector<uint16_t> spilled;
+    std::vector<int32_t> kept;
     std::vector<int64_t> ends;
     for (;;) {
       const size_t i = next++;

@@ -4,78 +4,17 @@
 
 #include <atomic>
 #include <cstdint>
-#include <cstring>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "words.h"
 
 namespace embfast {
 
 // Whether these bytes are UTF-8 without a NUL; fewer than 2^32 of them.
 bool is_text(std::string_view bytes);
-
-// Words and their counts: open addressing, linear probing, 32 bytes a slot, 0.6 full at most.
-class WordTable {
- public:
-  struct Slot {
-    uint64_t lo, hi;  // up to 16 bytes: the word itself, zero-padded; longer: its hash, and where it is in the arena
-    uint64_t count;   // the top bit marks an alias
-    int32_t id;       // kNewline, kDropped, or the word's number in the order of first sight
-    uint32_t length;  // bytes; 0 is an empty slot
-  };
-  struct Key {
-    uint64_t lo, hi, hash;
-    const char* bytes;
-    int64_t position;  // of the token in its region, for messages
-    uint32_t length;
-  };
-  static constexpr uint32_t kInline = 16;
-  static constexpr uint64_t kAlias = uint64_t{1} << 63;
-
-  WordTable();
-  ~WordTable();
-  WordTable(const WordTable&) = delete;
-  WordTable& operator=(const WordTable&) = delete;
-  void swap(WordTable& other);
-
-  // Reads 16 bytes from `bytes` whatever the length: the caller pads its buffers.
-  static Key key(const char* bytes, uint32_t length);
-  Slot* find(const Key& key) const;          // nullptr: not there
-  Slot* insert(const Key& key, int32_t id);  // of a key that is not there
-  void prefetch(uint64_t hash) const { __builtin_prefetch(slots_ + (hash >> shift_)); }
-  std::string_view word(const Slot& slot) const;
-  Key key(const Slot& slot) const;  // as for another table; lives as long as this one does not change
-  void reserve(int64_t n_words);
-  Slot* begin() const { return slots_; }
-  Slot* end() const { return slots_ + capacity_; }
-  int32_t n_words = 0;  // ids handed out
-
- private:
-  void grow_to(uint64_t capacity);
-  Slot* slots_ = nullptr;
-  uint64_t capacity_ = 0, used_ = 0;
-  int shift_ = 0;
-  std::string arena_;  // the words that do not fit in a slot
-};
-
-inline WordTable::Slot* WordTable::find(const Key& key) const {
-  const uint64_t mask = capacity_ - 1;
-  if (key.length <= kInline) [[likely]] {
-    for (uint64_t i = key.hash >> shift_;; i = (i + 1) & mask) {
-      Slot& slot = slots_[i];
-      if (slot.lo == key.lo && slot.hi == key.hi && slot.length == key.length) return &slot;
-      if (!slot.length) return nullptr;
-    }
-  }
-  for (uint64_t i = key.hash >> shift_;; i = (i + 1) & mask) {
-    Slot& slot = slots_[i];
-    if (slot.lo == key.lo && slot.length == key.length &&
-        !std::memcmp(arena_.data() + slot.hi, key.bytes, key.length)) {
-      return &slot;
-    }
-    if (!slot.length) return nullptr;
-  }
-}
 
 class TextEncoder {
  public:
@@ -84,7 +23,7 @@ class TextEncoder {
   struct Options {
     int n_threads;
     int64_t block_bytes;   // what one thread takes at a time
-    int64_t memory_bytes;  // provisional ids kept in memory; the rest goes to spill_fd
+    int64_t memory_bytes;  // provisional ids kept in memory, packed; the rest goes to spill_fd
     int spill_fd;
     Errors errors;
     int64_t max_distinct;  // distinct words at which to stop, or to prune
@@ -123,14 +62,15 @@ class TextEncoder {
   // (0: any number) but for those of `keep`. fixed: the words of set_words in their order, whatever their counts.
   const Vocabulary& select(int64_t min_count, int64_t max_vocab, const std::vector<std::string_view>& keep, bool fixed);
   std::string_view word(int64_t rank) const;
-  // ids (vocabulary.n_tokens) and offsets (n_documents + 1) of the selected words. False: the spill file failed.
+  // ids (vocabulary.n_tokens) and offsets (n_documents + 1) of the selected words. Comes last, since it gives back what
+  // it has read: words and provisional ids are gone afterwards. False: the spill file failed.
   bool write(int32_t* ids, int64_t* offsets);
 
  private:
   struct Worker;
   struct Segment {
-    const int32_t* entries = nullptr;  // provisional ids, kNewline and kDropped, when kept in memory
-    int64_t spilled_at = -1, n_entries = 0, n_documents = 0;
+    std::shared_ptr<const uint16_t> packed;  // provisional ids, kNewline and kDropped, when kept in memory
+    int64_t spilled_at = -1, n_packed = 0, n_documents = 0;
     int32_t first_word = 0, end_word = 0;  // ids that the worker handed out here
     int worker = 0;
     Failure failure;

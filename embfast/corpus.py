@@ -54,9 +54,10 @@ class Corpus:
     and as they are written. The token `</s>` stands for a newline in vocabulary files and is dropped from texts.
 
     Memory while reading: 55 to 110 bytes per distinct word and thread, half as much again for a moment when a table
-    grows, the bytes of words longer than 16, and up to 256 MB of ids, twice; what does not fit goes to a temporary
-    file, 4 bytes a token, in tempfile.gettempdir() or in `cache`. Afterwards: words and counts, and 4 bytes a token
-    plus 8 a document, in a temporary file that disappears with the corpus once they pass 256 MB.
+    grows, the bytes of words longer than 16, and 2 bytes a token (4 of words that came after 32,766 others), up to
+    256 MB; what does not fit goes to a temporary file in tempfile.gettempdir() or in `cache`. All of it is given back
+    while the result is written: words and counts, and 4 bytes a token plus 8 a document, in a temporary file that
+    disappears with the corpus once they pass 256 MB.
     """
 
     def __init__(

@@ -640,6 +640,22 @@ def test_only_what_a_corpus_left_behind_is_removed(tmp_path):
     assert Corpus.load(tmp_path).words == ["a", "b"]
 
 
+@pytest.mark.parametrize("memory", [1 << 28, 0])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_more_words_than_two_bytes_can_number(tmp_path, threads, memory, monkeypatch):
+    """Numbers are packed by their size until the end: 2^15 less 2 and 2^16 less 2 words are where that changes."""
+    small_steps(monkeypatch, 1 << 14, memory)
+    monkeypatch.setattr(embfast.corpus, "_CHUNK", 1 << 20)
+    rng = np.random.default_rng(0)
+    first_sight = [f"w{i}" for i in range(140_000)]
+    again = [f"w{i}" for i in rng.integers(0, 140_000, 140_000)]
+    lines = [" ".join(pair) for pair in zip(first_sight, again, strict=True)]
+    (tmp_path / "text").write_text("\n".join(lines) + "\n")
+    corpus = Corpus.from_file(tmp_path / "text", min_count=1, threads=threads)
+    assert [" ".join(document) for document in corpus] == lines
+    assert corpus.counts.tolist() == sorted(Counter(first_sight + again).values(), reverse=True)
+
+
 def test_offsets_that_fall_are_refused():
     with pytest.raises(ValueError, match="offsets must rise"):
         Corpus(["a"], np.array([4]), np.zeros(4, np.int32), np.array([0, 3, 1, 4]))

@@ -396,6 +396,8 @@ def _karpathy_rows(data: dict[str, Any], path: Path) -> Iterator[tuple[str, str 
             texts = [s["raw"] if "raw" in s else " ".join(s["tokens"]) for s in sentences]
         except (KeyError, TypeError, AttributeError) as error:
             raise FormatError(f"{path}: images[{number}]: expected filename and sentences: {error!r}") from None
+        for what, value in (("filename", key), ("split", split), *(("sentence", text) for text in texts)):
+            _expect_text(path, f"images[{number}]", what, value)
         split = _SPLITS.get(split, split)
         yield from ((key, text, split) for text in texts or [None])
 
@@ -407,16 +409,24 @@ def _coco_rows(data: dict[str, Any], path: Path) -> Iterator[tuple[str, str | No
             names[image["id"]] = image["file_name"]
         except (KeyError, TypeError) as error:
             raise FormatError(f"{path}: images[{number}]: expected id and file_name: {error!r}") from None
+        _expect_text(path, f"images[{number}]", "file_name", image["file_name"])
     for name in names.values():  # first, so that images stay in the order of the file, also those without captions
         yield (name, None, "")
     for number, annotation in enumerate(data["annotations"]):
         try:
             image, text = annotation["image_id"], annotation["caption"]
+            name = names.get(image)
         except (KeyError, TypeError) as error:
             raise FormatError(f"{path}: annotations[{number}]: expected image_id and caption: {error!r}") from None
-        if image not in names:
+        if name is None:
             raise FormatError(f"{path}: annotations[{number}]: image_id {image!r} is not among the images")
-        yield (names[image], text, "")
+        _expect_text(path, f"annotations[{number}]", "caption", text)
+        yield (name, text, "")
+
+
+def _expect_text(path: Path, place: str, what: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise FormatError(f"{path}: {place}: {what}: expected a string, got {value!r}")
 
 
 def _stem(key: str) -> str:

@@ -87,8 +87,10 @@ class Graph:
         self._check_rows()
 
     def _check_rows(self) -> None:
-        """ValueError unless neighbours rise in each row and weights are above 0 and finite; reads all once."""
+        """ValueError unless neighbours rise in each row, an undirected edge stands in the rows of both its nodes, and
+        weights are above 0 and finite; reads all once."""
         at = 0
+        one_way = 0  # modulo 2**64, the hashes of edges from lower to higher nodes less those of the others
         for rows, ids in self._entries():
             wrong = np.flatnonzero((ids[1:] <= ids[:-1]) & (rows[1:] == rows[:-1]))
             if len(wrong):
@@ -97,6 +99,9 @@ class Graph:
                     f"neighbours must rise in each row, with none twice; those of node {row} do not "
                     "(Graph.from_edges and Graph.from_scipy take any order)"
                 )
+            if not self.directed:
+                hashes = _hashes(np.minimum(rows, ids), np.maximum(rows, ids))
+                one_way += int(hashes[ids > rows].sum()) - int(hashes[ids < rows].sum())
             if self.weights is not None:
                 weights = self.weights[at : at + len(ids)]
                 wrong = np.flatnonzero(~((weights > 0) & (weights < np.inf)))
@@ -104,6 +109,11 @@ class Graph:
                     row, weight = rows[wrong[0]], weights[wrong[0]]
                     raise ValueError(f"expected weights above 0 and finite, got {weight} of an edge of node {row}")
             at += len(ids)
+        if one_way % 2**64:
+            raise ValueError(
+                "an undirected edge stands in the rows of both its nodes; some of these stand in one row alone "
+                "(directed=True?)"
+            )
 
     # ---- made of -------------------------------------------------------------------------------------------------
 
@@ -409,6 +419,14 @@ class Graph:
                 return cls(names, file.map("offsets", "I64"), file.map("neighbours", "I32"), weights, directed)
             except ValueError as error:
                 raise error if isinstance(error, FormatError) else FormatError(f"{path}: {error}") from None
+
+
+def _hashes(lower: np.ndarray, higher: np.ndarray) -> np.ndarray:
+    """A hash, uint64, of each pair of nodes."""
+    mixed = lower.astype(np.uint64) << np.uint64(32) | higher.astype(np.uint64)
+    for _ in range(2):
+        mixed = (mixed ^ mixed >> np.uint64(32)) * np.uint64(0xD6E8FEB86659FD93)
+    return mixed
 
 
 # ---- reading files ---------------------------------------------------------------------------------------------------

@@ -172,6 +172,23 @@ def test_flickr8k_as_it_is(data):
         ("c.json", {"images": [], "annotations": []}, "expected captions of images, got none"),
         ("c.json", {**COCO, "annotations": [{"image_id": 5, "caption": "?"}]}, r"annotations\[0\]: image_id 5"),
         ("c.json", {**COCO, "annotations": [{"caption": "?"}]}, r"annotations\[0\]: expected image_id and caption"),
+        (
+            "c.json",
+            {**COCO, "annotations": [{"image_id": [5], "caption": "?"}]},
+            r"annotations\[0\]: expected image_id",
+        ),
+        ("c.json", {**COCO, "annotations": [{"image_id": 3, "caption": 7}]}, r"annotations\[0\]: caption: .*got 7"),
+        (
+            "c.json",
+            {**COCO, "images": [{"id": 3, "file_name": 5}]},
+            r"images\[0\]: file_name: expected a string, got 5",
+        ),
+        ("c.json", {"images": [{"filename": 1, "sentences": []}]}, r"images\[0\]: filename: expected a string, got 1"),
+        (
+            "c.json",
+            {"images": [{"filename": "a", "sentences": [{"raw": None}]}]},
+            r"images\[0\]: sentence: expected a string, got None",
+        ),
         ("c.json", {**COCO, "images": [{"id": 3}]}, r"images\[0\]: expected id and file_name"),
     ],
 )

@@ -357,6 +357,7 @@ def test_damaged_files_are_refused(tmp_path):
         ({"neighbours": np.array([2, 1, 0, 0])}, ValueError, "neighbours must rise in each row.*node 0"),
         ({"neighbours": np.array([1, 1, 0, 0])}, ValueError, "none twice; those of node 0"),
         ({"neighbours": np.array([1, 2, 0, 0.5])}, TypeError, "neighbours: expected whole numbers, got float64"),
+        ({"neighbours": np.array([1, 2, 2, 0])}, ValueError, "in the rows of both its nodes"),
         ({"weights": np.array([1, 1, -1, 1], np.float32)}, ValueError, "above 0 and finite, got -1.0 of an edge"),
         ({"weights": np.array([1, np.nan, 1, 1], np.float32)}, ValueError, "got nan of an edge of node 0"),
         ({"names": ["a", "b", "a"]}, ValueError, "'a' stands there twice"),

@@ -449,7 +449,7 @@ def _with_splits(captions: Captions, files: Mapping[str, Path], stem: bool) -> C
             key = _stem(line.strip()) if stem else line.strip()
             if not key:
                 continue
-            if found.get(key):
+            if found.get(key, "") not in ("", name):
                 raise ValueError(f"{path}:{number}: image {key!r} is in the splits {found[key]!r} and {name!r}")
             if key in found:
                 found[key] = name

@@ -21,7 +21,9 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from threading import RLock
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -166,12 +168,31 @@ class _Watch(TorchFunctionMode):
         name = getattr(function, "__name__", "").rstrip("_")
         if name not in _WATCHED and name not in _SAME:
             return function(*args, **(kwargs or {}))
-        first = args[0] if args else (kwargs or {}).get("input")
-        version = first._version if isinstance(first, Tensor) and not first.is_inference() else 0
+        first = _first(args, kwargs or {})
+        version = _version(first)
         result = function(*args, **(kwargs or {}))
         self.see(self.number if name in _WATCHED else -1, name, first, version, result)
         self.number += name in _WATCHED
         return result
+
+
+def _first(args: tuple, named: dict[str, Any]) -> Any:
+    """What a function or a module is given."""
+    return args[0] if args else named.get("input")
+
+
+def _version(tensor: Any) -> int:
+    return tensor._version if isinstance(tensor, Tensor) and not tensor.is_inference() else 0
+
+
+_LOCKS: WeakKeyDictionary[nn.Module, RLock] = WeakKeyDictionary()
+_LOCKS_LOCK = RLock()
+
+
+def _lock_of(module: nn.Module) -> RLock:
+    """Held while hooks are on a network, so that threads may share it: they take turns."""
+    with _LOCKS_LOCK:
+        return _LOCKS.setdefault(module, RLock())
 
 
 @contextmanager
@@ -198,16 +219,17 @@ def trace(module: nn.Module, example: Tensor) -> Trace:
     """
     tracer = _Tracer()
     handles = []
-    for name, part in module.named_modules():
-        if name:
-            handles.append(part.register_forward_pre_hook(tracer.enter(name)))
-            handles.append(part.register_forward_hook(tracer.leave))
-    try:
-        with in_mode(module, training=False), torch.no_grad(), _Watch(tracer.see):
-            result = module(example)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with _lock_of(module):
+        for name, part in module.named_modules():
+            if name:
+                handles.append(part.register_forward_pre_hook(tracer.enter(name), with_kwargs=True))
+                handles.append(part.register_forward_hook(tracer.leave))
+        try:
+            with in_mode(module, training=False), torch.no_grad(), _Watch(tracer.see):
+                result = module(example)
+        finally:
+            for handle in handles:
+                handle.remove()
     if not tracer.layers:
         raise ValueError(f"{type(module).__name__} calls no convolution and no linear layer; there is nothing to take")
     return tracer.finish(result)
@@ -220,10 +242,11 @@ class _Tracer:
         self.layers: list[Layer] = []
         self.order: list[Point] = []
         self._inputs: list[Point] = []  # of layers
+        self._given: list[tuple[int, int]] = []  # (id, version) of what each layer's function was given
         self._stages: dict[tuple[int, int], tuple[Layer, str]] = {}  # (id, version) of a tensor: whose output it is
         self._channels: dict[tuple[int, int], int] = {}
         self._functions: dict[tuple[int, int], tuple[int, Layer | None, str]] = {}  # that may turn out to be a module
-        self._stack: list[tuple[str, int]] = []
+        self._stack: list[tuple[str, int, tuple[int, int]]] = []  # modules that run: name, call, what they were given
         self._calls: Counter[str] = Counter()
         self._labels: Counter[str] = Counter()
         self._held: list[Any] = []  # tensors, so that no id is given twice
@@ -239,7 +262,7 @@ class _Tracer:
             if source is not None:
                 self._stages[made] = source, part
             return
-        owner, call = self._stack[-1] if self._stack else ("", 0)
+        owner, call, _ = self._stack[-1] if self._stack else ("", 0, given)
         label = f"{owner}:{name}"
         self._labels[label] += 1
         if self._labels[label] > 1:
@@ -257,6 +280,7 @@ class _Tracer:
             self.layers.append(layer)
             shape = tuple(first.shape[1:])
             self._inputs.append(point._replace(name="penultimate", given=True, shape=shape))
+            self._given.append(given)
         elif source is not None and name in _NORMS and part == "output" and source.normalised is None:
             layer, role = source, "normalised"
         elif source is not None and name in _ACTIVATIONS and part != "activated" and source.activated is None:
@@ -271,14 +295,16 @@ class _Tracer:
         self._last = made
 
     def enter(self, name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple) -> None:
-            self._stack.append((name, self._calls[name]))
+        def hook(_: nn.Module, args: tuple, named: dict[str, Any]) -> None:
+            first = _first(args, named)
+            self._held.append(first)
+            self._stack.append((name, self._calls[name], (id(first), _version(first))))
             self._calls[name] += 1
 
         return hook
 
     def leave(self, _: nn.Module, args: tuple, result: Any) -> None:
-        name, call = self._stack.pop()
+        name, call, given = self._stack.pop()
         if not isinstance(result, Tensor) or result.ndim < 2:
             return
         self._held.append(result)
@@ -294,14 +320,15 @@ class _Tracer:
             setattr(layer, role, point)
         if role == "output":
             i = next(i for i, other in enumerate(self.layers) if other is layer)
-            self._inputs[i] = self._inputs[i]._replace(module=name, call=call, function=-1)
+            if self._given[i] == given:  # and not what the module made of it first
+                self._inputs[i] = self._inputs[i]._replace(module=name, call=call, function=-1)
 
     def finish(self, result: Any) -> Trace:
         points: dict[str, Point] = {}
         for point in self.order:
             points.setdefault(point.name, point)
         last, penultimate = self.layers[-1], self.order[-1]
-        shapes = {tuple(tensor.shape[1:]) for tensor in _tensors_of(result)}
+        shapes = {tuple(tensor.shape[1:]) for tensor in tensors_of(result)}
         if last.kind == "linear" and last.output.shape in shapes and not last.rectified:
             last.classifies = True
             penultimate = self._inputs[-1]
@@ -319,13 +346,13 @@ class _Tracer:
         return self._channels.get(key, _usual_axis(tensor))
 
 
-def _tensors_of(result: Any) -> Iterator[Tensor]:
+def tensors_of(result: Any) -> Iterator[Tensor]:
     """What a network returned, alone or in tuples, lists and dicts."""
     if isinstance(result, Tensor):
         yield result
     elif isinstance(result, tuple | list | dict):
         for part in result.values() if isinstance(result, dict) else result:
-            yield from _tensors_of(part)
+            yield from tensors_of(part)
 
 
 def _usual_axis(tensor: Tensor) -> int:
@@ -376,7 +403,7 @@ class _Enough(Exception):
 class Tapped(nn.Module):
     """A network that answers with the pooled features of some points, float32 (n, dim), in the order of the points.
 
-    Inside `with`, hooks are on the network and it is in eval mode; afterwards it is as it was.
+    Inside `with`, hooks are on the network and it is in eval mode; afterwards it is as it was. Other threads wait.
     """
 
     def __init__(self, module: nn.Module, points: Sequence[Point], pooling: str = "mean") -> None:
@@ -393,6 +420,8 @@ class Tapped(nn.Module):
         self._in_eval: Any = None
 
     def __enter__(self) -> Tapped:
+        self._lock = _lock_of(self.module)
+        self._lock.acquire()
         parts = dict(self.module.named_modules())
         places: dict[tuple[str, bool], dict[int, int]] = {}
         for i, point in enumerate(self.points):
@@ -413,10 +442,11 @@ class Tapped(nn.Module):
             handle.remove()
         self._handles = []
         self._in_eval.__exit__(None, None, None)
+        self._lock.release()
 
     def _given(self, name: str, wanted: dict[int, int]) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple, named: dict[str, Any]) -> None:
-            self._take(wanted.get(self._calls[name, True]), args[0] if args else named["input"])
+            self._take(wanted.get(self._calls[name, True]), _first(args, named))
             self._calls[name, True] += 1
 
         return hook

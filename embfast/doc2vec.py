@@ -191,6 +191,8 @@ class Doc2Vec(Estimator):
         check_corpus(documents)
         corpus = by_count(documents) if self.hs else documents
         tags = Tags.of(tags, len(corpus))
+        if not len(tags.keys):
+            raise ValueError(f"none of the {len(corpus)} documents has a tag: there is no vector to learn")
         concat_tags = self._concat_tags(tags)
         if not self._resumed(run, fingerprint(corpus) | {"tags": _checksum(tags)}):
             self._concat = concat_tags

@@ -11,7 +11,8 @@ import os
 import re
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -75,7 +76,7 @@ class Estimator(ABC):
         changed = [
             f"{name}={getattr(self, name)!r}"
             for name, parameter in self.settings().items()
-            if getattr(self, name) is not parameter.default and getattr(self, name) != parameter.default
+            if _differs(getattr(self, name), parameter.default)
         ]
         return f"{type(self).__name__}({', '.join(changed)})"
 
@@ -106,12 +107,11 @@ class Estimator(ABC):
     # ---- runs -----------------------------------------------------------------------------------------------------
 
     def _ready(self) -> None:
-        """Before a run: numbers of numpy become Python's, which do not overflow; a setting that makes no sense, or a
-        device that is not there, is an error while nothing has changed yet.
+        """Before a run: numbers of numpy become Python's, which do not overflow, and devices their names; a setting
+        that makes no sense, or a device that is not there, is an error while nothing has changed yet.
         """
         for name in self.settings():
-            if isinstance(value := getattr(self, name), np.generic):
-                setattr(self, name, value.item())
+            setattr(self, name, _scalar(getattr(self, name)))
         self._check()
         if hasattr(self, "_of_cpu"):
             choose_device(self.device, False, self._of_cpu())
@@ -125,6 +125,17 @@ class Estimator(ABC):
         if checkpoint is not None:
             check_place(checkpoint)
         return FitRun(checkpoint, minutes, resume, progress)
+
+    @contextmanager
+    def _unless_refused(self) -> Iterator[None]:
+        """What an earlier fit has learned stays when the data of the next one are refused."""
+        before = dict(vars(self))
+        try:
+            yield
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
 
     def _resumed(self, run: "FitRun", data: dict[str, int]) -> bool:
         """Takes what a checkpoint holds, if there is one to continue from; `data` tells the data from others."""
@@ -411,7 +422,7 @@ def write_model(path: Path, model: Estimator) -> None:
         "format": FORMAT,
         "version": json.dumps(VERSION),
         "class": type(model).__name__,
-        "settings": json.dumps(_plain(model.get_params())),
+        "settings": json.dumps(plain(model.get_params())),
         "progress": json.dumps(asdict(model._progress)),
         "fingerprint": json.dumps(model._fingerprint),
     }
@@ -459,18 +470,28 @@ def model_class(path: Path) -> str | None:
         return None
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Settings as JSON takes and gives them: numpy's scalars become Python's, arrays, tuples and ranges lists."""
     if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
+        return {name: plain(part) for name, part in value.items()}
     if isinstance(value, list | tuple | range | np.ndarray):
-        return [_plain(part) for part in value]
-    return value.item() if isinstance(value, np.generic) else value
+        return [plain(part) for part in value]
+    return _scalar(value)
+
+
+def _differs(value: Any, default: Any) -> bool:
+    return value is not default and (isinstance(value, np.ndarray) or value != default)
+
+
+def _scalar(value: Any) -> Any:
+    """numpy's scalars as Python's, torch's devices by their names; the rest as it is."""
+    is_device = type(value).__module__ == "torch" and type(value).__name__ == "device"
+    return value.item() if isinstance(value, np.generic) else str(value) if is_device else value
 
 
 def check_resumable(path: Path, saved: Estimator, model: Estimator, corpus: dict[str, int]) -> None:
     """ValueError unless a checkpoint is of this corpus and these settings; threads, memory and device may differ."""
-    before, now = saved.get_params(), _plain(model.get_params())
+    before, now = saved.get_params(), plain(model.get_params())
     free = ("threads", "memory_gb", "device")
     changed = [f"{n} was {before[n]!r}, is {now[n]!r}" for n in now if n not in free and before[n] != now[n]]
     if changed:

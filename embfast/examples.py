@@ -47,6 +47,11 @@ def check_finite(vectors: Any, rows: np.ndarray, name: str) -> None:
             raise ValueError(f"{name}: the vector of {vectors.keys[row]!r} has a number that is not finite")
 
 
+def some_rows_checksum(vectors: Any, rows: np.ndarray) -> int:
+    """Of the first 256 of these rows, in the order of the matrix."""
+    return zlib.crc32(np.ascontiguousarray(vectors.matrix[np.unique(rows)[:256]]), vectors.dim)
+
+
 class Words:
     """Items that are texts in word ids."""
 
@@ -103,16 +108,16 @@ class Examples:
             check_finite(linked.vectors, linked.rows, name)
             self.by_image[name] = first, last
         self._captions = captions
+        self._given = {IMAGES: Rows(images, self.image_rows), **{name: self.sides[name] for name in others}}
+        if not isinstance(captions, Captions):
+            self._given[CAPTIONS] = self.sides[CAPTIONS]
 
     def fingerprint(self) -> dict[str, int]:
-        """What tells these data from others: sizes, and checksums of captions and of some image vectors."""
-        rows = self.images.matrix[np.unique(self.image_rows)[:256]]
-        return {
-            "images": len(self.image_rows),
-            "captions": len(self.owners),
-            "crc": self._captions.checksum(),
-            "vectors_crc": zlib.crc32(np.ascontiguousarray(rows)),
-        }
+        """What tells these data from others: sizes, and checksums of captions and of some vectors of each modality."""
+        found = {"images": len(self.image_rows), "captions": len(self.owners), "crc": self._captions.checksum()}
+        for name, rows in self._given.items():
+            found[f"{name}_crc"] = zlib.crc32(rows.rows, some_rows_checksum(rows.vectors, rows.rows))
+        return found
 
     def plan(self, epoch: int, *, seed: int, batch: int, bucketed: bool, distinct_images: bool) -> list[np.ndarray]:
         """The batches of an epoch, int64 caption numbers: the same for the same seed and epoch.

@@ -64,6 +64,8 @@ class Graph:
         weights: np.ndarray | None = None,
         directed: bool = False,
     ) -> None:
+        offsets, neighbours = np.asarray(offsets), np.asarray(neighbours)
+        weights = None if weights is None else np.asarray(weights)
         n, entries = len(names), len(neighbours)
         if len(offsets) != n + 1 or offsets[0] != 0 or offsets[-1] != entries or (offsets[1:] < offsets[:-1]).any():
             raise ValueError(f"offsets must rise from 0 to the {entries} neighbours in {n} rows; they do not")
@@ -275,6 +277,8 @@ class Graph:
         directed=False wants a symmetric matrix; by default the graph is directed where the matrix is not symmetric. A
         matrix of ones, or of truth values, gives a graph without weights.
         """
+        if not hasattr(matrix, "tocoo"):
+            raise TypeError(f"expected a sparse matrix of scipy, got {type(matrix).__name__}; scipy.sparse makes one")
         if len(matrix.shape) != 2 or matrix.shape[0] != matrix.shape[1]:
             raise ValueError(f"expected a square matrix, got {' x '.join(map(str, matrix.shape))}")
         entries = matrix.tocoo(copy=matrix.dtype == bool or weighted is False)
@@ -305,6 +309,7 @@ class Graph:
 
         directed as in `from_scipy`.
         """
+        edge_index, edge_weight = (x.detach() if hasattr(x, "detach") else x for x in (edge_index, edge_weight))
         index = np.asarray(edge_index)
         if index.ndim != 2 or index.shape[0] != 2:
             raise ValueError(f"expected edge_index of shape (2, edges), got {index.shape}")

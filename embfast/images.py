@@ -20,7 +20,7 @@ from embfast import kernels
 from embfast.backbones import Backbone, load_backbone
 from embfast.cnn import Batch, Extractor, Features, ProgressOption, Run, reporting
 from embfast.errors import FormatError
-from embfast.estimator import Estimator, check_flag, check_float, check_int, write_model
+from embfast.estimator import Estimator, check_flag, check_float, check_int, plain, write_model
 from embfast.moments import Moments
 from embfast.pictures import Pictures, Preparation, open_pictures
 from embfast.storage import scratch_array
@@ -174,12 +174,21 @@ class ImageEmbedding(Estimator):
                 f"was fitted to {len(self.layers_)} layers with {self.layers_[-1][2]} features of a picture, the "
                 f"network now gives {len(layers)} with {layers[-1][2]}: another network, setting or size of picture"
             )
-        if self._fingerprint != {"weights": extractor.weights}:
-            raise ValueError("was fitted to the same network with other weights; fit again")
+        now = self._of_features(extractor)
+        changed = [name for name in now if self._fingerprint.get(name) != now[name]]
+        if changed:
+            raise ValueError(f"was fitted to the same network with other {', '.join(changed)}; fit again")
         return pictures, extractor
 
     def _accept(self, extractor: Extractor) -> None:
-        self.layers_, self._fingerprint = _columns(extractor), {"weights": extractor.weights}
+        self.layers_, self._fingerprint = _columns(extractor), self._of_features(extractor)
+
+    def _of_features(self, extractor: Extractor) -> dict[str, Any]:
+        """What the numbers of features depend on, beside their layers."""
+        run = extractor.run
+        preparation = plain(asdict(extractor.backbone.preparation))
+        given = {"at": self.at, "pool": self.pool, "views": run.views, "combine": run.combine}
+        return {"weights": extractor.weights, **given, "preparation": preparation}
 
     def _features(
         self, pictures: Pictures, extractor: Extractor, work: Path | None, progress: ProgressOption

@@ -25,10 +25,20 @@ from embfast.estimator import (
     check_int,
     inner_model,
     inner_tensors,
+    plain,
     write_model,
 )
 from embfast.evaluate import Ranking, Retrieval, retrieval, similarities
-from embfast.examples import CAPTIONS, IMAGES, Examples, Rows, Words, check_finite, training_and_validation
+from embfast.examples import (
+    CAPTIONS,
+    IMAGES,
+    Examples,
+    Rows,
+    Words,
+    check_finite,
+    some_rows_checksum,
+    training_and_validation,
+)
 from embfast.tensors import TensorFile, Texts, word_tensors
 from embfast.training import Progress, ProgressOption, train
 from embfast.vectors import Vectors
@@ -207,28 +217,35 @@ class Multimodal(Estimator):
             KeyboardInterrupt: Ctrl-C; the model holds what was learned so far.
         """
         run = self._begin(checkpoint, checkpoint_minutes, resume, progress)
-        training, validation = training_and_validation(captions, validation)
-        self._kinds = {IMAGES: "rows", CAPTIONS: "texts" if isinstance(captions, Captions) else "rows"}
-        self._kinds |= dict.fromkeys(others or {}, "rows")
-        if self._kinds[CAPTIONS] == "texts":
-            self.words_, self.counts_ = vocabulary(training.texts, self.min_count)
-        else:
-            self.words_, self.counts_ = list(SPECIAL), np.zeros(2, np.int64)
+        training, held_out = training_and_validation(captions, validation)
         if (self.text == "doc2vec") != (document_model is not None):
             raise ValueError('text="doc2vec" and document_model= go together: a trained Doc2Vec reads the captions')
-        for name in ("vectors_", "loss_"):  # of an earlier fit
-            self.__dict__.pop(name, None)
-        self.document_model_, self._text_rows = document_model, None
         check_finite(images, np.arange(len(images)), IMAGES)  # all, since vectors_ will be of all
-        data = self._examples(images, training, others or {}, missing)
-        self._n_in = {name: side.dim for name, side in data.sides.items()}
-        self._word_dim = word_vectors.dim if word_vectors is not None else self.word_dim
-        self._start()
-        if word_vectors is not None:
-            self._place_words(word_vectors)
-        self._resumed(run, data.fingerprint())
-        self._texts = captions.texts if isinstance(captions, Captions) else Texts.of([])
-        return self._train(data, self._held_out(images, validation, missing), run)
+        with self._unless_refused():
+            self._kinds = {IMAGES: "rows", CAPTIONS: "texts" if isinstance(captions, Captions) else "rows"}
+            self._kinds |= dict.fromkeys(others or {}, "rows")
+            if self._kinds[CAPTIONS] == "texts":
+                self.words_, self.counts_ = vocabulary(training.texts, self.min_count)
+            else:
+                self.words_, self.counts_ = list(SPECIAL), np.zeros(2, np.int64)
+            for name in ("vectors_", "loss_"):  # of an earlier fit
+                self.__dict__.pop(name, None)
+            self.document_model_, self._text_rows = document_model, None
+            data = self._examples(images, training, others or {}, missing)
+            fingerprint = data.fingerprint()
+            self._n_in = {name: side.dim for name, side in data.sides.items()}
+            self._word_dim = word_vectors.dim if word_vectors is not None else self.word_dim
+            self._start()
+            if word_vectors is not None:
+                self._place_words(word_vectors)
+                fingerprint["word_vectors_crc"] = some_rows_checksum(word_vectors, np.arange(len(word_vectors)))
+            if document_model is not None:
+                read = document_model.word_vectors_ if document_model.mode != "dbow" else document_model.vectors_
+                fingerprint["document_model_crc"] = some_rows_checksum(read, np.arange(len(read)))
+            self._resumed(run, fingerprint)
+            self._texts = captions.texts if isinstance(captions, Captions) else Texts.of([])
+            examples = self._held_out(images, held_out, missing)
+        return self._train(data, examples, run)
 
     def partial_fit(
         self,
@@ -246,7 +263,10 @@ class Multimodal(Estimator):
         """
         if not hasattr(self, "vectors_"):
             return self.fit(images, captions, others=others, validation=validation, missing=missing, progress=progress)
+        from embfast.processes import choose_device
+
         self._ready()
+        choose_device(self.device)
         self._check_learned()
         training, validation = training_and_validation(captions, validation)
         check_finite(images, np.arange(len(images)), IMAGES)
@@ -321,7 +341,7 @@ class Multimodal(Estimator):
         self._make_towers()
         self._make_optimizer()
 
-    def _make_towers(self) -> None:
+    def _make_towers(self, or_cpu: bool = False) -> None:
         try:
             import torch
         except ImportError as error:
@@ -329,7 +349,7 @@ class Multimodal(Estimator):
         from embfast import towers
         from embfast.processes import choose_device
 
-        self._device = choose_device(self.device)
+        self._device = choose_device(self.device, or_cpu)
         self._built = self._shaping()
         dim = int(self._n_in[IMAGES] if self.loss == "mse" else self.dim)
         hidden, word_dim = int(self.hidden), int(self._word_dim)
@@ -387,18 +407,10 @@ class Multimodal(Estimator):
             table[known] = torch.from_numpy(vectors[[self.words_[i] for i in known]]).to(table)
 
     def _take(self, saved: "Multimodal") -> None:
-        """Continues where a checkpoint stands."""
-        for name in (
-            "towers_",
-            "_optimizer",
-            "_progress",
-            "_best",
-            "_best_score",
-            "_stale",
-            "validation_",
-            "_device",
-            "_built",
-        ):
+        """Continues where a checkpoint stands, on this model's device."""
+        self.towers_.load_state_dict(saved.towers_.state_dict())
+        self._optimizer.load_state_dict(saved._optimizer.state_dict())
+        for name in ("_progress", "_best", "_best_score", "_stale", "validation_"):
             setattr(self, name, getattr(saved, name))
 
     def _mode(self, epoch: int) -> str:
@@ -450,7 +462,7 @@ class Multimodal(Estimator):
             if len(alike) >= _JUDGED and mean > _ALIKE:
                 warnings.warn(
                     f"epoch {state.epoch}: the captions of a batch have a mean cosine of {mean:.3f}: they have "
-                    " collapsed into one point; more epochs of warmup, or a lower lr, help",
+                    "collapsed into one point; more epochs of warmup, or a lower lr, help",
                     RuntimeWarning,
                     stacklevel=4,
                 )
@@ -603,6 +615,8 @@ class Multimodal(Estimator):
         if isinstance(vectors, np.ndarray):
             vectors = np.atleast_2d(vectors)
             vectors = Vectors([str(i) for i in range(len(vectors))], vectors)
+        if not isinstance(vectors, Vectors):
+            raise TypeError(f"{name}: expected Vectors or an array, got {type(vectors).__name__}")
         keys = list(vectors.keys) if keys is None else list(keys)
         rows = np.fromiter((vectors.index_of(key) for key in keys), np.int64, len(keys))
         side = Rows(vectors, rows)
@@ -617,6 +631,11 @@ class Multimodal(Estimator):
         if self._kinds[CAPTIONS] != "texts":
             raise ValueError("this model was trained on rows, not on captions: it reads no text; see embed_other")
         texts = texts.texts if isinstance(texts, Captions) else [texts] if isinstance(texts, str) else texts
+        if not isinstance(texts, Texts):
+            texts = list(texts)
+            wrong = next((text for text in texts if not isinstance(text, str)), None)
+            if wrong is not None or None in texts:
+                raise TypeError(f"expected texts of type str, got {wrong!r}")
         return self._embed(CAPTIONS, self._read(texts))
 
     def _read(self, texts: Iterable[str]) -> Words | Rows:
@@ -665,7 +684,7 @@ class Multimodal(Estimator):
         return self._nearest(self.vectors_, query, k, as_captions=True, index=index)
 
     def search_captions(
-        self, image: "str | np.ndarray", k: int = 10, *, captions: Captions | None = None
+        self, image: "str | np.ndarray", k: int = 10, *, captions: Captions | Iterable[str] | None = None
     ) -> list[tuple[str, float]]:
         """The k captions nearest to an image: its key in vectors_, or a vector that the image tower takes.
 
@@ -674,7 +693,8 @@ class Multimodal(Estimator):
         self._check_fitted()
         query = self.vectors_[image] if isinstance(image, str) else self.embed_images(np.asarray(image)).matrix[0]
         if captions is not None:
-            texts, rows = captions.texts, self.embed_captions(captions)
+            texts = captions.texts if isinstance(captions, Captions) else list(captions)
+            rows = self.embed_captions(texts)
         else:
             if not len(self._texts):
                 raise ValueError("this model holds no captions to search among: pass captions=")
@@ -695,6 +715,8 @@ class Multimodal(Estimator):
     ) -> list[tuple[str, float]]:
         """as_captions: the query is a caption and the gallery holds images, or the other way round."""
         check_int("k", k, 0, 2**62)
+        if not len(gallery):
+            raise ValueError("this model holds no images to search among: index(images) puts them in")
         if self.similarity != "order" or index is not None:
             return gallery.most_similar(query, k=k, index=index)
         if as_captions:
@@ -727,7 +749,7 @@ class Multimodal(Estimator):
             raise ValueError(f"no tower {side!r} to write; modalities are {', '.join(self._kinds)}")
         dim = self._n_in[IMAGES] if self.loss == "mse" else self.dim
         tower, absolute = self.towers_[side], self.similarity == "order"
-        metadata = {"settings": json.dumps(self.get_params())}
+        metadata = {"settings": json.dumps(plain(self.get_params()))}
         if type(tower).__name__ == "VectorTower":
             onnx.write_rows(path, tower, self._n_in[side], dim, self.loss != "mse", absolute, metadata)
         else:
@@ -786,7 +808,7 @@ class Multimodal(Estimator):
         self.document_model_ = None
         if "doc2vec" in state:
             self.document_model_ = inner_model("doc2vec", file, "Doc2Vec", state["doc2vec"])
-        self._make_towers()
+        self._make_towers(or_cpu=True)
         shapes = {name: tuple(t.shape) for name, t in self.towers_.state_dict().items()}
 
         def weights(prefix: str) -> dict[str, Any]:

@@ -429,6 +429,8 @@ def _types(graph: Graph, types: Types | None) -> list[str]:
         if missing is not None:
             raise ValueError(f"types: node {missing!r} has none")
         return [str(types[name]) for name in graph.names]
+    if not isinstance(types, Sequence | np.ndarray):
+        raise TypeError(f"types: expected those of all nodes in a list or a dict, got {type(types).__name__}")
     if len(types) != len(graph):
         raise ValueError(f"expected a type of each of {len(graph)} nodes, got {len(types)}")
     return [str(name) for name in types]
@@ -442,7 +444,10 @@ def _visits(walks: "Walks", threads: int) -> np.ndarray:
     """int64 (nodes,): visits to each node in an epoch, 0 only where no walk was seen to come."""
     graph, expected = walks.graph, len(walks) * walks.length
     if walks.reversible:
-        share = strengths(graph)
+        share = strengths(graph).astype(np.float64)
+        part = walks.components()
+        begun, total = np.bincount(part[walks.starts], minlength=len(graph)), np.bincount(part, share, len(graph))
+        share *= np.divide(begun, total, out=np.zeros(len(graph)), where=total > 0)[part]
     else:
         share = np.zeros(len(graph), np.int64)
         n = min(len(walks.starts), max(1, SAMPLE // walks.length))

@@ -183,15 +183,19 @@ class Pictures(ABC):
         """
         try:
             found = self.read(i)
-            if isinstance(found, np.ndarray):
-                return found[None]
-            with found:
-                return preparation(found, views)
+            if not isinstance(found, np.ndarray):
+                with found:
+                    return preparation(found, views)
         except (KeyboardInterrupt, MemoryError):
             raise
         except Exception as error:  # Pillow's plugins raise whatever they stumble on
             reason = str(error) or type(error).__name__
             raise FormatError(f"{self.place(i)}: expected a picture: {reason}") from None
+        if views != "one":
+            raise ValueError(
+                f"views={views!r} are made of pictures; {self.place(i)} came as floats, ready for the network"
+            )
+        return found[None]
 
     def place(self, i: int) -> str:
         """What to call picture i in an error."""
@@ -325,8 +329,12 @@ def open_pictures(images: Any, column: str | None = None) -> Pictures:
         return ArrayPictures(images)
     if isinstance(images, list | tuple):
         if images and all(isinstance(item, str | os.PathLike) for item in images):
-            tars = [Path(item).suffix.lower() == ".tar" for item in images]
-            return TarPictures(images) if all(tars) else _of_paths(list(map(os.fspath, images)))
+            paths = [path for item in images for path in _expanded(os.fspath(item))]
+            tars = [path for path in paths if path.lower().endswith(".tar")]
+            if tars and len(tars) < len(paths):
+                other = next(path for path in paths if path not in tars)
+                raise ValueError(f"tars cannot be joined with other files, as {tars[0]} with {other}")
+            return TarPictures(paths) if tars else _of_paths(paths)
         return ArrayPictures(images)
     if hasattr(images, "__len__") and hasattr(images, "__getitem__"):
         return DatasetPictures(images, column)
@@ -337,8 +345,8 @@ def open_pictures(images: Any, column: str | None = None) -> Pictures:
 
 
 def _of_path(path: str) -> Pictures:
-    expanded = list(_braces(path))
-    if len(expanded) > 1:
+    expanded = _expanded(path)
+    if expanded != [path]:
         return open_pictures(expanded)
     found = Path(path)
     if found.is_dir():
@@ -351,7 +359,11 @@ def _of_path(path: str) -> Pictures:
     if found.suffix.lower() == ".tar":
         return TarPictures([path])
     if found.suffix.lower() == ".txt":
-        lines = [line.strip() for line in found.read_text(encoding="utf-8-sig").splitlines()]
+        try:
+            text = found.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise FormatError(f"{path}: expected a list of paths in UTF-8: {error}") from None
+        lines = [line.strip() for line in text.splitlines()]
         lines = [line for line in lines if line]
         return FilePictures([found.parent / line for line in lines], lines)
     return FilePictures([path])
@@ -369,6 +381,11 @@ def _of_paths(given: list[str]) -> FilePictures:
             paths.append(path)
             keys.append(path)
     return FilePictures(paths, keys)
+
+
+def _expanded(path: str) -> list[str]:
+    """The names that a pattern of shards stands for; a file that is called so is one name."""
+    return [path] if os.path.exists(path) else list(_braces(path))
 
 
 def _braces(path: str) -> Iterator[str]:
@@ -399,7 +416,8 @@ def _picture(item: Any) -> Image.Image | np.ndarray:
     if isinstance(item, dict) and item.get("path"):
         return Image.open(item["path"])
     if hasattr(item, "detach"):  # a tensor: bytes lie as (channels, height, width) there
-        array = item.detach().cpu().numpy()
+        item = item.detach().cpu()
+        array = (item.float() if item.is_floating_point() else item).numpy()  # numpy has no bfloat16
         return of_array(array if array.dtype.kind == "f" or array.ndim == 2 else array.transpose(1, 2, 0))
     return of_array(np.asarray(item))
 

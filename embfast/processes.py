@@ -14,13 +14,18 @@ def world() -> tuple[int, int]:
     return 0, 1
 
 
-def choose_device(name: str | None) -> torch.device:
-    """The device of a name, by default CUDA where there is one; of several processes each takes its own."""
+def choose_device(name: str | None, or_cpu: bool = False) -> torch.device:
+    """The device of a name, by default CUDA where there is one; of several processes each takes its own.
+
+    or_cpu: the CPU in place of a CUDA device that is not there, for models that were trained on one.
+    """
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
         raise ValueError(f"device: {error}") from None
     if device.type == "cuda" and not torch.cuda.is_available():
+        if or_cpu:
+            return torch.device("cpu")
         raise ValueError(f"device={name!r}, but torch sees no CUDA device here")
     if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]))

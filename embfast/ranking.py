@@ -206,7 +206,7 @@ def _batch(
         raise ValueError(f"similarity: expected one of {', '.join(SIMILARITIES)}, got {similarity!r}")
     if direction not in DIRECTIONS:
         raise ValueError(f"direction: expected one of {', '.join(DIRECTIONS)}, got {direction!r}")
-    if not isinstance(tile, int) or tile < 1:
+    if not isinstance(tile, Integral) or tile < 1:
         raise ValueError(f"tile: expected an integer of 1 or more, got {tile!r}")
     n, m = len(images), len(captions)
     if direction == "both" and (n != m or offset):
@@ -215,7 +215,7 @@ def _batch(
             'For more rows on one side, sum over the other: direction="images" or "captions".'
         )
     few, many = (m, n) if direction == "captions" else (n, m)
-    if not isinstance(offset, int) or not 0 <= offset <= many - few:
+    if not isinstance(offset, Integral) or not 0 <= offset <= many - few:
         raise ValueError(
             f'offset: with direction="{direction}", {n} images and {m} captions there is none, got {offset!r}'
             if few > many

@@ -6,6 +6,7 @@ Each source feeds a kernels.TextEncoder, and turns its faults into errors that n
 from __future__ import annotations
 
 import bz2
+import codecs
 import gzip
 import lzma
 import os
@@ -154,7 +155,7 @@ class TaggedFiles(Files):
                 while len(start) < 10 and (more := file.read(10 - len(start))):
                     start += more
                 rest: list[bytes] = []
-                for chunk in _plain_bytes(path, file, start):
+                for chunk in _without_mark(_plain_bytes(path, file, start)):
                     head, newline, tail = chunk.rpartition(b"\n")
                     if newline:
                         self._add(encoder, path, first, b"".join([*rest, head]).split(b"\n"))
@@ -295,10 +296,21 @@ def plain_chunks(path: Path, progress: Progress | None) -> Iterator[bytes]:
         start = b""
         while len(start) < 10 and (more := file.read(10 - len(start))):
             start += more
-        for chunk in _plain_bytes(path, file, start):
+        for chunk in _without_mark(_plain_bytes(path, file, start)):
             yield chunk
             if progress and regular:
                 progress(file.tell(), size)
+
+
+def _without_mark(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Without the byte order mark of UTF-8 that a text may begin with."""
+    start = b""
+    for chunk in chunks:
+        start += chunk
+        if len(start) >= len(codecs.BOM_UTF8):
+            break
+    yield start.removeprefix(codecs.BOM_UTF8)
+    yield from chunks
 
 
 # Compressed files ---------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from embfast.backbones import load_backbone
-from embfast.cnn import Extractor, ProgressOption, Run, in_mode, trace
+from embfast.cnn import Extractor, ProgressOption, Run, in_mode, tensors_of, trace
 from embfast.estimator import check_float, check_int
 from embfast.pictures import Pictures, Preparation, open_pictures
 
@@ -141,13 +141,15 @@ def classify(
             f"classifier must be one of {', '.join(CLASSIFIERS)} and scaling one of {', '.join(SCALING)}, got "
             f"{classifier!r} and {scaling!r}"
         )
+    if C is not None:
+        check_float("C", C, 0, math.inf, above=True)
     rows, others = _scaled(train, test, scaling)
     dual = rows.shape[0] <= rows.shape[1]  # liblinear's other solver may take minutes to end nowhere there
     rows, others = _turned(rows, others)
     made = (
-        LinearSVC(C=C or 1.0, dual=dual, max_iter=20_000, random_state=seed)
+        LinearSVC(C=1.0 if C is None else C, dual=dual, max_iter=20_000, random_state=seed)
         if classifier == "svm"
-        else LogisticRegression(C=C or 1.0, max_iter=5_000)
+        else LogisticRegression(C=1.0 if C is None else C, max_iter=5_000)
     )
     if C is None:
         smallest = int(np.unique(np.asarray(train_labels), return_counts=True)[1].min())
@@ -188,9 +190,10 @@ def _turned(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def scores(rows: np.ndarray, labels: Sequence[Any], splits: Iterable[Split], **options: Any) -> Score:
     """classify on each split of one matrix, with classify's options."""
     labels = np.asarray(labels)
-    return Score(
-        tuple(classify(rows[train], labels[train], rows[test], labels[test], **options) for train, test in splits)
-    )
+    found = [classify(rows[train], labels[train], rows[test], labels[test], **options) for train, test in splits]
+    if not found:
+        raise ValueError("expected at least one split, got none; an iterator gives its splits once")
+    return Score(tuple(found))
 
 
 # ---- layers -------------------------------------------------------------------------------------------------------
@@ -362,8 +365,8 @@ class Transferred(nn.Module):
     ) -> None:
         super().__init__()
         self.module = copy.deepcopy(module)
-        place = next(self.module.parameters()).device
-        found = trace(self.module, torch.zeros(1, *example, device=place))
+        weights = next(self.module.parameters())
+        found = trace(self.module, torch.zeros(1, *example, device=weights.device, dtype=weights.dtype))
         layers = found.layers
         check_int("n", n, 0, len(layers))
         names = list(found.points)
@@ -393,7 +396,7 @@ class Transferred(nn.Module):
         if not last.classifies or not isinstance(old, nn.Linear):
             raise ValueError(f"expected a network that ends in a linear layer, got one that ends in {name}")
         parent, _, own = name.rpartition(".")
-        new = nn.Linear(old.in_features, classes, bias=old.bias is not None).to(old.weight.device)
+        new = nn.Linear(old.in_features, classes, bias=old.bias is not None).to(old.weight)
         setattr(parts[parent] if parent else self.module, own, new)
         self.kept = [kept for kept in self.kept if kept != name]
 
@@ -490,6 +493,7 @@ def fine_tune(
         raise ValueError("every layer is frozen: there is nothing to learn")
     place = Run(device=device).place
     network.to(place)
+    kind = learning[0].dtype
     draws = torch.Generator().manual_seed(seed)
     loader = torch.utils.data.DataLoader(
         _Labelled(pictures, codes, preparation or Preparation()),
@@ -509,7 +513,7 @@ def fine_tune(
                 if flip:
                     mirrored = torch.rand(len(x), 1, 1, 1, generator=draws) < 0.5
                     x = torch.where(mirrored, x.flip(3), x)
-                outputs = network(x.to(place))
+                outputs = next(tensors_of(network(x.to(place, kind))))  # other heads behind it are not trained
                 if int(y.min()) < 0 or int(y.max()) >= outputs.shape[1]:
                     raise ValueError(
                         f"labels must be from 0 to {outputs.shape[1] - 1}, got {int(y.min())} to {int(y.max())}"
@@ -531,9 +535,9 @@ def predict(
 ) -> np.ndarray:
     """The class that a network answers for each picture, int64 (n,)."""
     pictures = open_pictures(images)
-    place = next(network.parameters()).device
+    weights = next(network.parameters())
     labelled = _Labelled(pictures, np.zeros(len(pictures), np.int64), preparation or Preparation())
-    loader = torch.utils.data.DataLoader(labelled, batch_size=batch, num_workers=workers)
+    loader = torch.utils.data.DataLoader(labelled, batch_size=batch, num_workers=workers, generator=torch.Generator())
     with in_mode(network, training=False), torch.inference_mode():
-        found = [network(x.to(place)).argmax(1).cpu() for x, _ in loader]
+        found = [next(tensors_of(network(x.to(weights)))).argmax(1).cpu() for x, _ in loader]
     return torch.cat(found).numpy()

@@ -170,6 +170,10 @@ class Walks:
         """Whether visits tend to the degree, or the sum of the weights, of each node in its component."""
         return self.first_order and self.metapath is None and self.restart == 0 and not self.graph.directed
 
+    def components(self) -> np.ndarray:
+        """int32 (nodes,): the lowest node of each node's component, which no walk leaves; not of directed graphs."""
+        return _components(self.graph.offsets, self.graph.neighbours)
+
     def read(self, epoch: int, first: int, last: int, threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Walks first..last of an epoch: labels, int32 (n,), and offsets, int64 (last - first + 1,), as in a Corpus.
 
@@ -823,6 +827,27 @@ def _strengths(offsets: Any, weights: Any) -> Any:
         for i in range(offsets[row], offsets[row + 1]):
             sums[row] += np.float64(weights[i])
     return sums
+
+
+@njit(nogil=True, cache=True)
+def _components(offsets: Any, neighbours: Any) -> Any:
+    """int32 (nodes,): the lowest node of each node's component, of a graph that is not directed."""
+    root = np.arange(len(offsets) - 1, dtype=np.int32)
+    for row in range(len(root)):
+        for i in range(offsets[row], offsets[row + 1]):
+            if neighbours[i] >= row:
+                break  # neighbours rise; the edge comes again in the other row
+            a, b = root[row], neighbours[i]
+            while root[a] != a:
+                root[a] = root[root[a]]
+                a = root[a]
+            while root[b] != b:
+                root[b] = root[root[b]]
+                b = root[b]
+            root[max(a, b)] = min(a, b)
+    for row in range(len(root)):
+        root[row] = root[root[row]]
+    return root
 
 
 @njit(nogil=True, cache=True)

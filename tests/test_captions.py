@@ -269,3 +269,9 @@ def test_the_first_line_of_a_table(tmp_path):
     (tmp_path / "b.tsv").write_text("image\ttext\na.jpg\ta dog\n")
     with pytest.raises(FormatError, match=r"b\.tsv:1: expected a column caption beside image, got text"):
         Captions.from_file(tmp_path / "b.tsv")
+
+
+def test_an_image_that_a_split_lists_twice_is_listed(tmp_path):
+    path = written(tmp_path / "c.tsv", "a\tone\nb\ttwo\n")
+    lists = {"train": written(tmp_path / "train.txt", "a\na\n"), "test": written(tmp_path / "test.txt", "b\n")}
+    assert Captions.from_file(path, splits=lists).splits == ["train", "test"]

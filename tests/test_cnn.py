@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -709,3 +710,59 @@ def test_features_leave_the_random_numbers_of_torch_alone():
     torch.manual_seed(3)
     features(plain(), photographs(3))
     assert torch.equal(torch.rand(4), expected)
+
+
+class Head(nn.Module):
+    """A classifier that pools the map that it is given before its one linear function."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(10, 5))
+
+    def forward(self, maps):
+        return nn.functional.linear(maps.mean((2, 3)), self.weight)
+
+
+class Flat(nn.Linear):
+    """A linear layer that flattens first."""
+
+    def forward(self, x):
+        return super().forward(x.flatten(1))
+
+
+class Headed(nn.Module):
+    def __init__(self, head, named=False):
+        super().__init__()
+        self.maps, self.head, self.named = nn.Conv2d(3, 5, 3), head, named
+
+    def forward(self, x):
+        maps = self.maps(x).relu()
+        return self.head(maps=maps) if self.named else self.head(maps)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_the_penultimate_place_is_what_the_linear_function_is_given(named):
+    network = seeded(Headed, Head(), named)
+    x = torch.rand(4, 3, 16, 16)
+    with torch.no_grad(), Tapped(network, traced(network).select("penultimate")) as tapped:
+        assert_allclose(tapped(x), network.maps(x).relu().mean((2, 3)), atol=1e-6)
+    network = seeded(Headed, Flat(5 * 14 * 14, 10))
+    with torch.no_grad(), Tapped(network, traced(network).select("penultimate"), "none") as tapped:
+        assert_allclose(tapped(x), network.maps(x).relu().flatten(1), atol=1e-6)
+
+
+def test_threads_share_a_network():
+    network = plain().train()
+    pictures = photographs(6)
+    expected = features(network, pictures)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: features(network, pictures, batch=2), range(12)):
+            assert_allclose(found, expected, atol=1e-5)
+    assert all(part.training for part in network.modules())
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in network.modules())
+
+
+def test_views_of_floats_are_refused():
+    ready = np.random.default_rng(0).random((4, 3, 16, 16), np.float32)
+    with pytest.raises(ValueError, match="views='flip' are made of pictures; 0 came as floats"):
+        features(plain(), ready, views="flip", combine="stack")

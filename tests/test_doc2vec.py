@@ -4,6 +4,7 @@ import copy
 import json
 import pickle
 import signal
+import warnings
 from itertools import pairwise
 
 import numpy as np
@@ -580,3 +581,22 @@ def test_inference_and_files_keep_to_the_settings_of_training(documents, tmp_pat
                 use()
         model.set_params(**settings)
     assert not list(tmp_path.iterdir())
+
+
+def test_documents_without_any_tag_are_refused():
+    with pytest.raises(ValueError, match="none of the 4 documents has a tag"):
+        Doc2Vec(dim=4, min_count=1).fit([["a", "b"]] * 4, tags=[[]] * 4)
+
+
+def test_the_program_infers_on_its_own_device_and_of_saved_corpora(tmp_path, monkeypatch):
+    documents = [[f"w{i % 7}", f"w{i % 5}", "the"] for i in range(60)]
+    model = Doc2Vec(dim=4, min_count=1, epochs=1, threads=1).fit(documents)
+    model.set_params(device="cuda").save(tmp_path / "m.safetensors")
+    Corpus.from_sentences(documents).save(tmp_path / "corpus")
+    out = tmp_path / "o.npz"
+    given = [tmp_path / "corpus", "--infer", tmp_path / "m.safetensors", "-o", out, "--device", "cpu"]
+    result = CliRunner().invoke(cli.app, ["doc2vec", *map(str, given)])
+    assert result.exit_code == 0, result.output
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        np.testing.assert_array_equal(Vectors.load(out).matrix, model.set_params(device="cpu").infer(documents))

@@ -394,3 +394,20 @@ def test_nodes_that_are_no_names(tmp_path):
     (tmp_path / "e.txt").write_text("1 2\n")
     with pytest.raises(TypeError, match="names of type str"):
         Graph.from_file(tmp_path / "e.txt", nodes=[1])
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path):
+    (tmp_path / "e.txt").write_bytes("\ufeff# made by hand\na b\n".encode())
+    assert list(Graph.from_file(tmp_path / "e.txt").names) == ["a", "b"]
+    (tmp_path / "e.txt.gz").write_bytes(gzip.compress("\ufeffa b\n".encode()))
+    assert list(Graph.from_file(tmp_path / "e.txt.gz").names) == ["a", "b"]
+
+
+def test_what_is_no_graph_of_others():
+    with pytest.raises(TypeError, match="expected a sparse matrix of scipy, got ndarray"):
+        Graph.from_scipy(np.eye(3))
+    assert Graph(["a", "b"], [0, 1, 2], [1, 0]).n_edges == 1
+    torch = pytest.importorskip("torch")
+    learned = torch.rand(2, requires_grad=True)
+    graph = Graph.from_pyg(torch.tensor([[0, 1], [1, 0]]), learned, directed=True)
+    np.testing.assert_array_equal(graph.weights, learned.detach().numpy())

@@ -443,3 +443,46 @@ def test_the_command_line_says_what_is_wrong(folder, tmp_path):
     assert "5.png: expected a picture" in fails("images", folder, "-o", out)
     assert "left out: " in run("images", folder, "-o", out, "--errors", "skip").stderr
     assert len(Vectors.load(out)) == 7
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"pool": "max"}, "other pool"),
+        ({"preparation": Preparation(16, 16, mean=(0.0, 0.0, 0.0))}, "other preparation"),
+    ],
+)
+@BOTH
+def test_settings_of_features_count_from_the_next_fit_on(kind, changed, says, tmp_path):
+    embedding = kind(plain(), preparation=SMALL).fit(photographs(8))
+    embedding.save(tmp_path / "m.safetensors")
+    for fitted in (embedding, kind.load(tmp_path / "m.safetensors", backbone=embedding.backbone)):
+        fitted.transform(photographs(2))
+        fitted.set_params(**changed)
+        with pytest.raises(ValueError, match=f"with other {says}"):
+            fitted.transform(photographs(2))
+    embedding.fit(photographs(8)).transform(photographs(2))
+
+
+def test_layers_of_an_array_can_be_shown():
+    assert "layer=array([0, 1])" in repr(LayerEmbedding(layer=np.array([0, 1])))
+
+
+def test_the_command_line_refuses_what_would_do_nothing(folder, tmp_path):
+    out, model = tmp_path / "out.npz", tmp_path / "m.safetensors"
+    run("images", folder, "--fne", "-o", out, "--save-model", model)
+    said = fails("images", folder, "--fne", "-o", out, "--reduce", "2", "--whiten", "--no-l2")
+    assert "--l2, --reduce, --whiten cannot be used with --fne" in said
+    assert "--lower cannot be used with layers, only with --fne" in fails("images", folder, "-o", out, "--lower", "-3")
+    assert "--at, --fne cannot be used with --model" in fails(
+        "images", folder, "-o", out, "--model", model, "--fne", "--at", "after"
+    )
+
+
+def test_the_command_line_writes_over_nothing_that_it_reads(folder, tmp_path):
+    model = tmp_path / "m.safetensors"
+    run("images", folder, "--fne", "--save-model", model)
+    before = model.read_bytes()
+    assert "written over what is read" in fails("images", folder, "--model", model, "-o", model)
+    assert "written over what is read" in fails("images", folder, "--weights", model, "-o", model)
+    assert model.read_bytes() == before

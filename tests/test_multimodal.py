@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -112,8 +113,101 @@ def test_resume_refuses_other_settings_and_other_data(tmp_path):
     Multimodal(**SMALL).fit(images, captions, checkpoint=path)
     with pytest.raises(ValueError, match=r"lr was 0\.01, is 0\.02"):
         Multimodal(**{**SMALL, "lr": 0.02}).fit(images, captions, checkpoint=path, resume=True)
-    with pytest.raises(ValueError, match=r"vectors_crc"):
+    with pytest.raises(ValueError, match="images_crc was"):
         Multimodal(**SMALL).fit(Vectors(images.keys, images.matrix + 1), captions, checkpoint=path, resume=True)
+
+
+def stopped(path, **given):
+    """The checkpoint of a run that was stopped in its middle."""
+
+    def stop(status):
+        if status.done > 0.4:
+            raise _Stop
+
+    with pytest.raises(_Stop):
+        Multimodal(**SMALL).fit(*world(), **given, checkpoint=path, checkpoint_minutes=0, progress=stop)
+    return {"checkpoint": path, "resume": True}
+
+
+def sounds(images, dim, seed=0):
+    """A row of each image, of another kind."""
+    rows = np.random.default_rng(seed).normal(size=(len(images), dim)).astype(np.float32)
+    return Linked(Vectors([f"{key}.wav" for key in images.keys], rows), list(images.keys))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        ((5, 0), None, "sounds_crc was|kinds"),
+        ((5, 0), (5, 1), "sounds_crc was"),
+        ((5, 0), (7, 0), "sounds_crc was"),
+        (None, (5, 0), "sounds_crc was None"),
+    ],
+    ids=["left out", "other rows", "other dim", "new"],
+)
+def test_resume_refuses_other_modalities(tmp_path, before, after, says):
+    images, captions = world()
+    given = [{} if how is None else {"others": {"sounds": sounds(images, *how)}} for how in (before, after)]
+    run = stopped(tmp_path / "c.safetensors", **given[0])
+    Multimodal(**SMALL).fit(images, captions, **given[0], **run)  # the same go on
+    run = stopped(tmp_path / "c.safetensors", **given[0])
+    with pytest.raises(ValueError, match=r"other settings|another corpus|checkpoint") as refused:
+        Multimodal(**SMALL).fit(images, captions, **given[1], **run)
+    if after is not None:
+        assert re.search(says, str(refused.value))
+
+
+def test_resume_refuses_other_word_vectors(tmp_path):
+    images, captions = world()
+    words = sorted({word for text in captions.texts for word in text.split()})
+    run = stopped(tmp_path / "c.safetensors")
+    vectors = Vectors(words, np.eye(len(words), 12, dtype=np.float32))
+    with pytest.raises(ValueError, match="word_vectors_crc was None"):
+        Multimodal(**SMALL).fit(images, captions, word_vectors=vectors, **run)
+
+
+def test_a_fit_that_is_refused_leaves_what_was_learned():
+    images, captions = world()
+    model = Multimodal(**SMALL).fit(images, captions)
+    words, before = list(model.words_), weights(model)
+    with pytest.raises(ValueError, match="have no vector"):
+        model.fit(images, Captions.from_pairs([(images.keys[0], "x"), ("nowhere", "y")]))
+    assert model.words_ == words
+    assert_same(weights(model), before)
+    assert model.search_images("red", k=1)
+
+
+def test_a_model_of_another_device_is_of_use_here(tmp_path, monkeypatch):
+    """A device of torch's is kept by its name; what was trained on CUDA is read where there is none."""
+    images, captions = world()
+    model = Multimodal(**SMALL, device=torch.device("cpu")).fit(images, captions, checkpoint=tmp_path / "c.safetensors")
+    assert model.device == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    model.set_params(device=torch.device("cuda")).save(tmp_path / "m.safetensors")
+    loaded = Multimodal.load(tmp_path / "m.safetensors")
+    assert loaded.device == "cuda"
+    assert loaded.search_images("red") == model.search_images("red")
+    with pytest.raises(ValueError, match="no CUDA device here"):
+        loaded.partial_fit(images, captions)
+
+
+def test_a_checkpoint_holds_no_images_to_search(tmp_path):
+    stopped(tmp_path / "c.safetensors")
+    model = Multimodal.load(tmp_path / "c.safetensors")
+    with pytest.raises(ValueError, match=r"no images to search among: index\(images\)"):
+        model.search_images("red")
+    assert model.index(world()[0]).search_images("red", k=2)
+
+
+def test_what_is_no_picture_and_no_text_is_refused_by_name():
+    images, captions = world()
+    model = Multimodal(**SMALL).fit(images, captions)
+    with pytest.raises(TypeError, match="images: expected Vectors or an array, got Tensor"):
+        model.embed_images(torch.eye(6))
+    with pytest.raises(TypeError, match="type str, got None"):
+        model.embed_captions(["red", None])
+    texts = ["a red one", "a green one"]
+    assert {text for text, _ in model.search_captions(images.keys[0], captions=texts)} == set(texts)
 
 
 def test_ctrl_c_saves_and_keeps_what_was_learned(tmp_path):

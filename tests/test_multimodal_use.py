@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 from itertools import pairwise
 
 import numpy as np
@@ -320,3 +321,29 @@ def test_a_page_finds_pictures_in_folders_without_their_extension(tmp_path):
     assert "images/2.png" in page
     with pytest.raises(FileNotFoundError, match="no such image"):
         write_page(tmp_path / "page.html", {"q": [("dogs/1", 0.5)]}, folder=tmp_path / "images")
+
+
+def test_the_program_writes_over_nothing_that_it_reads(files):
+    (files / "test.txt").write_text("x\n")
+    where = ["train", files / "images.npz", files / "captions.tsv"]
+    said = program(*where, "--split", f"test={files / 'test.txt'}", "-o", files / "test.txt", code=2).stderr
+    assert "written over what is read" in said
+    small = ["--dim", "8", "--word-dim", "8", "--batch", "16", "--epochs", "1"]
+    model = files / "m.safetensors"
+    program(*where, "-o", model, *small)
+    before = model.read_bytes()
+    assert "written over what is read" in program("search", model, "red", "--html", model, code=2).stderr
+    assert model.read_bytes() == before
+
+
+def test_pages_show_pictures_that_are_links(tmp_path):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "0.png").write_bytes(b"picture")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    os.symlink(tmp_path / "kept" / "0.png", folder / "a.png")
+    write_page(tmp_path / "p.html", {"x": [("a.png", 1.0)]}, folder=folder)
+    assert base64.b64encode(b"picture").decode() in (tmp_path / "p.html").read_text()
+    for key in ("../kept/0.png", str(tmp_path / "kept" / "0.png")):
+        with pytest.raises(ValueError, match="leads out of"):
+            write_page(tmp_path / "p.html", {"x": [(key, 1.0)]}, folder=folder)

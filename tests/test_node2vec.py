@@ -14,6 +14,8 @@ from embfast.vectors import Vectors
 
 pytest.importorskip("numba")
 
+from embfast.walks import Walks
+
 
 def two_cliques(n=12, weights=None):
     """Nodes a0.. and b0.., one edge between the groups, and a node without an edge."""
@@ -355,3 +357,41 @@ def test_the_command_line_says_early_what_it_cannot_do(tmp_path):
     assert (result.exit_code, "c d" in result.stderr, (tmp_path / "o.bin").exists()) == (2, True, False)
     result = CliRunner().invoke(app, ["node2vec", str(tmp_path / "g.safetensors"), "-o", out, *quick, "--no-weighted"])
     assert (result.exit_code, "settled when it was saved" in result.stderr) == (2, True)
+
+
+def test_visits_are_those_of_each_component():
+    """Pairs, a clique and a node alone: a walk never leaves where it began."""
+    pairs = [(f"p{i}", f"q{i}") for i in range(40)]
+    clique = [(f"c{i}", f"c{j}") for i in range(10) for j in range(i)]
+    graph = Graph.from_edges(*zip(*pairs, *clique, strict=True))
+    model = Node2Vec(dim=4, walk_length=30, walks_per_node=10, epochs=1, threads=1).fit(graph)
+    counts = dict(zip(model.words_, model.counts_.tolist(), strict=True))
+    assert {counts[name] for pair in pairs for name in pair} == {300}
+    assert {counts[f"c{i}"] for i in range(10)} == {300}
+
+
+def test_components_are_those_of_scipy():
+    sparse = pytest.importorskip("scipy.sparse")
+    rng = np.random.default_rng(0)
+    graph = Graph.from_edges(*rng.integers(0, 300, (2, 220)), n_nodes=300)
+    matrix = sparse.csr_array((np.ones(len(graph.neighbours)), graph.neighbours, graph.offsets), shape=(300, 300))
+    n, label = sparse.csgraph.connected_components(matrix)
+    found = Walks(graph).components()
+    assert len(np.unique(found)) == n
+    for part in np.unique(label):
+        assert set(found[label == part]) == {np.flatnonzero(label == part)[0]}
+
+
+def test_types_in_a_generator_are_refused():
+    with pytest.raises(TypeError, match="in a list or a dict, got generator"):
+        Node2Vec(metapath="x,x").fit(two_cliques(), types=("x" for _ in range(25)))
+
+
+def test_the_program_does_not_write_over_the_types(tmp_path):
+    (tmp_path / "e.txt").write_text("a b\nb a\n")
+    (tmp_path / "t.txt").write_text("a x\nb y\n")
+    given = [tmp_path / "e.txt", "--types", tmp_path / "t.txt", "--metapath", "x,y,x", "-o", tmp_path / "t.txt"]
+    result = CliRunner().invoke(app, ["node2vec", *map(str, given)])
+    assert result.exit_code == 2
+    assert "written over what is read" in result.stderr
+    assert (tmp_path / "t.txt").read_text() == "a x\nb y\n"

@@ -351,3 +351,26 @@ def test_folders_lists_and_files_side_by_side(tmp_path, monkeypatch):
     assert found.keys == ["a/deep/two.png", "a/one.png", "c.png", "b/one.png"]
     assert all(found.read_ready(i, SQUARE)[0, 0, 0].tolist() == RED for i in range(4))
     assert open_pictures(["a/", "b"]).keys == ["a/deep/two.png", "a/one.png", "b/one.png"]
+
+
+def test_patterns_of_shards_are_read_wherever_they_stand(tmp_path):
+    for name in ("s-0", "s-1", "u-0"):
+        write_tar(tmp_path / f"{name}.tar", ["x.png"])
+    assert open_pictures(f"{tmp_path}/s-{{0..0}}.tar").keys == ["x.png"]
+    assert len(open_pictures([f"{tmp_path}/s-{{0..1}}.tar", tmp_path / "u-0.tar"])) == 3
+    solid("RGB", (1, 2, 3)).save(tmp_path / "p{0..1}.png")  # a file that is called so
+    assert len(open_pictures(tmp_path / "p{0..1}.png")) == 1
+    with pytest.raises(ValueError, match=r"tars cannot be joined with other files, as .*s-0\.tar with .*p\.png"):
+        open_pictures([tmp_path / "s-0.tar", tmp_path / "p.png"])
+
+
+def test_a_list_of_paths_that_is_no_utf8_is_named(tmp_path):
+    (tmp_path / "list.txt").write_bytes("é.png".encode("latin-1"))
+    with pytest.raises(FormatError, match=r"list\.txt: expected a list of paths in UTF-8"):
+        open_pictures(tmp_path / "list.txt")
+
+
+def test_tensors_of_bfloat16_are_pictures():
+    torch = pytest.importorskip("torch")
+    ready = torch.rand(2, 3, 6, 6).bfloat16()
+    assert_array_equal(open_pictures(ready).read_ready(1, SQUARE)[0], ready[1].float().numpy())

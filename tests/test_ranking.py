@@ -420,3 +420,11 @@ def test_peak_memory_is_far_below_the_matrix_of_similarities():
     assert list(peaks) == settings
     for name, amount in peaks.items():
         assert amount < matrix / 2, (name, amount, matrix)
+
+
+def test_sizes_of_numpy_are_sizes():
+    a, b = torch.rand(6, 4), torch.rand(6, 4)
+    assert ranking_loss(a, b, tile=np.int64(2)) == pytest.approx(float(ranking_loss(a, b, tile=2)))
+    offset = {"direction": "images", "offset": 1}
+    plain_offset = float(ranking_loss(a[:3], b, **offset))
+    assert float(ranking_loss(a[:3], b, direction="images", offset=np.int64(1))) == plain_offset

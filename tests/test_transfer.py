@@ -326,3 +326,34 @@ def test_fine_tuning_leaves_the_mode_of_each_part(monkeypatch):
         fine_tune(network, photographs(4), [0.0, 1.7, 0.0, 1.0], preparation=SMALL)
     with pytest.raises(ValueError, match="batch"):
         fine_tune(network, photographs(4), [0, 1, 0, 1], preparation=SMALL, batch=0)
+
+
+class Two(torch.nn.Module):
+    """A network that gives a second head beside its logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = plain()
+
+    def forward(self, x):
+        logits = self.network(x)
+        return logits, logits.sum(1)
+
+
+@pytest.mark.parametrize("make", [lambda: plain().double(), Two], ids=["float64", "two heads"])
+def test_networks_of_other_types_and_of_more_heads(make):
+    network, pictures, labels = make(), photographs(6), [0, 1, 2, 0, 1, 2]
+    before = torch.get_rng_state()
+    assert len(fine_tune(network, pictures, labels, preparation=SMALL, epochs=1)) == 1
+    assert predict(network, pictures, preparation=SMALL).shape == (6,)
+    assert torch.equal(torch.get_rng_state(), before)
+    if not isinstance(network, Two):
+        assert Transferred(network, 1, classes=5, example=(3, 16, 16)).module[-1].weight.dtype == torch.float64
+
+
+def test_what_cannot_be_scored():
+    rows, labels = np.eye(6), np.arange(6) % 2
+    with pytest.raises(ValueError, match="C must be a number above 0"):
+        classify(rows, labels, rows, labels, C=0)
+    with pytest.raises(ValueError, match="at least one split, got none"):
+        scores(rows, labels, iter([]))

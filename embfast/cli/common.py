@@ -159,7 +159,7 @@ def read_corpus(sources: list[Path], column: str | None, cache: Path | None, qui
     """Text files, a directory that Corpus.save wrote, or a column of Parquet files."""
     from embfast.corpus import Corpus
 
-    if len(sources) == 1 and (sources[0] / "corpus.json").is_file():
+    if is_saved_corpus(sources):
         of_text = {
             "column": column,
             "cache": cache,
@@ -174,6 +174,11 @@ def read_corpus(sources: list[Path], column: str | None, cache: Path | None, qui
                 raise ValueError("--cache keeps texts; it cannot be used together with --column")
             return Corpus.from_parquet(sources, column, progress=progress, **options)
         return Corpus.from_file(sources, cache=cache, progress=progress, **options)
+
+
+def is_saved_corpus(sources: list[Path]) -> bool:
+    """Whether this is one directory that Corpus.save wrote."""
+    return len(sources) == 1 and (sources[0] / "corpus.json").is_file()
 
 
 def read_vectors(path: Path, format: str | None = None, **options: Any) -> "Vectors":
@@ -322,6 +327,12 @@ def report(json_output: bool, quiet: bool, result: dict[str, Any], summary: list
     elif not quiet:
         for line in (*summary, *(f"wrote {path}" for path in files if path is not None)):
             say(line)
+
+
+def given_options(context: typer.Context, names: Iterable[str]) -> list[str]:
+    """Those of these options of the command that were given, as they are written."""
+    written = {option.name: option.opts[0] for option in context.command.params}
+    return [written[name] for name in names if context.get_parameter_source(name).name == "COMMANDLINE"]
 
 
 def losses(model: Estimator) -> str:

@@ -14,6 +14,7 @@ from embfast.cli.common import (
     MaxVocab,
     VectorsRun,
     command,
+    is_saved_corpus,
     losses,
     read_corpus,
     reading,
@@ -64,8 +65,9 @@ def doc2vec(
         options |= {"min_count": model.min_count, "max_vocab": max_vocab}
     else:
         loaded = Doc2Vec.load(infer)
-        loaded.threads = model.threads
-        options["vocab"] = loaded.words_
+        loaded.threads, loaded.device = model.threads, model.device
+        if not is_saved_corpus(documents):
+            options["vocab"] = loaded.words_
     started = time.perf_counter()
     if tags is None:
         text, named = read_corpus(documents, column, cache, run.quiet, **options), None

@@ -73,10 +73,14 @@ def _has_weights(path: Path) -> bool:
         return False
 
 
-def train_nodes(model: Node2Vec | LINE, edges: Edges, run: VectorsRun, **options: Any) -> None:
+def train_nodes(
+    model: Node2Vec | LINE, edges: Edges, run: VectorsRun, types: Path | None = None, **options: Any
+) -> None:
     """Reads a graph, trains on it, and writes what was asked for."""
     run.check(model, edges.save_graph)
-    run.check_inputs(edges.edges)
+    run.check_inputs(edges.edges, types)
+    if types is not None:
+        options["types"] = read_types(types)
     started = time.perf_counter()
     graph = edges.read(run.quiet)
     read_s = time.perf_counter() - started
@@ -112,7 +116,7 @@ def node2vec(
     """Train vectors of a graph's nodes on random walks: node2vec, or DeepWalk with --hs --negatives 0."""
     if (types is None) != (model.metapath is None):
         raise ValueError("--metapath and --types FILE go together")
-    train_nodes(model, edges, run, types=None if types is None else read_types(types))
+    train_nodes(model, edges, run, types)
 
 
 def read_types(path: Path) -> dict[str, str]:

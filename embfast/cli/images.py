@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 from embfast import formats
-from embfast.cli.common import FileFormat, Json, OutputFile, Quiet, check_apart, command, report, say
+from embfast.cli.common import FileFormat, Json, OutputFile, Quiet, check_apart, command, given_options, report, say
 from embfast.estimator import check_place
 
 
 @command("images")
 def images(
+    context: typer.Context,
     pictures: Annotated[
         list[str], typer.Argument(help="A folder, image files, a .txt of paths, or .tar shards (s-{000..011}.tar).")
     ],
@@ -73,7 +74,14 @@ def images(
     for path in (output, save_model, picture):
         if path is not None:
             check_place(path)
-    check_apart((output, save_model, picture), [Path(one) for one in pictures])
+    check_apart((output, save_model, picture), [*map(Path, pictures), weights, model])
+    of_layers, of_fne = {"views", "combine", "l2", "power", "reduce", "whiten"}, {"lower", "upper"}
+    refused, where = (of_layers, "--fne") if fne else (of_fne, "layers, only with --fne")
+    if model is not None:
+        of_networks = {"fne", "layer", "backbone", "weights", "at", "pool", "size"}
+        refused, where = of_networks | of_layers | of_fne, "--model, whose settings hold"
+    if given := given_options(context, sorted(refused)):
+        raise ValueError(f"{', '.join(given)} cannot be used with {where}")
     if picture is not None:
         encoder_of(picture)
     if output is not None:

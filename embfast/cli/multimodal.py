@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from embfast.cli.common import Json, Run, app, ask, command, losses, read_vectors, say, table
+from embfast.cli.common import Json, Run, app, ask, check_apart, command, losses, read_vectors, say, table
 from embfast.doc2vec import Doc2Vec
 from embfast.estimator import check_place
 from embfast.multimodal import Multimodal
@@ -34,13 +34,18 @@ def read_captions(path: Path, splits: list[str] | None, stem: bool) -> "Captions
     """A file of captions, and the files that say which images are in which split."""
     from embfast.captions import Captions
 
+    return Captions.from_file(path, splits=split_files(splits), stem=stem)
+
+
+def split_files(splits: list[str] | None) -> dict[str, Path]:
+    """The files of splits, by their names."""
     files = {}
     for given in splits or ():
         name, equals, file = given.partition("=")
         if not equals:
             raise ValueError(f"--split: expected NAME=FILE, as train=trainImages.txt, got {given!r}")
-        files[name] = file
-    return Captions.from_file(path, splits=files, stem=stem)
+        files[name] = Path(file)
+    return files
 
 
 @command("train", under=multimodal)
@@ -65,7 +70,7 @@ def multimodal_train(
     those of "test" are ranked in the end.
     """
     run.check(model, output)
-    run.check_inputs(images, captions, words, document_model)
+    run.check_inputs(images, captions, words, document_model, *split_files(splits).values())
     if onnx is not None and not onnx.is_dir():
         raise FileNotFoundError(f"{onnx}: no such directory")
     vectors = read_vectors(images)
@@ -121,6 +126,7 @@ def multimodal_search(
 
     if html is not None:
         check_place(html)
+        check_apart((html,), (model, vectors))
     loaded = Multimodal.load(model)
     if vectors is not None:
         loaded.index(read_vectors(vectors))

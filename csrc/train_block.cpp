@@ -5,6 +5,8 @@ namespace embfast::EMBFAST_ISA {
 
 namespace {
 
+constexpr int near_root = 1024;  // as many nodes, from the root down, come by so often that they never leave the caches
+
 // Keeps each token of the block with its word's probability; returns how many, and how many sentences hold them.
 EMBFAST_INLINE int subsample(const Job& job, int64_t begin, int64_t end, const Scratch& s, int* n_sentences) {
   const Stream draw(job.seed, job.epoch, Purpose::subsample);
@@ -114,7 +116,8 @@ struct Planner {
       if (job.w_out.data) soon(ahead, job.w_out[word], job.w_out.dim);
       if (job.w_nodes.data) {
         for (int64_t j = job.path_offsets[word]; j < job.path_offsets[word + 1]; ++j) {
-          soon(ahead, node_row(job, s, job.path_nodes[j]), job.w_nodes.dim);
+          const int32_t node = job.path_nodes[j];
+          if (job.path_nodes[0] - node >= near_root) soon(ahead, node_row(job, s, node), job.w_nodes.dim);
         }
       }
       if (job.words) soon(ahead, job.w_in[s.token[b.center + t + job.window]], job.dim);

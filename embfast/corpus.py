@@ -10,7 +10,7 @@ import operator
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,8 +91,8 @@ class Corpus:
         *,
         min_count: int = 5,
         max_vocab: int | None = None,
-        keep: Collection[str] | None = None,
-        vocab: Collection[str] | Paths | None = None,
+        keep: Iterable[str] | None = None,
+        vocab: Iterable[str] | Paths | None = None,
         max_sentence: int | None = None,
         threads: int | None = None,
         cache: Paths | None = None,
@@ -117,7 +117,8 @@ class Corpus:
             errors: what to do about words that are not UTF-8 or hold a NUL: "strict" raises, "replace" puts U+FFFD in
                 place of bad bytes, "skip" drops the word.
             max_distinct: above this many distinct words, rare ones are dropped while counting as word2vec.c does (those
-                seen once, then twice, ... each time the table is full), in one thread; a second pass then encodes.
+                seen once, then twice, ... each time the table is full; never those of keep), in one thread; a further
+                pass then encodes. Pipes cannot be read again.
             progress: called with (bytes done, bytes in all), of the files as they lie on disk.
 
         Raises:
@@ -146,8 +147,8 @@ class Corpus:
         *,
         min_count: int = 1,
         max_vocab: int | None = None,
-        keep: Collection[str] | None = None,
-        vocab: Collection[str] | Paths | None = None,
+        keep: Iterable[str] | None = None,
+        vocab: Iterable[str] | Paths | None = None,
         max_sentence: int | None = None,
         threads: int | None = None,
         errors: str = "strict",
@@ -180,8 +181,8 @@ class Corpus:
         *,
         min_count: int = 5,
         max_vocab: int | None = None,
-        keep: Collection[str] | None = None,
-        vocab: Collection[str] | Paths | None = None,
+        keep: Iterable[str] | None = None,
+        vocab: Iterable[str] | Paths | None = None,
         max_sentence: int | None = None,
         threads: int | None = None,
         errors: str = "strict",
@@ -331,8 +332,8 @@ def read_tagged(
     *,
     min_count: int = 5,
     max_vocab: int | None = None,
-    keep: Collection[str] | None = None,
-    vocab: Collection[str] | Paths | None = None,
+    keep: Iterable[str] | None = None,
+    vocab: Iterable[str] | Paths | None = None,
     threads: int | None = None,
     errors: str = "strict",
     max_distinct: int = 2**27,
@@ -377,8 +378,8 @@ class _Options:
 def _options(
     min_count: int,
     max_vocab: int | None,
-    keep: Collection[str] | None,
-    vocab: Collection[str] | Paths | None,
+    keep: Iterable[str] | None,
+    vocab: Iterable[str] | Paths | None,
     max_sentence: int | None,
     threads: int | None,
     errors: str,
@@ -401,6 +402,7 @@ def _options(
         raise ValueError(f'errors must be "strict", "replace" or "skip", got {errors!r}')
     if isinstance(keep, str):
         raise TypeError("keep must be a list of words, got one str")
+    keep = [] if keep is None else list(keep)
     if isinstance(vocab, str | os.PathLike):
         vocab = read_vocab(vocab)[0]
     if vocab is not None:
@@ -415,7 +417,7 @@ def _options(
     return _Options(
         int(min_count),
         int(max_vocab or 0),
-        sorted(keep or ()),
+        sorted(keep),
         vocab,
         None if max_sentence is None else int(max_sentence),
         int(threads),
@@ -458,23 +460,32 @@ def _encode(source: Any, options: _Options, directory: storage.CorpusDirectory |
             )
             if words is not None:
                 made.set_words(words)
-            source.feed(made, options.threads)
+            try:
+                source.feed(made, options.threads)
+            except sources.TooManyWords:
+                return None
             return made
 
-        try:
-            encoded = encoder(options.vocab)
-        except sources.TooManyWords:
-            if not source.again:
-                raise ValueError(
-                    f"more than max_distinct={options.max_distinct:,} distinct words, and an iterator cannot be read "
-                    "twice: raise max_distinct (about 110 bytes of memory each), or pass something to iterate again"
-                ) from None
-            survivors = encoder(None, pruning=True).select(options.min_count, 0, options.keep, False)[0]
-            encoded = encoder(survivors)
+        def selected(encoded: Any) -> Any:
+            return encoded.select(max(options.min_count, 1), options.max_vocab, options.keep, fixed)
+
         fixed = options.vocab is not None
-        words, counts, n_tokens, n_distinct, largest = encoded.select(
-            options.min_count, options.max_vocab, options.keep, fixed
-        )
+        encoded = encoder(options.vocab)
+        found = encoded and selected(encoded)
+        if not found or (not fixed and found[3] > options.max_distinct):
+            encoded = found = None  # gives back its memory
+            pruned = None if source.once else encoder(None, pruning=True)
+            if pruned is None or not pruned.n_documents:
+                raise ValueError(
+                    f"more than max_distinct={options.max_distinct:,} distinct words, and {source.once or source} "
+                    "cannot be read twice: raise max_distinct (about 110 bytes of memory each), or pass something "
+                    "to read again"
+                )
+            survivors = pruned.select(options.min_count, 0, options.keep, False)[0]
+            del pruned
+            encoded = encoder([*survivors, *sorted(set(options.keep).difference(survivors))])
+            found = selected(encoded)
+        words, counts, n_tokens, n_distinct, largest = found
         if n_tokens == 0:
             if fixed:
                 raise ValueError(f"none of the {len(options.vocab)} words of vocab occurs in {source}")

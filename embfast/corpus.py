@@ -253,12 +253,9 @@ class Corpus:
         Raises:
             ValueError: a word holds a space, a tab or a newline, which this format cannot tell from its own.
         """
-        path = Path(path)
+        check_words(self.words, path)
         lines = [f"</s> {self._n_newlines}"]
-        for word, count in zip(self.words, self.counts.tolist(), strict=True):
-            if not word or any(c in word for c in " \t\n\r"):
-                raise ValueError(f"{word!r} cannot be written to a vocabulary file: it is empty or holds white space")
-            lines.append(f"{word} {count}")
+        lines += (f"{word} {count}" for word, count in zip(self.words, self.counts.tolist(), strict=True))
         with replacing(path) as file:
             file.write(("\n".join(lines) + "\n").encode("utf-8"))
 
@@ -292,6 +289,13 @@ class Corpus:
             n_kept, document = int(before[-1]), stop
         offsets[document:] = n_kept
         return Corpus(words, counts, ids, offsets, self._n_newlines)
+
+
+def check_words(words: Iterable[str], path: Paths) -> None:
+    """ValueError for a word that a text, or a vocabulary file, cannot tell from its own white space."""
+    for word in words:
+        if not word or any(c in word for c in " \t\n\r"):
+            raise ValueError(f"{os.fspath(path)}: cannot hold {word!r}, which is empty or holds white space")
 
 
 def read_vocab(path: Paths) -> tuple[list[str], np.ndarray]:

@@ -123,7 +123,8 @@ class Corpus:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: no file in the directory, no word in the files, or none that occurs min_count times.
+            ValueError: no file in the directory, no word in the files, or none that occurs min_count times; or cache is
+                a directory that `save` wrote.
             FormatError: a damaged compressed file, or bytes that are not text: file, line and offset are named.
         """
         options = _options(min_count, max_vocab, keep, vocab, max_sentence, threads, errors, max_distinct)
@@ -347,7 +348,8 @@ def read_tagged(
 
     Text files, also compressed, hold a document a line: its tags, with spaces between, a tab, and the text. Of Parquet
     files `column` is the text, as in Corpus.from_parquet, and tag_column holds the tags, whole: strings, lists of
-    strings, or numbers, which become strings; a null is no tag. The other options are those of Corpus.from_file.
+    strings, or numbers, which become strings; a null or an empty one is no tag. The other options are those of
+    Corpus.from_file.
 
     Raises:
         FileNotFoundError, KeyError, TypeError, ImportError, ValueError: as Corpus.from_file and from_parquet.

@@ -248,7 +248,7 @@ def test_what_can_be_read_once_only_is_named(tmp_path):
 
 @pytest.mark.parametrize("make", [iter, tuple, set, np.array])
 def test_words_to_keep_of_any_kind(make):
-    corpus = Corpus.from_sentences([["a", "a", "b"]], min_count=2, keep=make(["b"]))
+    corpus = Corpus.from_sentences([["a", "a", "b"]], min_count=2, keep=make(["b", "c"]))
     assert corpus.words == ["a", "b"]
 
 

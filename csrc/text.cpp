@@ -367,7 +367,7 @@ struct TextEncoder::Worker {
   }
 };
 
-TextEncoder::TextEncoder(const Options& options) : options_(options) {
+TextEncoder::TextEncoder(const Options& options) : options_(options), next_count_(options.max_distinct) {
   for (int i = 0; i < (options.pruning ? 1 : options.n_threads); ++i) {
     workers_.push_back(new Worker(options_, nullptr));
   }
@@ -472,7 +472,6 @@ bool TextEncoder::add_blocks(const Read& read, int64_t first_block, int64_t n_bl
     segment.n_documents = std::count(worker.entries.get(), worker.entries.get() + worker.n_entries, kNewline);
     if (options_.pruning) return;
     distinct_ += segment.end_word - segment.first_word;
-    if (distinct_ > options_.max_distinct) return failed(Fault::too_many_words, 0, from + start);
     segment.n_packed = worker.pack();
     const int64_t bytes = segment.n_packed * static_cast<int64_t>(sizeof(uint16_t));
     if (options_.spill_fd < 0 || (memory_used_ += bytes) <= options_.memory_bytes) {
@@ -491,17 +490,24 @@ bool TextEncoder::add_blocks(const Read& read, int64_t first_block, int64_t n_bl
   };
 
   const int n_threads = static_cast<int>(std::min<int64_t>(static_cast<int64_t>(workers_.size()), n_blocks));
-  in_threads(n_threads, [&](int thread) {
-    // After a fault no new block starts; those before it have started, so the first fault of all is found.
-    while (!stop) {
-      const int64_t i = next++;
-      if (i >= n_blocks) return;
-      Segment& segment = segments_[base + static_cast<size_t>(i)];
-      segment.worker = thread;
-      one_block(*workers_[static_cast<size_t>(thread)], first_block + i, segment);
-      if (segment.failure.fault != Fault::none) stop = true;
-    }
-  });
+  bool too_many = false;
+  while (!stop && !too_many && next < n_blocks) {
+    in_threads(n_threads, [&](int thread) {
+      // After a fault no new block starts; those before it have started, so the first fault of all is found.
+      while (!stop && distinct_ <= next_count_) {
+        const int64_t i = next++;
+        if (i >= n_blocks) return;
+        Segment& segment = segments_[base + static_cast<size_t>(i)];
+        segment.worker = thread;
+        one_block(*workers_[static_cast<size_t>(thread)], first_block + i, segment);
+        if (segment.failure.fault != Fault::none) stop = true;
+      }
+    });
+    if (distinct_ <= next_count_) continue;
+    const int64_t n = n_distinct();
+    too_many = n > options_.max_distinct;
+    next_count_ = distinct_ + std::max(options_.max_distinct - n, options_.max_distinct / 10);
+  }
   for (size_t i = base; i < segments_.size(); ++i) {
     if (segments_[i].failure.fault != Fault::none) {
       failure_ = segments_[i].failure;
@@ -512,8 +518,23 @@ bool TextEncoder::add_blocks(const Read& read, int64_t first_block, int64_t n_bl
     n_documents_ += segments_[i].n_documents;
     n_newlines_ += segments_[i].n_documents;
   }
+  if (too_many) failure_.fault = Fault::too_many_words;
   if (options_.pruning) segments_.clear();
-  return true;
+  return !too_many;
+}
+
+int64_t TextEncoder::n_distinct() const {
+  std::atomic<int64_t> n{0};
+  in_threads(static_cast<int>(workers_.size()), [&](int thread) {
+    const auto own = workers_.begin() + thread;
+    const WordTable& table = (*own)->table;
+    n += std::count_if(table.begin(), table.end(), [&](const WordTable::Slot& slot) {
+      if (!slot.length || slot.id < 0 || slot.count & WordTable::kAlias) return false;
+      const WordTable::Key key = table.key(slot);
+      return std::none_of(workers_.begin(), own, [&](const Worker* worker) { return worker->table.find(key); });
+    });
+  });
+  return n;
 }
 
 bool TextEncoder::add_file(int fd, int64_t begin, int64_t end, int64_t size) {

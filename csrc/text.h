@@ -77,6 +77,7 @@ class TextEncoder {
   };
   template <class Read>
   bool add_blocks(const Read& read, int64_t first_block, int64_t n_blocks, int64_t size, int64_t origin);
+  int64_t n_distinct() const;  // words of all workers, while none of them runs; slow
   void merge();
 
   Options options_;
@@ -84,7 +85,9 @@ class TextEncoder {
   std::vector<Segment> segments_;
   WordTable frozen_, merged_;
   bool is_frozen_ = false, is_merged_ = false;
-  std::atomic<int64_t> memory_used_{0}, spilled_{0}, distinct_{0};
+  std::atomic<int64_t> memory_used_{0}, spilled_{0};
+  std::atomic<int64_t> distinct_{0};  // a word that several workers have seen counts as several
+  int64_t next_count_ = 0;            // above this many distinct_ the words are counted
   Failure failure_;
   int64_t n_documents_ = 0, n_newlines_ = 0;
   std::string pending_;  // add_bytes: what follows the last separator

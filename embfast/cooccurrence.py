@@ -344,10 +344,10 @@ class CooccurrenceMatrix:
         left, values, _ = svds(information.astype(np.float64), k=int(dim), v0=start, return_singular_vectors="u")
         order = np.argsort(-values)
         left, values = left[:, order], np.maximum(values[order], 0)
+        if (n := np.count_nonzero(values > 1e-9 * values[0])) < dim:
+            raise ValueError(f"dim must be at most {n}, since no more dimensions have any information, got {dim}")
         left *= np.where(left[np.abs(left).argmax(axis=0), np.arange(dim)] < 0, -1, 1)
-        with np.errstate(divide="ignore"):
-            scale = np.where(values > 1e-9 * values[0], values**power, 0)
-        return Vectors(list(self.words), (left * scale).astype(np.float32))
+        return Vectors(list(self.words), (left * values**power).astype(np.float32))
 
     # ---- reading --------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import operator
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,8 +91,8 @@ class Corpus:
         *,
         min_count: int = 5,
         max_vocab: int | None = None,
-        keep: Collection[str] | None = None,
-        vocab: Collection[str] | Paths | None = None,
+        keep: Iterable[str] | None = None,
+        vocab: Iterable[str] | Paths | None = None,
         max_sentence: int | None = None,
         threads: int | None = None,
         cache: Paths | None = None,
@@ -117,12 +117,14 @@ class Corpus:
             errors: what to do about words that are not UTF-8 or hold a NUL: "strict" raises, "replace" puts U+FFFD in
                 place of bad bytes, "skip" drops the word.
             max_distinct: above this many distinct words, rare ones are dropped while counting as word2vec.c does (those
-                seen once, then twice, ... each time the table is full), in one thread; a second pass then encodes.
+                seen once, then twice, ... each time the table is full; never those of keep), in one thread; a further
+                pass then encodes. Pipes cannot be read again.
             progress: called with (bytes done, bytes in all), of the files as they lie on disk.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: no file in the directory, no word in the files, or none that occurs min_count times.
+            ValueError: no file in the directory, no word in the files, or none that occurs min_count times; or cache is
+                a directory that `save` wrote.
             FormatError: a damaged compressed file, or bytes that are not text: file, line and offset are named.
         """
         options = _options(min_count, max_vocab, keep, vocab, max_sentence, threads, errors, max_distinct)
@@ -146,8 +148,8 @@ class Corpus:
         *,
         min_count: int = 1,
         max_vocab: int | None = None,
-        keep: Collection[str] | None = None,
-        vocab: Collection[str] | Paths | None = None,
+        keep: Iterable[str] | None = None,
+        vocab: Iterable[str] | Paths | None = None,
         max_sentence: int | None = None,
         threads: int | None = None,
         errors: str = "strict",
@@ -180,8 +182,8 @@ class Corpus:
         *,
         min_count: int = 5,
         max_vocab: int | None = None,
-        keep: Collection[str] | None = None,
-        vocab: Collection[str] | Paths | None = None,
+        keep: Iterable[str] | None = None,
+        vocab: Iterable[str] | Paths | None = None,
         max_sentence: int | None = None,
         threads: int | None = None,
         errors: str = "strict",
@@ -252,12 +254,9 @@ class Corpus:
         Raises:
             ValueError: a word holds a space, a tab or a newline, which this format cannot tell from its own.
         """
-        path = Path(path)
+        check_words(self.words, path)
         lines = [f"</s> {self._n_newlines}"]
-        for word, count in zip(self.words, self.counts.tolist(), strict=True):
-            if not word or any(c in word for c in " \t\n\r"):
-                raise ValueError(f"{word!r} cannot be written to a vocabulary file: it is empty or holds white space")
-            lines.append(f"{word} {count}")
+        lines += (f"{word} {count}" for word, count in zip(self.words, self.counts.tolist(), strict=True))
         with replacing(path) as file:
             file.write(("\n".join(lines) + "\n").encode("utf-8"))
 
@@ -291,6 +290,13 @@ class Corpus:
             n_kept, document = int(before[-1]), stop
         offsets[document:] = n_kept
         return Corpus(words, counts, ids, offsets, self._n_newlines)
+
+
+def check_words(words: Iterable[str], path: Paths) -> None:
+    """ValueError for a word that a text, or a vocabulary file, cannot tell from its own white space."""
+    for word in words:
+        if not word or any(c in word for c in " \t\n\r"):
+            raise ValueError(f"{os.fspath(path)}: cannot hold {word!r}, which is empty or holds white space")
 
 
 def read_vocab(path: Paths) -> tuple[list[str], np.ndarray]:
@@ -331,8 +337,8 @@ def read_tagged(
     *,
     min_count: int = 5,
     max_vocab: int | None = None,
-    keep: Collection[str] | None = None,
-    vocab: Collection[str] | Paths | None = None,
+    keep: Iterable[str] | None = None,
+    vocab: Iterable[str] | Paths | None = None,
     threads: int | None = None,
     errors: str = "strict",
     max_distinct: int = 2**27,
@@ -342,7 +348,8 @@ def read_tagged(
 
     Text files, also compressed, hold a document a line: its tags, with spaces between, a tab, and the text. Of Parquet
     files `column` is the text, as in Corpus.from_parquet, and tag_column holds the tags, whole: strings, lists of
-    strings, or numbers, which become strings; a null is no tag. The other options are those of Corpus.from_file.
+    strings, or numbers, which become strings; a null or an empty one is no tag. The other options are those of
+    Corpus.from_file.
 
     Raises:
         FileNotFoundError, KeyError, TypeError, ImportError, ValueError: as Corpus.from_file and from_parquet.
@@ -377,8 +384,8 @@ class _Options:
 def _options(
     min_count: int,
     max_vocab: int | None,
-    keep: Collection[str] | None,
-    vocab: Collection[str] | Paths | None,
+    keep: Iterable[str] | None,
+    vocab: Iterable[str] | Paths | None,
     max_sentence: int | None,
     threads: int | None,
     errors: str,
@@ -401,6 +408,7 @@ def _options(
         raise ValueError(f'errors must be "strict", "replace" or "skip", got {errors!r}')
     if isinstance(keep, str):
         raise TypeError("keep must be a list of words, got one str")
+    keep = [] if keep is None else list(keep)
     if isinstance(vocab, str | os.PathLike):
         vocab = read_vocab(vocab)[0]
     if vocab is not None:
@@ -415,7 +423,7 @@ def _options(
     return _Options(
         int(min_count),
         int(max_vocab or 0),
-        sorted(keep or ()),
+        sorted(keep),
         vocab,
         None if max_sentence is None else int(max_sentence),
         int(threads),
@@ -458,23 +466,32 @@ def _encode(source: Any, options: _Options, directory: storage.CorpusDirectory |
             )
             if words is not None:
                 made.set_words(words)
-            source.feed(made, options.threads)
+            try:
+                source.feed(made, options.threads)
+            except sources.TooManyWords:
+                return None
             return made
 
-        try:
-            encoded = encoder(options.vocab)
-        except sources.TooManyWords:
-            if not source.again:
-                raise ValueError(
-                    f"more than max_distinct={options.max_distinct:,} distinct words, and an iterator cannot be read "
-                    "twice: raise max_distinct (about 110 bytes of memory each), or pass something to iterate again"
-                ) from None
-            survivors = encoder(None, pruning=True).select(options.min_count, 0, options.keep, False)[0]
-            encoded = encoder(survivors)
+        def selected(encoded: Any) -> Any:
+            return encoded.select(max(options.min_count, 1), options.max_vocab, options.keep, fixed)
+
         fixed = options.vocab is not None
-        words, counts, n_tokens, n_distinct, largest = encoded.select(
-            options.min_count, options.max_vocab, options.keep, fixed
-        )
+        encoded = encoder(options.vocab)
+        found = encoded and selected(encoded)
+        if not found or (not fixed and found[3] > options.max_distinct):
+            encoded = found = None  # gives back its memory
+            pruned = None if source.once else encoder(None, pruning=True)
+            if pruned is None or not pruned.n_documents:
+                raise ValueError(
+                    f"more than max_distinct={options.max_distinct:,} distinct words, and {source.once or source} "
+                    "cannot be read twice: raise max_distinct (about 110 bytes of memory each), or pass something "
+                    "to read again"
+                )
+            survivors = pruned.select(options.min_count, 0, options.keep, False)[0]
+            del pruned
+            encoded = encoder([*survivors, *sorted(set(options.keep).difference(survivors))])
+            found = selected(encoded)
+        words, counts, n_tokens, n_distinct, largest = found
         if n_tokens == 0:
             if fixed:
                 raise ValueError(f"none of the {len(options.vocab)} words of vocab occurs in {source}")

@@ -22,7 +22,7 @@ import numpy as np
 from embfast import kernels
 from embfast.corpus import Corpus
 from embfast.errors import FormatError
-from embfast.formats import replacing
+from embfast.formats import descriptor_of, replacing
 from embfast.tensors import TensorFile, word_tensors, write_tensors
 from embfast.training import Progress, ProgressOption, Threads, choose_device, for_kernels, initial_weights, train
 from embfast.vectors import Vectors
@@ -316,15 +316,16 @@ class WindowModel(Estimator):
         if not n_new:
             self._tables = {name: for_kernels(table) for name, table in self._tables.items()}
             return
+        tables = {}  # a new dict: copy.copy shares the old one
         for name, n in self._rows(len(row)).items():
-            table = kernels.weight_table(n, self.dim)
+            tables[name] = table = kernels.weight_table(n, self.dim)
             if name != "w_nodes":
                 table[row[:n_old]] = self._tables[name]
             if name == "w_in":
                 fresh = kernels.weight_table(n_new, self.dim)
                 initial_weights(fresh, self.dim, self.seed, n_old, self._reach)
                 table[row[n_old:]] = fresh
-            self._tables[name] = table
+        self._tables = tables
 
     def _show(self) -> None:
         """vectors_ and loss_, from the weights as they are now."""
@@ -360,12 +361,16 @@ def check_float(name: str, value: Any, lowest: float, highest: float, *, above: 
 
 def check_place(path: Path) -> None:
     """Fails now, and not after hours of training, if a file cannot be written there."""
-    name = os.fsdecode(path)
+    name = os.fspath(path)
+    if isinstance(name, bytes):
+        raise TypeError(f"expected a path of type str or Path, got {name!r}")
+    if descriptor_of(name) is not None:
+        return
     if os.path.isdir(name):
         raise IsADirectoryError(f"{name}: is a directory; expected the name of a file")
     if os.path.exists(name) and not os.path.isfile(name):
         return  # a pipe, or standard output
-    parent = os.path.dirname(os.path.abspath(name))
+    parent = os.path.dirname(os.path.realpath(name))
     if not os.path.isdir(parent):
         raise FileNotFoundError(f"{name}: there is no directory {parent}")
     try:

@@ -202,7 +202,8 @@ def _answer(vectors: Vectors, stop: int, terms: np.ndarray, rows_of: list[list[i
     firsts = np.array([rows[0] for rows in rows_of])
     rows = vectors.matrix[firsts].astype(np.float64)
     lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows))[:, None]
-    units = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0).astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        units = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths != 0).astype(np.float32)
 
     order = np.lexsort((terms[:, 2], terms[:, 1], terms[:, 0]))
     terms = terms[order]
@@ -217,7 +218,8 @@ def _answer(vectors: Vectors, stop: int, terms: np.ndarray, rows_of: list[list[i
         table = vectors.cosines(units, lo, hi)
         if method == "mul":
             table = (1 + table) / 2
-        table[:, ~np.isfinite(vectors.norms[lo:hi])] = -np.inf if method == "add" else 0
+        bad = ~np.isfinite(vectors.norms[lo:hi])
+        table[:, bad] = 0
         here = (spelled_rows >= lo) & (spelled_rows < hi)
         own: dict[int, list[int]] = {}
         for place, row in zip(spelled_places[here].tolist(), spelled_rows[here].tolist(), strict=True):
@@ -232,6 +234,7 @@ def _answer(vectors: Vectors, stop: int, terms: np.ndarray, rows_of: list[list[i
             else:
                 pair = table[b] / (table[a] + np.float32(1e-6))
                 scores *= pair
+            scores[:, bad] = -np.inf
             scores[:, own.get(a, [])] = -np.inf
             scores[:, own.get(b, [])] = -np.inf
             for i, place in enumerate(c.tolist()):

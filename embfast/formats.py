@@ -4,13 +4,13 @@ Word2vec's formats are those of word2vec.c (its binary ends each row with a newl
 in npz and safetensors the matrix, float32 or ternary, is aligned, so that it can be mapped.
 """
 
-import codecs
 import fcntl
 import gzip
 import os
 import re
 import secrets
 import stat
+import sys
 import warnings
 import zipfile
 import zlib
@@ -74,18 +74,22 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
     The bytes go to a temporary file beside `path`, reach the disk (fsync), and are then renamed. A reader sees the old
     file or the new one, never a part. What a killed process left of an earlier attempt is removed first. A path that
-    is no regular file (/dev/stdout) is written straight.
+    is no regular file, and one of an open file (/dev/stdout), is written straight.
     """
-    target = os.path.realpath(path)
+    if (descriptor := descriptor_of(path)) is not None:
+        with os.fdopen(os.dup(descriptor), "wb") as stream:
+            yield stream
+        return
     mode = None
-    if os.path.exists(target):
-        mode = os.stat(target).st_mode
+    if os.path.exists(path):
+        mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(f"{os.fspath(path)} is a directory")
         if not stat.S_ISREG(mode):
-            with open(target, "wb") as stream:
+            with open(path, "wb") as stream:
                 yield stream
             return
+    target = os.path.realpath(path)
     directory, name = os.path.split(target)
     if not os.path.isdir(directory):
         raise FileNotFoundError(f"{os.fspath(path)}: there is no directory {directory}")
@@ -105,10 +109,29 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     sync(directory)
 
 
+def descriptor_of(path: str | os.PathLike) -> int | None:
+    """The number of the open file that /dev/stdout, /dev/fd/1 or a link to them stands for; None for other paths."""
+    here = os.path.abspath(path)
+    while os.path.exists(here):
+        directory, name = os.path.split(here)
+        directory = os.path.realpath(directory)
+        if directory in ("/dev/fd", os.path.realpath("/proc/self/fd")) and name.isdecimal():
+            return int(name)
+        if not os.path.islink(here):
+            return None
+        here = os.path.join(directory, os.readlink(here))
+    return None
+
+
+def _stem(name: str) -> str:
+    """As many characters of the name as leave room for what is added to them: names end at 255 bytes."""
+    return os.fsencode(name)[:200].decode(sys.getfilesystemencoding(), "ignore")
+
+
 def _open_temporary(directory: str, name: str) -> tuple[BinaryIO, str]:
     """A new file to become `name`, locked (flock) as long as it is open, and its path."""
     while True:
-        temporary = os.path.join(directory, f".{name[:200]}.{secrets.token_hex(4)}.tmp")
+        temporary = os.path.join(directory, f".{_stem(name)}.{secrets.token_hex(4)}.tmp")
         stream = open(temporary, "xb")  # noqa: SIM115
         with suppress(OSError):  # a file system without locks: then nobody can take the file for abandoned either
             fcntl.flock(stream, fcntl.LOCK_EX)
@@ -119,7 +142,7 @@ def _open_temporary(directory: str, name: str) -> tuple[BinaryIO, str]:
 
 def _remove_abandoned(directory: str, name: str) -> None:
     """Removes what writers of `name` that were killed have left: temporary files that no living process has locked."""
-    ours = re.compile(rf"\.{re.escape(name[:200])}\.[0-9a-f]{{8}}\.tmp")
+    ours = re.compile(rf"\.{re.escape(_stem(name))}\.[0-9a-f]{{8}}\.tmp")
     left = []
     with suppress(OSError), os.scandir(directory) as entries:
         left = [entry.path for entry in entries if ours.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)]
@@ -201,6 +224,11 @@ def _encoded_word(key: str, format: str) -> bytes:
             f"key {key!r} is empty or has white space in it, which format {format!r} cannot hold; "
             "npz and safetensors can"
         )
+    if format == "bin" and len(word) >= _LONGEST_KEY:
+        raise ValueError(
+            f"key {key[:40]!r}... has {len(word):,} bytes, of which format 'bin' holds {_LONGEST_KEY - 1:,} at most; "
+            "npz and safetensors hold any"
+        )
     return word
 
 
@@ -276,7 +304,7 @@ def read(
     if limit is not None and limit < 0:
         raise ValueError(f"limit must be 0 or more rows, got {limit}")
     try:
-        codecs.lookup(encoding)
+        "".encode(encoding)  # codecs.lookup knows hex, base64 and others, which are not of text
     except LookupError as error:
         raise ValueError(f"encoding: {error}") from None
     path = os.fspath(path)

@@ -236,11 +236,11 @@ class GloVe(Estimator):
         """Takes the words and counts of a matrix into the model."""
         n_old = len(self.words_)
         self.words_, self.counts_, row = grown_vocabulary(self.words_, self.counts_, matrix.words, matrix.counts)
-        fresh = self._fresh(len(row) - n_old, n_old)
+        fresh, tables = self._fresh(len(row) - n_old, n_old), {}  # a new dict: copy.copy shares the old one
         for name, before in self._tables.items():
-            table = kernels.weight_table(len(row), self.dim + 1)
+            tables[name] = table = kernels.weight_table(len(row), self.dim + 1)
             table[row[:n_old]], table[row[n_old:]] = before, fresh[name]
-            self._tables[name] = table
+        self._tables = tables
 
     def _train(self, matrix: CooccurrenceMatrix, run: FitRun) -> "GloVe":
         n, threads = len(matrix), Threads(self.threads)

@@ -6,7 +6,8 @@ after Bouma 2009, "Normalized (pointwise) mutual information in collocation extr
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -61,21 +62,23 @@ class Phrases:
         threshold: float = 100.0,
         scoring: str = "default",
         delimiter: str = "_",
-        connectors: Collection[str] = frozenset(),
+        connectors: Iterable[str] = frozenset(),
     ) -> None:
         self.min_count = min_count
         self.threshold = threshold
         self.scoring = scoring
         self.delimiter = delimiter
-        self.connectors = connectors
+        self.connectors = connectors if isinstance(connectors, str) else frozenset(connectors)
 
     def fit(self, corpus: Corpus) -> Phrases:
         """Counts the pairs of the corpus and keeps those that score above the threshold; returns self.
 
         Raises:
+            TypeError: no Corpus.
             ValueError: a setting makes no sense.
         """
         self._check()
+        _check_corpus(corpus)
         links = _Links(corpus, self.connectors)
         frequent = (corpus.counts >= self.min_count) & ~links.is_connector
         keys, counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -115,6 +118,7 @@ class Phrases:
         """
         if not hasattr(self, "phrases_"):
             raise ValueError("fit first: there are no phrases yet")
+        _check_corpus(corpus)
         links = _Links(corpus, self.connectors)
         index = {word: i for i, word in enumerate(corpus.words)}
         words = list(corpus.words)
@@ -207,6 +211,11 @@ class Phrases:
         if self.scoring == "default":
             return (together - self.min_count) / first / last * n_tokens
         return np.log(together / first / last * n_tokens) / -np.log(together / n_tokens)
+
+
+def _check_corpus(corpus: Any) -> None:
+    if not isinstance(corpus, Corpus):
+        raise TypeError(f"expected a Corpus, got {type(corpus).__name__}; see Corpus.from_file and from_sentences")
 
 
 class _Chunk:

@@ -137,6 +137,8 @@ def project(rows: np.ndarray, method: str = "pca", seed: int = 0) -> np.ndarray:
         raise ImportError("plots need scikit-learn: pip install embfast[plot]") from None
     if method == "pca":
         return PCA(2, svd_solver="full").fit_transform(units).astype(np.float64)
+    if np.ptp(units, axis=0).max() < 1e-6:  # t-SNE cannot take rows that are all alike
+        return np.zeros((n, 2))
     around = min(30.0, (n - 1) / 3)  # neighbours that count; fewer than there are
     return TSNE(2, perplexity=around, init="pca", random_state=seed).fit_transform(units).astype(np.float64)
 

@@ -23,6 +23,7 @@ import numpy as np
 import zstandard
 
 from embfast.errors import FormatError
+from embfast.storage import holds_corpus
 from embfast.tags import TagsBuilder
 
 Progress = Callable[[int, int], None]
@@ -39,7 +40,7 @@ _MAGIC = {  # longer than file(1) needs, since a text may well start with "BZh"
 
 
 def find_files(path: Paths | Iterable[Paths]) -> list[Path]:
-    """One path, several, or the files of a directory, by name."""
+    """One path, several, or the files of a directory, by name; hidden ones and corpora saved there are skipped."""
     paths = [Path(path)] if isinstance(path, str | os.PathLike) else [Path(p) for p in path]
     files: list[Path] = []
     for start in paths:
@@ -48,13 +49,16 @@ def find_files(path: Paths | Iterable[Paths]) -> list[Path]:
         if not start.is_dir():
             files.append(start)
             continue
+        saved = {p.parent for p in start.rglob("corpus.json") if holds_corpus(p.parent)}
         inside = [
             p
             for p in start.rglob("*")
-            if p.is_file() and not any(part.startswith(".") for part in p.relative_to(start).parts)
+            if p.is_file()
+            and not any(part.startswith(".") for part in p.relative_to(start).parts)
+            and saved.isdisjoint(p.parents)
         ]
         if not inside:
-            raise ValueError(f"{start}: a directory without files (hidden ones are skipped)")
+            raise ValueError(f"{start}: a directory without files (hidden ones and saved corpora are skipped)")
         files += sorted(inside, key=lambda p: p.relative_to(start).parts)
     if not files:
         raise ValueError("expected at least one file, got none")
@@ -96,7 +100,11 @@ class Files:
     paths: list[Path]
     progress: Progress | None
     tokens = False
-    again = True
+
+    @property
+    def once(self) -> str:
+        """What of it cannot be read twice; empty when all can."""
+        return next((str(path) for path in self.paths if not path.is_file()), "")
 
     def __str__(self) -> str:
         return str(self.paths[0]) if len(self.paths) == 1 else f"{self.paths[0]} and {len(self.paths) - 1} more files"
@@ -175,7 +183,7 @@ class TaggedFiles(Files):
             if not tab:
                 raise FormatError(f"{path}:{number}: expected tags, a tab and a text, got no tab in {line[:80]!r}")
             try:
-                self.builder.add(tags.decode("utf-8").split(" ") if tags else [])
+                self.builder.add(filter(None, tags.decode("utf-8").split(" ")))
             except UnicodeDecodeError:
                 raise FormatError(f"{path}:{number}: expected tags in UTF-8, got {tags[:80]!r}") from None
             texts.append(text)
@@ -194,8 +202,8 @@ class Sentences:
         return "the sentences"
 
     @property
-    def again(self) -> bool:
-        return iter(self.sentences) is not self.sentences
+    def once(self) -> str:
+        return "an iterator" if iter(self.sentences) is self.sentences else ""
 
     def feed(self, encoder: Any, threads: int) -> None:
         iterator = iter(self.sentences)
@@ -214,7 +222,7 @@ class Parquet:
     column: str
     progress: Progress | None
     tag_column: str | None = None
-    again = True
+    once = ""
 
     def __post_init__(self) -> None:
         try:
@@ -236,13 +244,13 @@ class Parquet:
                 if name is not None and name not in schema.names:
                     raise KeyError(f"{path}: no column {name!r}; there are {', '.join(map(repr, schema.names))}")
             kind = schema.field(self.column).type
-            is_list = pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind)
+            is_list, inner = self._inner(kind)
             kinds.add(is_list)
-            inner = kind.value_type if is_list else kind
-            if pyarrow.types.is_dictionary(inner):
-                inner = inner.value_type
             if not (pyarrow.types.is_string(inner) or pyarrow.types.is_large_string(inner)):
                 raise TypeError(f"{path}: column {self.column!r} holds {kind}; expected strings or lists of strings")
+            if self.tag_column is not None and "binary" in str(self._inner(schema.field(self.tag_column).type)[1]):
+                kind = schema.field(self.tag_column).type
+                raise TypeError(f"{path}: column {self.tag_column!r} holds {kind}; expected tags as strings or numbers")
             self.files.append(file)
         if len(kinds) != 1:
             raise TypeError(f"column {self.column!r} holds strings in some files and lists in others")
@@ -266,10 +274,17 @@ class Parquet:
                 _check(encoder.add_bytes(text), str(path), place)
                 if self.tag_column is not None:
                     for tags in batch.column(self.tag_column).to_pylist():
-                        tags = [] if tags is None else tags if isinstance(tags, list) else [tags]
-                        self.builder.add(str(tag) for tag in tags)
+                        tags = tags if isinstance(tags, list) else [tags]
+                        self.builder.add(str(tag) for tag in tags if tag not in (None, ""))
                 if self.progress:
                     self.progress(encoder.n_documents, total)
+
+    def _inner(self, kind: Any) -> tuple[bool, Any]:
+        """Whether a column of this type holds lists, and the type of what it, or its lists, hold."""
+        types = self.arrow.types
+        is_list = types.is_list(kind) or types.is_large_list(kind)
+        inner = kind.value_type if is_list else kind
+        return is_list, inner.value_type if types.is_dictionary(inner) else inner
 
     def _joined(self, rows: Any) -> Any:
         """The rows as one buffer, ended by the bytes that the encoder takes for ends."""

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,6 +23,8 @@ Made = TypeVar("Made")
 
 _DATA = re.compile("data-[0-9a-f]{8}")
 _FILES = {"ids.npy", "offsets.npy", "counts.npy", "words"}
+# What np.load raises where a header is damaged.
+_DAMAGED = (ValueError, TypeError, OverflowError, MemoryError, EOFError, OSError, SyntaxError, TokenError)
 
 MEMORY_BYTES = 256 << 20  # arrays up to this size stay in memory; larger ones go to a temporary file
 
@@ -110,25 +113,33 @@ def _is_ours(path: Path) -> bool:
     return bool(_DATA.fullmatch(path.name)) and path.is_dir() and {file.name for file in path.iterdir()} <= _FILES
 
 
+def holds_corpus(directory: Path) -> bool:
+    """Whether a corpus was saved there."""
+    return (directory / "corpus.json").is_file() and any(map(_is_ours, directory.glob("data-*")))
+
+
 def load_corpus(directory: Path, fingerprint: dict[str, Any] | None, make: Callable[..., Made]) -> Made:
     """make(words, counts, ids, offsets, n_newlines) of what was committed; ids and offsets are memory-mapped.
 
     Raises:
         FileNotFoundError: no corpus was saved there.
         FormatError: a file of it is damaged, or its source is not what the fingerprint says.
+        ValueError: there is a fingerprint, but the corpus is no cache.
     """
     index = directory / "corpus.json"
     try:
         meta = json.loads(index.read_text(encoding="utf-8"))
-        data, sizes = directory / meta["data"], meta["bytes"]
-        n_newlines = meta["n_newlines"]
+        data, sizes = directory / meta["data"], {name: int(size) for name, size in meta["bytes"].items()}
+        n_newlines, format = meta["n_newlines"], meta["format"]
         n = {"ids": meta["n_tokens"], "offsets": meta["n_documents"] + 1, "counts": meta["n_words"]}
-        if meta["format"] != 1:
-            raise FormatError(f"{index}: expected format 1, got {meta['format']!r}")
     except FileNotFoundError:
         raise FileNotFoundError(f"{index}: not there; is {directory} a directory written by Corpus.save?") from None
-    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(f"{index}: expected the index of a corpus, got {error!r}") from None
+    if format != 1:
+        raise FormatError(f"{index}: expected format 1, got {format!r}")
+    if fingerprint is not None and meta.get("source") is None:
+        raise ValueError(f"{directory}: expected a cache or nothing, got a corpus that was saved; it stays as it is")
     if fingerprint is not None and meta.get("source") != fingerprint:
         raise FormatError(f"{index}: made from another text or with other options")
     for name, size in sizes.items():
@@ -140,7 +151,7 @@ def load_corpus(directory: Path, fingerprint: dict[str, Any] | None, make: Calla
     for name, dtype in (("ids", np.int32), ("offsets", np.int64), ("counts", np.int64)):
         try:
             array = np.load(data / f"{name}.npy", mmap_mode=None if name == "counts" else "r")
-        except (ValueError, EOFError, OSError) as error:
+        except _DAMAGED as error:
             raise FormatError(f"{data / name}.npy: expected a numpy file, got {error}") from None
         if array.dtype != dtype or array.shape != (n[name],):
             raise FormatError(
@@ -152,8 +163,18 @@ def load_corpus(directory: Path, fingerprint: dict[str, Any] | None, make: Calla
     except UnicodeDecodeError as error:
         raise FormatError(f"{data / 'words'}: expected UTF-8, got {error}") from None
     words = text.split("\0") if text or n["counts"] else []
-    if len(words) != n["counts"]:
-        raise FormatError(f"{data / 'words'}: expected {n['counts']} words, got {len(words)}")
+    if len(words) != n["counts"] or len(set(words)) != n["counts"]:
+        raise FormatError(f"{data / 'words'}: expected {n['counts']} distinct words, got {len(set(words))}")
+    ids, counts = arrays["ids"], arrays["counts"]
+    if (counts < 0).any() or counts.sum() != n["ids"]:
+        raise FormatError(f"{data / 'counts'}.npy: expected counts that add up to {n['ids']:,} tokens; they do not")
+    for lo in range(0, len(ids), 1 << 20):
+        part = ids[lo : lo + (1 << 20)]
+        if part.min() < 0 or part.max() >= len(words):
+            raise FormatError(
+                f"{data / 'ids'}.npy: expected ids from 0 to {len(words) - 1}, got {part.min()} to {part.max()} among "
+                f"tokens {lo} to {lo + len(part) - 1}"
+            )
     try:
         return make(words, arrays["counts"], arrays["ids"], arrays["offsets"], n_newlines)
     except ValueError as error:

@@ -113,7 +113,7 @@ class Vectors:
     # ---- similarity -----------------------------------------------------------------------------------------------
 
     def similarity(self, a: str, b: str) -> float:
-        """The cosine of two keys; 0 when a row is zero.
+        """The cosine of two keys; 0 when a row is zero, NaN when one is not finite.
 
         >>> vectors = Vectors(["a", "b"], np.array([[1, 0], [1, 1]], dtype=np.float32))
         >>> round(vectors.similarity("a", "b"), 6)
@@ -137,6 +137,8 @@ class Vectors:
         if len(keys) < 2:
             raise ValueError(f"expected at least two keys to choose from, got {len(keys)}")
         units = np.stack([_unit(row) for row in self[keys]])
+        if wrong := [key for key, unit in zip(keys, units, strict=True) if not np.isfinite(unit).all()]:
+            raise ValueError(f"expected rows that are finite, got NaN or infinity in {wrong[0]!r}")
         return keys[int(np.argmin(units @ units.mean(axis=0)))]
 
     def rank(self, a: str, b: str) -> int:
@@ -511,10 +513,11 @@ class Vectors:
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    """float64, each vector of the last axis at length 1; zero stays zero."""
+    """float64, each vector of the last axis at length 1; zero stays zero, what is not finite becomes NaN."""
     vectors = np.asarray(vectors, dtype=np.float64)
     lengths = np.sqrt(np.einsum("...d,...d->...", vectors, vectors))[..., None]
-    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > _TINY)
+    with np.errstate(invalid="ignore"):
+        return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=~(lengths <= _TINY))
 
 
 def _merge(found: np.ndarray, lo: int, ids: np.ndarray, scores: np.ndarray) -> None:

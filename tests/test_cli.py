@@ -203,6 +203,8 @@ def test_vocabularies_go_out_and_in(text, tmp_path):
     assert len(lines) == 41
     run("word2vec", text, "--save-vocab", tmp_path / "again.txt")
     assert (tmp_path / "again.txt").read_text() == vocabulary.read_text()
+    shown = json.loads(run("word2vec", text, "--save-vocab", tmp_path / "again.txt", "--json", "-q").stdout)
+    assert (shown["words"], shown["tokens"], shown["output"]) == (40, 18_000, None)
     vocabulary.write_text("</s> 1500\nb3 900\na1 800\nb4 2\n")
     run("word2vec", text, "-o", tmp_path / "v.bin", "--read-vocab", vocabulary, *SMALL)
     assert Vectors.load(tmp_path / "v.bin").keys == ["b3", "a1"]
@@ -256,6 +258,12 @@ def test_glove_keeps_a_matrix_and_takes_it_again(text, tmp_path):
     assert "either text to count or --matrix" in fails("glove", text, "--matrix", kept, "-o", out)
     assert "nothing to write" in fails("glove", text)
     assert "counted already" in fails("glove", "--matrix", kept, "-o", out, "--keep-matrix", kept)
+    useless = ["--window", 3, "--min-count", 5, "--errors", "skip", "--column", "text"]
+    assert "--window, --min-count, --errors, --column: of" in fails("glove", "--matrix", kept, "-o", out, *useless)
+    again = json.loads(run("glove", "--matrix", tmp_path / "again", "-o", out, *small, "--json", "-q").stdout)
+    assert again["settings"]["window"] == 3
+    again = json.loads(run("glove", *files, "-o", out, *small, "--json", "-q").stdout)
+    assert again["settings"]["window"] is None
     assert "memory_gb=1e-05 is too little" in fails("glove", text, "-o", out, "--memory-gb", 1e-5, "-q")
     assert "x_max must be a number" in fails("glove", text, "-o", out, "--x-max", 0)
     assert "something else" in fails("glove", "--matrix", tmp_path / "m.safetensors", "-o", out, "-q")
@@ -279,6 +287,9 @@ def test_word2vec_c_flags_mean_what_they_meant():
         "--format bin", "--epochs 15", "--min-count 3", "--cbow", "--lr 0.04", "--max-sentence 1000", "--seed 3",
     ):  # fmt: skip
         assert f"{flag} " in f"{flags} ", flag
+    for known in (["-output", "v.npz"], ["-output", "v.safetensors"], ["-o", "v.bin"], ["--output", "v.npz"]):
+        assert "--format" not in cli.from_word2vec_c(["-train", "text", "-size", "9", *known])
+    assert "--format text" in " ".join(cli.from_word2vec_c(["-train", "text", "-output", "v.bin"]))
     defaults = cli.from_word2vec_c(["-train", "text", "-output", "v"])
     assert {"--cbow", "--format", "text"} <= set(defaults)
     assert defaults[defaults.index("--threads") + 1] == str(min(12, training.cores()))
@@ -308,11 +319,19 @@ def test_classes_part_the_topics(text, tmp_path):
     assert [word for word, _ in lines] == Corpus.from_file(text).words
     assert len({(word[0], number) for word, number in lines}) == 2
     assert "at most 40 classes" in fails("word2vec", *flags.split(), "-classes", 41, "-debug", 0)
+    assert "--classes needs -o" in fails("word2vec", text, "--classes", 2, "--save-model", tmp_path / "m.safetensors")
 
 
 def test_bad_word2vec_c_flags_are_usage_errors(text):
     assert "a value is missing" in run("word2vec", "-train", text, "-output", code=2).stderr
-    assert "whole number" in run("word2vec", "-train", text, "-output", "v", "-cbow", "yes", code=2).stderr
+    for flag, value in (("-cbow", "yes"), ("-cbow", "\N{SUPERSCRIPT TWO}"), ("-threads", "--5"), ("-hs", "")):
+        assert "whole number" in run("word2vec", "-train", text, "-output", "v", flag, value, code=2).stderr
+
+
+def test_old_flags_train_on_a_saved_corpus(text, tmp_path):
+    Corpus.from_file(text).save(tmp_path / "saved")
+    run("word2vec", "-train", tmp_path / "saved", "-output", tmp_path / "v.npz", "-size", 3, "-iter", 1)
+    assert Vectors.load(tmp_path / "v.npz").dim == 3
 
 
 def test_the_original_takes_the_same_command_line(original, text, tmp_path):
@@ -481,8 +500,34 @@ def test_no_file_is_written_over_what_is_read_or_twice(tmp_path):
     for option in ("--save-model", "--checkpoint", "--save-vocab"):
         out = tmp_path / "v.bin"
         assert "written twice" in fails("word2vec", text, "-o", out, option, out, *quick)
+    for command in ("vocab", "phrases"):
+        for source in (text, tmp_path):
+            assert "over what is read" in fails(command, source, "-o", text)
+    assert "over what is read" in fails("word2vec", tmp_path, "-o", text, *quick)
     assert text.read_text() == "the cat sat on the mat\n" * 50
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.txt", "link.txt"]
+
+
+def test_vectors_are_not_written_over_themselves(vectors):
+    before = vectors.read_bytes()
+    assert "over what is read" in fails("convert", vectors, vectors, "--limit", 3)
+    assert "over what is read" in fails("plot", vectors, "-o", vectors)
+    assert vectors.read_bytes() == before
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "<&-"])
+def test_a_closed_stream_is_no_fault(text, vectors, tmp_path, closed):
+    for arguments in (["vocab", text, "-o", tmp_path / "vocab"], ["neighbors", vectors]):
+        command = " ".join(map(str, [*PROGRAM, *arguments]))
+        done = subprocess.run(f"{command} {closed}", shell=True, capture_output=True, text=True, input="")
+        assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+
+
+def test_words_with_white_space_are_not_written_to_texts(tmp_path):
+    Corpus.from_sentences([["new york", "is", "large"]] * 9).save(tmp_path / "saved")
+    assert "cannot hold 'new york'" in fails("phrases", tmp_path / "saved", "-o", tmp_path / "out.txt", "-q")
+    flags = ["-o", tmp_path / "out.txt", "--dim", 3, "--epochs", 1, "--classes", 2, "-q"]
+    assert "key 'new york' is empty or has white space" in fails("word2vec", tmp_path / "saved", *flags)
 
 
 def test_what_a_format_cannot_hold_is_said_before_training(tmp_path):
@@ -502,6 +547,10 @@ def test_options_that_a_saved_corpus_or_a_model_cannot_take(tmp_path):
     saved, model = tmp_path / "saved", tmp_path / "m.safetensors"
     run("word2vec", text, "--save-model", model, "--cache", saved, "--dim", "4", "--epochs", "1", "--threads", "1")
     assert "max_vocab cannot change" in fails("word2vec", saved, "-o", tmp_path / "v.bin", "--max-vocab", "3")
+    useless = ["--min-count", "2000", "--errors", "skip"]
+    assert "min_count, errors cannot change" in fails("word2vec", saved, "-o", tmp_path / "v.bin", *useless)
+    assert "errors cannot change" in fails("phrases", saved, "-o", tmp_path / "out.txt", "--errors", "skip")
+    run("phrases", saved, "-o", tmp_path / "out.txt", "--min-count", 2, "-q")
     run("convert", model, tmp_path / "v.txt", "--limit", "3")
     assert len(Vectors.load(tmp_path / "v.txt")) == 3
     assert "errors are of files of vectors" in fails("convert", model, tmp_path / "v.txt", "--errors", "skip")

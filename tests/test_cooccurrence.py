@@ -341,6 +341,9 @@ def test_svd_is_that_of_the_whole_matrix(matrix):
         matrix.svd(dim=45)
     with pytest.raises(ValueError, match=r"above log\(1e\+08\)"):
         matrix.svd(dim=5, shift=1e8)
+    pairs = CooccurrenceMatrix.from_corpus(Corpus.from_sentences([["a", "b"], ["c"], ["d"]]), window=1)
+    with pytest.raises(ValueError, match="dim must be at most 2, since no more dimensions have any information, got 3"):
+        pairs.svd(dim=3)
 
 
 def test_stanfords_files_and_back(matrix, tmp_path):

@@ -211,6 +211,47 @@ def test_too_many_distinct_words_are_pruned_as_in_word2vec(tmp_path, seed, threa
     assert Corpus.from_sentences([raw.decode().split()], min_count=2, max_distinct=60, threads=threads).words == words
 
 
+def test_words_to_keep_survive_pruning():
+    sentences = [["rare", *(f"w{i}" for i in range(50))]] + [["a", "b"]] * 9
+    corpus = Corpus.from_sentences(sentences, min_count=5, keep=["rare", "absent"], max_distinct=4)
+    assert (corpus.words, corpus.counts.tolist()) == (["a", "b", "rare"], [9, 9, 1])
+    assert "absent" not in Corpus.from_sentences(sentences, min_count=0, keep=["absent"], max_distinct=4).words
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_words_that_several_threads_see_count_once(threads, monkeypatch):
+    small_steps(monkeypatch, 64)
+    sentences = [[f"w{i % 50}" for i in range(start, start + 10)] for start in range(1000)]
+    corpus = Corpus.from_sentences(iter(sentences), max_distinct=50, threads=threads)
+    assert list(corpus) == sentences
+    with pytest.raises(ValueError, match="max_distinct=49 distinct words, and an iterator cannot be read twice"):
+        Corpus.from_sentences(iter(sentences), max_distinct=49, threads=threads)
+
+
+def test_what_can_be_read_once_only_is_named(tmp_path):
+    class Once:
+        def __init__(self):
+            self.left = iter([["a", "b", "c"]])
+
+        def __iter__(self):
+            yield from self.left
+
+    with pytest.raises(ValueError, match="the sentences cannot be read twice"):
+        Corpus.from_sentences(Once(), max_distinct=2)
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(b"a b c",))
+    writer.start()
+    with pytest.raises(ValueError, match="pipe cannot be read twice"):
+        Corpus.from_file(tmp_path / "pipe", max_distinct=2)
+    writer.join()
+
+
+@pytest.mark.parametrize("make", [iter, tuple, set, np.array])
+def test_words_to_keep_of_any_kind(make):
+    corpus = Corpus.from_sentences([["a", "a", "b"]], min_count=2, keep=make(["b", "c"]))
+    assert corpus.words == ["a", "b"]
+
+
 def original(name):
     tool = shutil.which(name)
     if tool is None:
@@ -315,6 +356,16 @@ def test_directories_and_lists_of_files(tmp_path):
         Corpus.from_file(tmp_path / "absent")
     with pytest.raises(ValueError, match="at least one file"):
         Corpus.from_file([])
+
+
+def test_corpora_saved_among_the_texts_are_not_read(tmp_path):
+    (tmp_path / "a.txt").write_text("a b")
+    (tmp_path / "corpus.json").write_text("c")  # of the user's own
+    for _ in range(2):
+        corpus = Corpus.from_file(tmp_path, min_count=1, cache=tmp_path / "cache")
+        assert corpus.words == ["a", "b", "c"]
+    with pytest.raises(ValueError, match="saved corpora are skipped"):
+        Corpus.from_file(tmp_path / "cache")
 
 
 def test_files_without_enough_words(tmp_path):
@@ -519,10 +570,47 @@ def test_damaged_directories(tmp_path):
     corpus.save(target)
     index = target / "corpus.json"
     meta = json.loads(index.read_text())
-    for text in ("", "[]", "{}", json.dumps({**meta, "format": 2}), json.dumps({**meta, "n_tokens": 4})):
+    changed = ({"format": 2}, {"n_tokens": 4}, {"n_tokens": "5"}, {"bytes": []}, {"bytes": {"ids.npy": "x"}})
+    for text in ("", "[]", "{}", *(json.dumps({**meta, **change}) for change in changed)):
         index.write_text(text)
         with pytest.raises(FormatError, match="expected"):
             Corpus.load(target)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        *(
+            ("offsets.npy", old, new)
+            for old, new in ((b"'descr'", b"('escr'"), (b"(3,)", b"(3.)"), (b"False", b"Fals("))
+        ),
+        ("counts.npy", b"(3,)", b"(9,)"),
+        ("ids.npy", np.int32([1, 2]), np.int32([1, 3])),
+        ("ids.npy", np.int32([1, 2]), np.int32([-1, 2])),
+        ("counts.npy", np.int64([2, 1]), np.int64([2, 2])),
+        ("counts.npy", np.int64([2, 1]), np.int64([4, -1])),
+        ("words", b"a\0b", b"c\0b"),
+    ],
+)
+def test_damage_inside_a_file_is_found(tmp_path, name, old, new):
+    source, cache = tmp_path / "text", tmp_path / "cache"
+    source.write_text("a b a\nb c")
+    before = as_twin(Corpus.from_file(source, min_count=1, cache=cache))
+    file = next(cache.glob(f"data-*/{name}"))
+    head, found, tail = file.read_bytes().rpartition(bytes(old))
+    file.write_bytes(head + bytes(new) + tail)
+    assert found
+    with pytest.raises(FormatError, match=name):
+        Corpus.load(cache)
+    assert as_twin(Corpus.from_file(source, min_count=1, cache=cache)) == before
+
+
+def test_a_saved_corpus_is_no_cache(tmp_path):
+    (tmp_path / "text").write_text("a b")
+    Corpus.from_sentences([["mine"]]).save(tmp_path / "saved")
+    with pytest.raises(ValueError, match="saved: expected a cache or nothing, got a corpus that was saved"):
+        Corpus.from_file(tmp_path / "text", min_count=1, cache=tmp_path / "saved")
+    assert Corpus.load(tmp_path / "saved").words == ["mine"]
 
 
 def test_saving_over_itself_and_after_a_failure(tmp_path, monkeypatch):

@@ -313,6 +313,8 @@ def test_tagged_lines_are_read(tmp_path):
     pruned, again = read_tagged(path, min_count=1, max_distinct=4)  # reads twice
     assert again.ids.tolist() == tags.ids.tolist()
     assert len(pruned) == 4
+    path.write_text(" x  y \ta\n \tb\n")
+    assert read_tagged(path, min_count=1)[1].offsets.tolist() == [0, 2, 2]
     path.write_text("x\ta\nno tab\n")
     with pytest.raises(FormatError, match=r"docs.tsv:2: expected tags, a tab and a text, got no tab in b'no tab'"):
         read_tagged(path, min_count=1)
@@ -338,7 +340,7 @@ def test_long_tagged_lines_keep_their_tags(tmp_path):
 @pytest.mark.parametrize("column", ["one", "several", "number"])
 def test_tagged_parquet_is_read(tmp_path, column):
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    tags = {"one": ["x y", None, "z"], "several": [["x y", "z"], [], None], "number": [7, 8, 7]}
+    tags = {"one": ["x y", None, "z"], "several": [["x y", None, "", "z"], [], None], "number": [7, 8, 7]}
     table = pyarrow.table({**tags, "text": ["a b", "b", "c c"]})
     parquet.write_table(table, tmp_path / "docs.parquet")
     corpus, found = read_tagged(tmp_path / "docs.parquet", "text", column, min_count=1)
@@ -348,6 +350,13 @@ def test_tagged_parquet_is_read(tmp_path, column):
     assert [[found.keys[i] for i in found.ids[a:b]] for a, b in pairwise(ends)] == expected
     with pytest.raises(KeyError, match="no column 'absent'"):
         read_tagged(tmp_path / "docs.parquet", "text", "absent")
+
+
+def test_tags_of_bytes_are_refused(tmp_path):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table({"text": ["a"], "tags": [[b"x"]]}), tmp_path / "docs.parquet")
+    with pytest.raises(TypeError, match=r"column 'tags' holds list<.*binary>; expected tags as strings or numbers"):
+        read_tagged(tmp_path / "docs.parquet", "text", "tags", min_count=1)
 
 
 # ---- settings and bad input ---------------------------------------------------------------------------------------

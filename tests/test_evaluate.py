@@ -428,14 +428,26 @@ def test_a_label_of_several_letters_is_one():
     assert one == evaluate.node_classification(vectors, {node: [label] for node, label in labels.items()})
 
 
+@pytest.mark.parametrize("method", ["add", "mul"])
+@pytest.mark.parametrize("wrong", [[np.nan, 1, 0], [np.inf, 1, 0], [3e38, 3e38, 0]], ids=str)
+def test_analogies_pass_over_rows_that_are_not_finite(wrong, method):
+    rows = np.array([[1, 0, 1], [1, 0, -1], [0, 1, 1], [0, 1, -1], wrong], np.float32)
+    vectors = Vectors(["man", "woman", "king", "queen", "wrong"], rows)
+    asked = {"family": [("man", "woman", "king", "queen"), ("man", "king", "woman", "queen")]}
+    assert evaluate.analogies(vectors, asked, method=method).total.correct == 2
+    if not np.isfinite(wrong).all():
+        assert evaluate.analogies(vectors, {"s": [("man", "wrong", "king", "queen")]}, method=method).total.correct == 0
+
+
 def test_correlations_that_there_are_not():
     rows = np.array([[1, 0], [1, 1], [0, 1], [np.inf, 1]], np.float32)
     vectors = Vectors(["a", "b", "c", "far"], rows)
     alike = evaluate.similarity(vectors, [("a", "b", 0.1), ("a", "c", 0.1), ("b", "c", 0.1)])
     assert np.isnan([alike.spearman, alike.pearson]).all()
-    with np.errstate(invalid="ignore"):
+    for wrong in (np.inf, np.nan):
+        vectors.matrix[3, 0] = wrong
         far = evaluate.similarity(vectors, [("a", "b", 1), ("a", "c", 2), ("a", "far", 3)])
-    assert np.isnan([far.spearman, far.pearson]).all()
+        assert np.isnan([far.spearman, far.pearson]).all()
     with pytest.raises(ValueError, match="judgements that are finite"):
         evaluate.similarity(vectors, [("a", "b", np.nan), ("b", "c", 1)])
     for wrong in (

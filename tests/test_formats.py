@@ -412,6 +412,51 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, make_vectors,
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("path", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "link"])
+@pytest.mark.parametrize("redirected", [True, False])
+def test_an_open_file_is_written_straight(tmp_path, path, redirected):
+    """Behind what is there: cat does the same to a pipe, and to a file that the shell appends to."""
+    (tmp_path / "link").symlink_to("/dev/stdout")
+    (tmp_path / "out").write_text("before\n")
+    code = "import sys; from embfast.estimator import *; from embfast.formats import *; check_place(sys.argv[1])\n"
+    code += "with replacing(sys.argv[1]) as stream: stream.write(b'text\\n')"
+    command = [sys.executable, "-c", code, str(tmp_path / path)]  # an absolute path stays as it is
+    if redirected:
+        with open(tmp_path / "out", "ab") as out:
+            for _ in range(2):
+                subprocess.run(command, stdout=out, check=True)
+        assert (tmp_path / "out").read_text() == "before\ntext\ntext\n"
+    else:
+        assert subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout == b"text\n"
+
+
+@pytest.mark.parametrize("name", ["e" * 255, "\N{SNOWMAN}" * 85, "a" + "\N{SNOWMAN}" * 84], ids=["a", "b", "c"])
+def test_the_longest_names_can_be_written(tmp_path, name):
+    for text in (b"old", b"new"):
+        with formats.replacing(tmp_path / name) as stream:
+            stream.write(text)
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [(name, b"new")]
+
+
+def test_keys_that_no_reader_of_bin_takes_are_not_written(tmp_path):
+    rows = np.ones((1, 2), np.float32)
+    formats.write(tmp_path / "v.bin", ["k" * 65_535], rows)
+    assert formats.read(tmp_path / "v.bin")[0] == ["k" * 65_535]
+    for wrong in (
+        lambda: formats.write(tmp_path / "v.bin", ["k" * 65_536], rows),
+        lambda: formats.check_keys(["k" * 65_536], "bin"),
+    ):
+        with pytest.raises(ValueError, match="has 65,536 bytes, of which format 'bin' holds 65,535 at most"):
+            wrong()
+    formats.check_keys(["k" * 65_536], "text")
+
+
+@pytest.mark.parametrize("encoding", ["hex", "base64", "rot13"])
+def test_encodings_of_no_text_are_refused(tmp_path, encoding):
+    with pytest.raises(ValueError, match=f"encoding: '{encoding}' is not a text encoding"):
+        formats.read(tmp_path / "v.txt", encoding=encoding)
+
+
 def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path):
     (tmp_path / "v").write_bytes(b"old")
 

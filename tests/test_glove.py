@@ -1,5 +1,6 @@
 """GloVe: kernel against reference, reference against calculus, the model."""
 
+import copy
 import signal
 from functools import cache
 from itertools import pairwise
@@ -325,6 +326,12 @@ def test_a_file_with_bad_sums_is_refused(matrix, tmp_path):
     model.save(tmp_path / "model.safetensors")
     with pytest.raises(FormatError, match=r"model.safetensors: expected sums_in to be positive"):
         GloVe.load(tmp_path / "model.safetensors")
+
+
+def test_a_shallow_copy_that_learns_new_words_leaves_the_first_model_whole():
+    model = GloVe(dim=5, epochs=1).fit(Corpus.from_sentences(topics()))
+    copy.copy(model).partial_fit(Corpus.from_sentences([["new", "words"]] * 9))
+    assert {len(table) for table in model._tables.values()} == {len(model.words_)}
 
 
 def test_partial_fit_learns_new_words_beside_the_old():

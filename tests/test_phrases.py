@@ -15,6 +15,23 @@ from embfast.corpus import Corpus
 from embfast.phrases import ENGLISH_CONNECTORS, Phrases
 
 
+@pytest.mark.parametrize("make", [iter, list, np.array])
+def test_connectors_of_any_kind(make):
+    corpus = Corpus.from_sentences([["bank", "of", "america"], ["bank", "america", "of"]] * 9)
+    phrases = Phrases(min_count=5, threshold=0.1, connectors=make(["of", "the"]))
+    joined = phrases.fit_transform(corpus)
+    assert ("bank", "of", "america") in phrases.phrases_
+    assert list(phrases.transform(corpus)) == list(joined)
+
+
+def test_only_a_corpus_has_phrases():
+    phrases = Phrases()
+    with pytest.raises(TypeError, match="expected a Corpus, got list; see"):
+        phrases.fit([["a", "b"]])
+    with pytest.raises(TypeError, match="expected a Corpus, got list"):
+        phrases.fit(Corpus.from_sentences([["a", "b"]])).transform([["a", "b"]])
+
+
 def default_score(together, a, b, min_count, n_tokens):
     return (together - min_count) / a / b * n_tokens
 

@@ -34,6 +34,12 @@ def test_pca_is_the_projection_on_the_first_two_axes(topics):
     assert_allclose(np.abs(found), np.abs(centered @ axes[:2].T), atol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["pca", "tsne"])
+def test_rows_of_one_direction_lie_on_one_point(method):
+    rows = np.outer(np.arange(1, 11), [0.1, 0.7, 0.3]).astype(np.float32)
+    assert_allclose(project(rows, method), np.zeros((10, 2)), atol=1e-6)
+
+
 @pytest.mark.parametrize("method", ["pca", "tsne", "umap"])
 def test_topics_stay_apart(topics, method):
     if method == "umap":

@@ -361,4 +361,10 @@ def test_queries_that_are_not_finite():
             ask()
     with pytest.raises(ValueError, match="rows that are finite"):
         vectors.rank("a", "n")
+    with pytest.raises(ValueError, match="rows that are finite, got NaN or infinity in 'n'"):
+        vectors.doesnt_match(["a", "b", "n"])
+    assert np.isnan([vectors.similarity("a", "n"), vectors.n_similarity(["a"], ["n"])]).all()
+    ids, scores = vectors.nearest(["a", "n"], k=1)
+    assert ids.tolist() == [[1], [-1]]
+    assert scores[1, 0] == -np.inf
     assert vectors.rank("a", "b") == 1

@@ -175,6 +175,8 @@ def test_resuming_something_else_is_refused(corpus, tmp_path):
     shuffled = Corpus.from_sentences(topics()[::-1])
     with pytest.raises(ValueError, match="another corpus: crc"):
         Word2Vec(dim=10, epochs=1).fit(shuffled, checkpoint=path, resume=True)
+    with pytest.raises(TypeError, match=r"expected a path of type str or Path, got b'.*'"):
+        Word2Vec(dim=10, epochs=1).fit(corpus, checkpoint=bytes(path))
     with pytest.raises(ValueError, match="needs checkpoint="):
         Word2Vec().fit(corpus, resume=True)
     Word2Vec(dim=10, epochs=1, threads=1).fit(corpus, checkpoint=path, resume=True)  # threads may differ
@@ -286,6 +288,14 @@ def test_a_copied_or_saved_model_continues_with_the_same_bits(corpus, tmp_path, 
         same_weights(model, other)
         assert other.loss_ == model.loss_
         assert_array_equal(other.vectors_.matrix, model.vectors_.matrix)
+
+
+def test_a_shallow_copy_that_learns_new_words_leaves_the_first_model_whole(corpus, tmp_path):
+    model = Word2Vec(dim=10, epochs=1, hs=True).fit(corpus)
+    copy.copy(model).partial_fit(Corpus.from_sentences([["new", "words"]] * 9))
+    assert {len(table) for table in model._tables.values()} == {len(model.words_), len(model.words_) - 1}
+    model.save(tmp_path / "model.safetensors")
+    assert Word2Vec.load(tmp_path / "model.safetensors").words_ == model.words_
 
 
 def test_partial_fit_refuses_another_shape(corpus):

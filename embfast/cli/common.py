@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +24,7 @@ from embfast.glove import GloVe
 from embfast.line import LINE
 from embfast.multimodal import Multimodal
 from embfast.node2vec import Node2Vec
+from embfast.sources import find_files
 from embfast.word2vec import Word2Vec
 
 if TYPE_CHECKING:
@@ -41,6 +43,14 @@ app = typer.Typer(
 # ---- commands and their options -----------------------------------------------------------------------------------
 
 
+_typed: ContextVar[frozenset[str]] = ContextVar("typed", default=frozenset())
+
+
+def typed(*names: str) -> list[str]:
+    """Which of these options of the command stand on its command line."""
+    return [name for name in names if name in _typed.get()]
+
+
 def command(
     name: str, under: typer.Typer = app, **options: Any
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -55,11 +65,12 @@ def command(
         grouped = {p.name: p.annotation for p in inspect.signature(function).parameters.values() if _is_group(p)}
 
         @functools.wraps(function)
-        def run(**given: Any) -> None:
+        def run(context: typer.Context, **values: Any) -> None:
+            _typed.set(frozenset(n for n in values if context.get_parameter_source(n).name == "COMMANDLINE"))
             try:
                 for group, kind in grouped.items():
-                    given[group] = kind(**{option.name: given.pop(option.name) for option in parts[group]})
-                function(**given)
+                    values[group] = kind(**{option.name: values.pop(option.name) for option in parts[group]})
+                function(**values)
             except KeyboardInterrupt as stop:
                 say(f"interrupted{stop}", "red")
                 raise typer.Exit(130) from None
@@ -76,7 +87,8 @@ def command(
                 say(str(error) or type(error).__name__, "red")
                 raise typer.Exit(2) from None
 
-        flat = [option for part in parts.values() for option in part]
+        context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+        flat = [context, *(option for part in parts.values() for option in part)]
         run.__signature__ = inspect.Signature(flat)
         run.__annotations__ = {option.name: option.annotation for option in flat}
         run.__doc__ = (function.__doc__ or "").replace("[", r"\[")  # embfast[images] is no markup
@@ -144,7 +156,7 @@ Cache = Annotated[Path | None, typer.Option(help="Keep the encoded corpus in thi
 @contextmanager
 def reading(label: str, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
     """A bar on stderr for a callback of (done, in all); None when stderr is no terminal."""
-    if quiet or not sys.stderr.isatty():
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
@@ -165,8 +177,9 @@ def read_corpus(sources: list[Path], column: str | None, cache: Path | None, qui
             "cache": cache,
             **{n: options.get(n) for n in ("max_vocab", "max_sentence", "vocab")},
         }
-        if given := [name for name, value in of_text.items() if value is not None]:
-            raise ValueError(f"{sources[0]}: was read from text already, which {', '.join(given)} cannot change")
+        wrong = [name for name, value in of_text.items() if value is not None] + typed("min_count", "errors")
+        if wrong:
+            raise ValueError(f"{sources[0]}: was read from text already, which {', '.join(wrong)} cannot change")
         return Corpus.load(sources[0])
     with reading("reading", quiet) as progress:
         if column is not None:
@@ -303,6 +316,8 @@ class VectorsRun(Run):
 
 def say(text: str, style: str = "") -> None:
     """One line to stderr, in colour on a terminal; stdout is for results."""
+    if sys.stderr is None:
+        return
     from rich.console import Console
 
     Console(stderr=True, soft_wrap=True, highlight=False).print(text, style=style or None, markup=False)
@@ -341,17 +356,30 @@ def losses(model: Estimator) -> str:
 
 
 def check_apart(written: Iterable[Path | None], read: Iterable[Path | None] = ()) -> None:
-    """ValueError where one file would be written twice, or over what is read."""
-    inputs = {os.path.realpath(path) for path in read if path is not None}
+    """ValueError where one file would be written twice, or over what is read, be it a file of a directory."""
+    written = [path for path in written if path is not None]
+    inputs: set[str] = set()
+    if any(map(os.path.exists, written)):  # listing a large directory takes time
+        inputs = {os.path.realpath(file) for path in read if path is not None for file in _files_of(path)}
     taken: set[str] = set()
     for path in written:
-        if path is None or (place := os.path.realpath(path)) == os.path.realpath(os.devnull):
+        if (place := os.path.realpath(path)) == os.path.realpath(os.devnull):
             continue
         if place in inputs:
             raise ValueError(f"{path}: would be written over what is read")
         if place in taken:
             raise ValueError(f"{path}: would be written twice")
         taken.add(place)
+
+
+def _files_of(path: Path) -> list[Path]:
+    """The file itself, or the files of a directory."""
+    if not os.path.isdir(path):
+        return [path]
+    try:
+        return find_files(path)
+    except ValueError:  # there are none
+        return []
 
 
 def table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
@@ -372,11 +400,13 @@ def table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> 
 
 def ask(prompt: str, answer: Callable[[list[str]], None]) -> None:
     """Answers line after line until the end of the input; what goes wrong with one line is said and passed over."""
-    terminal = sys.stdin.isatty()
+    if sys.stdin is None:
+        return
+    terminal = sys.stdin.isatty() and sys.stderr is not None
     while True:
         try:
-            line = input(prompt if terminal else "")
-        except EOFError:
+            line = input(prompt) if terminal else next(sys.stdin)
+        except (EOFError, StopIteration):
             if terminal:
                 print()
             return

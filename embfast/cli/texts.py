@@ -14,6 +14,7 @@ from embfast.cli.common import (
     MaxVocab,
     MinCount,
     Quiet,
+    check_apart,
     command,
     read_corpus,
     say,
@@ -25,7 +26,7 @@ from embfast.estimator import check_place
 def phrases(
     corpus: Corpora,
     output: Annotated[Path, typer.Option("--output", "-o", help="Write the joined text here, a document a line.")],
-    min_count: Annotated[int, typer.Option(help="Pairs with fewer occurrences form no phrase.")] = 5,
+    pair_count: Annotated[int, typer.Option("--min-count", help="Pairs with fewer occurrences form no phrase.")] = 5,
     threshold: Annotated[float, typer.Option(help="Pairs with a higher score are joined.")] = 100.0,
     scoring: Annotated[str, typer.Option(help="default (word2phrase) or npmi.")] = "default",
     delimiter: Annotated[str, typer.Option(help="Written between the words of a phrase.")] = "_",
@@ -38,17 +39,20 @@ def phrases(
     quiet: Quiet = False,
 ) -> None:
     """Join words that belong together, new york -> new_york, as word2phrase does."""
+    from embfast.corpus import check_words
     from embfast.formats import replacing
     from embfast.phrases import ENGLISH_CONNECTORS, Phrases
 
     if passes < 1:
         raise ValueError(f"passes must be 1 or more, got {passes}")
     check_place(output)
+    check_apart([output], corpus)
     text = read_corpus(corpus, None, None, quiet, min_count=1, errors=errors)
+    check_words(text.words, output)
     found: dict[str, float] = {}
     for number in range(passes):
         limit = threshold / 2**number if scoring == "default" else threshold
-        pairs = Phrases(min_count, limit, scoring, delimiter, ENGLISH_CONNECTORS if connectors else frozenset())
+        pairs = Phrases(pair_count, limit, scoring, delimiter, ENGLISH_CONNECTORS if connectors else frozenset())
         text = pairs.fit_transform(text)
         found |= {delimiter.join(words): score for words, score in pairs.phrases_.items()}
     with replacing(output) as stream:
@@ -72,6 +76,7 @@ def vocab(
 ) -> None:
     """Count the words of a text."""
     check_place(output)
+    check_apart([output], corpus)
     text = read_corpus(corpus, column, None, quiet, min_count=min_count, max_vocab=max_vocab, errors=errors)
     text.save_vocab(output)
     if not quiet:

@@ -14,6 +14,7 @@ from embfast.cli.common import (
     Quiet,
     VectorsFile,
     ask,
+    check_apart,
     command,
     read_vectors,
     say,
@@ -99,6 +100,7 @@ def plot(
     from embfast.plot import plot as draw
 
     check_place(output)
+    check_apart([output], [vectors])
     loaded = read_vectors(vectors, format)
     with warnings_said():
         places = draw(loaded, output, words or None, n=top, method=method, seed=seed, clusters=clusters)
@@ -176,6 +178,7 @@ def convert(
     """Write vectors in another format."""
     formats.format_of(target, format)
     check_place(target)
+    check_apart([target], [source])
     with warnings_said():
         vectors = read_vectors(source, from_format, limit=limit, errors=errors, encoding=encoding)
     vectors.save(target, format)

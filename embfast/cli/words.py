@@ -1,7 +1,8 @@
 """Word vectors: embfast word2vec, with the flags of word2vec.c too, and glove."""
 
+import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,7 @@ from embfast.cli.common import (
     losses,
     read_corpus,
     reading,
+    typed,
 )
 from embfast.cooccurrence import CooccurrenceMatrix
 from embfast.glove import GloVe
@@ -93,14 +95,15 @@ _C_FLAGS = {
 def from_word2vec_c(arguments: list[str]) -> list[str]:
     """A word2vec.c command line in our flags, with its defaults; anything without its flags comes back unchanged.
 
-    Threads are limited to the cores there are. Our own flags may stand beside the old ones.
+    Threads are limited to the cores there are. Our own flags may stand beside the old ones. The default of -binary is
+    of -output alone, but for .npz and .safetensors; that of 1,000 words a sentence is of text, not of a saved corpus.
 
     >>> from_word2vec_c(["-train", "a.txt", "-output", "a.bin", "-cbow", "0", "-size", "50"])[:5]
     ['a.txt', '--output', 'a.bin', '--dim', '50']
     """
     if not any(argument in _C_FLAGS for argument in arguments):
         return arguments
-    given = {"-cbow": "1", "-binary": "0", "-threads": "12"}
+    given = {"-cbow": "1", "-threads": "12"}
     corpus, rest = [], []
     words = iter(arguments)
     for word in words:
@@ -111,12 +114,16 @@ def from_word2vec_c(arguments: list[str]) -> list[str]:
         if value is None:
             raise typer.BadParameter(f"{word}: a value is missing, as in word2vec.c")
         given[word] = value
+    if "-output" in given and Path(given["-output"]).suffix not in (".npz", ".safetensors"):
+        given.setdefault("-binary", "0")
     translated = []
     for flag in _C_FLAGS:  # one order, whatever the order given
         if flag not in given:
             continue
         value, ours = given[flag], _C_FLAGS[flag]
-        if flag in ("-cbow", "-hs", "-binary", "-debug", "-threads", "-classes") and not value.lstrip("-").isdigit():
+        if flag in ("-cbow", "-hs", "-binary", "-debug", "-threads", "-classes") and not re.fullmatch(
+            r"-?[0-9]+", value
+        ):
             raise typer.BadParameter(f"{flag}: expected a whole number, got {value!r}")
         if flag == "-train":
             corpus.append(value)
@@ -135,7 +142,8 @@ def from_word2vec_c(arguments: list[str]) -> list[str]:
             translated += [ours, value] if int(value) else []
         else:
             translated += [ours, value]
-    if "--max-sentence" not in rest:
+    of_text = not any((Path(word) / "corpus.json").is_file() for word in [*corpus, *rest])
+    if of_text and "--max-sentence" not in rest:
         translated += ["--max-sentence", "1000"]
     return [*corpus, *translated, *rest]
 
@@ -161,6 +169,8 @@ def word2vec(
     if classes < 0:
         raise ValueError(f"classes must be 0 or more, got {classes}")
     if classes:
+        if run.output is None:
+            raise ValueError("--classes needs -o FILE, where the classes are written")
         _k_means()
         run.format = "text"  # lines of words and classes, whatever the extension
     run.check(model, save_vocab=text.save_vocab)
@@ -169,27 +179,21 @@ def word2vec(
     started = time.perf_counter()
     read = text.read(corpus, model.threads, run)
     read_s = time.perf_counter() - started
+    result = {"documents": len(read), "tokens": read.n_tokens, "words": len(read.words), "read_s": read_s}
     if run.output is None and run.save_model is None:
+        run.report(result, [], text.save_vocab)
         return
-    run.check_keys(read.words if not classes else [])
     if classes > len(read.words):
         raise ValueError(f"expected at most {len(read.words)} classes, one per word, got {classes}")
+    run.check_keys(read.words)
     seconds = run.fit(model, read)
-    if classes and run.output is not None:
+    if classes:
         write_classes(run.output, model.vectors_, classes, model.seed)
         if run.save_model is not None:
             model.save(run.save_model)
     else:
         run.save(model)
-    result = {
-        "documents": len(read),
-        "tokens": read.n_tokens,
-        "words": len(read.words),
-        "loss": model.loss_,
-        "read_s": read_s,
-        "train_s": seconds,
-        "settings": model.get_params(),
-    }
+    result |= {"loss": model.loss_, "train_s": seconds, "settings": model.get_params()}
     rate = model.epochs * read.n_tokens / seconds
     run.report(result, [f"trained in {seconds:.1f} s, {rate:,.0f} words/s; {losses(model)}"])
 
@@ -221,6 +225,9 @@ def write_classes(path: Path, vectors: "Vectors", classes: int, seed: int) -> No
 # ---- glove --------------------------------------------------------------------------------------------------------
 
 
+_COUNTING = ("window", "symmetric", "distance_weighting")  # settings that a matrix was made with
+
+
 @command("glove")
 def glove(
     model: GloVe,
@@ -242,8 +249,10 @@ def glove(
     run.check(model, text.save_vocab, keep_matrix=keep_matrix)
     if (not corpus) == (matrix is None):
         raise ValueError("expected either text to count or --matrix FILE that holds the counts")
-    if matrix is not None and (keep_matrix or text.save_vocab):
-        raise ValueError("--keep-matrix and --save-vocab are of text; --matrix is counted already")
+    of_text = [option.name for option in fields(Text) if option.name != "read_vocab"]
+    if matrix is not None and (wrong := typed(*_COUNTING, "memory_gb", "keep_matrix", *of_text)):
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
+        raise ValueError(f"{names}: of counting text; --matrix is counted already")
     run.check_inputs(*(corpus or ()), text.read_vocab, matrix)
 
     started = time.perf_counter()
@@ -272,7 +281,7 @@ def glove(
         "entries": len(counted),
         "count_s": count_s,
         "matrix": None if keep_matrix is None else str(keep_matrix),
-        "settings": model.get_params(),
+        "settings": model.get_params() | {name: counted.settings.get(name) for name in _COUNTING},
     }
     summary = []
     if run.output is not None or run.save_model is not None:

@@ -489,9 +489,13 @@ def _differs(value: Any, default: Any) -> bool:
 
 
 def _scalar(value: Any) -> Any:
-    """numpy's scalars as Python's, torch's devices by their names; the rest as it is."""
+    """Numbers, of numpy too, as Python's int and float, torch's devices by their names; the rest as it is."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, numbers.Real) and not isinstance(value, bool | int | float):
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
     is_device = type(value).__module__ == "torch" and type(value).__name__ == "device"
-    return value.item() if isinstance(value, np.generic) else str(value) if is_device else value
+    return str(value) if is_device else value
 
 
 def check_resumable(path: Path, saved: Estimator, model: Estimator, corpus: dict[str, int]) -> None:

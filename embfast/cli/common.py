@@ -344,12 +344,6 @@ def report(json_output: bool, quiet: bool, result: dict[str, Any], summary: list
             say(line)
 
 
-def given_options(context: typer.Context, names: Iterable[str]) -> list[str]:
-    """Those of these options of the command that were given, as they are written."""
-    written = {option.name: option.opts[0] for option in context.command.params}
-    return [written[name] for name in names if context.get_parameter_source(name).name == "COMMANDLINE"]
-
-
 def losses(model: Estimator) -> str:
     """The mean loss of each epoch, as a summary ends."""
     return f"loss by epoch {' '.join(f'{loss:.4f}' for loss in model.loss_)}"

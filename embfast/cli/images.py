@@ -7,13 +7,12 @@ from typing import Annotated
 import typer
 
 from embfast import formats
-from embfast.cli.common import FileFormat, Json, OutputFile, Quiet, check_apart, command, given_options, report, say
+from embfast.cli.common import FileFormat, Json, OutputFile, Quiet, check_apart, command, report, say, typed
 from embfast.estimator import check_place
 
 
 @command("images")
 def images(
-    context: typer.Context,
     pictures: Annotated[
         list[str], typer.Argument(help="A folder, image files, a .txt of paths, or .tar shards (s-{000..011}.tar).")
     ],
@@ -80,8 +79,8 @@ def images(
     if model is not None:
         of_networks = {"fne", "layer", "backbone", "weights", "at", "pool", "size"}
         refused, where = of_networks | of_layers | of_fne, "--model, whose settings hold"
-    if given := given_options(context, sorted(refused)):
-        raise ValueError(f"{', '.join(given)} cannot be used with {where}")
+    if given := typed(*sorted(refused)):
+        raise ValueError(f"{', '.join(f'--{name}' for name in given)} cannot be used with {where}")
     if picture is not None:
         encoder_of(picture)
     if output is not None:

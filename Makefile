@@ -26,7 +26,7 @@ lint: .venv/lint.extra
 	$(BIN)/clang-format --dry-run -Werror csrc/*.cpp csrc/*.cu csrc/*.h tests/cuda/*.cpp tests/cuda/*.h
 
 clean:
-	rm -rf .venv build dist *.egg-info embfast/*.so
+	rm -rf .venv build dist *.egg-info embfast/*.so embfast/cuda
 
 # Editable: tests and bench use the Python files of the checkout, and the module built beside them.
 .venv/installed: $(BUILT_FROM)

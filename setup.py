@@ -34,8 +34,15 @@ class CMakeBuild(build_ext):
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             *os.environ.get("EMBFAST_CMAKE_ARGS", "").split(),
         ]
-        subprocess.run(configure, check=True)
-        subprocess.run(["cmake", "--build", build, f"-j{os.cpu_count() or 1}"], check=True)
+        for command in (configure, ["cmake", "--build", build, f"-j{os.cpu_count() or 1}"]):
+            try:
+                subprocess.run(command, check=True)
+            except FileNotFoundError:
+                sys.exit("embfast is built with CMake, which is not there: pip install cmake")
+            except subprocess.CalledProcessError:
+                sys.exit(
+                    "embfast could not be built; it needs a C++20 compiler (g++ 11 or newer), see CMake's words above"
+                )
 
     def copy_extensions_to_source(self) -> None:
         """For an editable install: the device kernels go where the module goes."""

@@ -181,13 +181,13 @@ void bind_text(py::module_& m) {
       .def(
           "write",
           // Fills ids (n_tokens) and offsets (n_documents + 1); once. False: the spill file could not be read back.
-          [](TextEncoder& encoder, py::array ids, py::array offsets, int64_t n_tokens) {
-            int32_t* to_ids = check::writable<int32_t>(ids, "ids", n_tokens);
+          [](TextEncoder& encoder, py::array ids, py::array offsets) {
+            int32_t* to_ids = check::writable<int32_t>(ids, "ids", encoder.n_tokens());
             int64_t* to_offsets = check::writable<int64_t>(offsets, "offsets", encoder.n_documents() + 1);
             py::gil_scoped_release no_gil;
             return encoder.write(to_ids, to_offsets);
           },
-          "ids"_a, "offsets"_a, "n_tokens"_a);
+          "ids"_a, "offsets"_a);
 }
 
 void bind_decimals(py::module_& m) {

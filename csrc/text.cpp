@@ -13,6 +13,7 @@
 #include <memory>
 #include <mutex>
 #include <numeric>
+#include <stdexcept>
 #include <thread>
 #include <utility>
 #if defined(__SSE2__)
@@ -137,8 +138,8 @@ WordTable::Key padded_key(std::string_view word, std::string& padded) {
 void add_specials(WordTable& table, const Separators& separators) {
   std::string padded;
   const char newline[] = {separators.document};
-  table.insert(padded_key({newline, 1}, padded), kNewline)->count = WordTable::kAlias;
-  table.insert(padded_key("</s>", padded), kDropped)->count = WordTable::kAlias;
+  table.insert(padded_key({newline, 1}, padded), kNewline);
+  table.insert(padded_key("</s>", padded), kDropped);
 }
 
 }  // namespace
@@ -295,7 +296,7 @@ struct TextEncoder::Worker {
     return slot ? slot->id : kDropped;
   }
 
-  // A token seen for the first time, counted once; returns its id.
+  // A token that is not in the table as it stands, counted once; returns its id. Bytes that are no text get no slot.
   int32_t add(const WordTable::Key& key) {
     if (is_text(key.bytes, key.length)) {
       const int32_t id = table.n_words++;
@@ -307,17 +308,14 @@ struct TextEncoder::Worker {
       fail(Fault::bad_bytes, key.bytes, key.length, key.position);
       return kDropped;
     }
-    int32_t id = kDropped;
-    if (options.errors == Errors::replace) {
-      std::string padded;
-      const WordTable::Key mended = padded_key(replaced(key.bytes, key.length), padded);
-      const WordTable::Slot* slot = table.find(mended);
-      id = slot ? slot->id : table.n_words++;
-      if (!slot) table.insert(mended, id);
+    if (options.errors == Errors::skip) return kDropped;
+    std::string padded;
+    const WordTable::Key mended = padded_key(replaced(key.bytes, key.length), padded);
+    if (WordTable::Slot* slot = table.find(mended)) {
+      ++slot->count;
+      return slot->id;
     }
-    table.insert(key, id)->count = WordTable::kAlias + 1;
-    if (options.pruning && table.n_words > options.max_distinct) prune();
-    return id;
+    return add(mended);
   }
 
   bool fail(Fault fault, const char* bytes, int64_t length, int64_t position) {
@@ -339,16 +337,11 @@ struct TextEncoder::Worker {
     slab_left = 0;
   }
 
-  // Slots of words (aliases left out) by id, with the counts of their aliases added.
+  // Slots of words by id.
   std::vector<WordTable::Slot*> words_by_id() {
     std::vector<WordTable::Slot*> slots(static_cast<size_t>(table.n_words));
     for (WordTable::Slot& slot : table) {
-      if (slot.length && !(slot.count & WordTable::kAlias)) slots[static_cast<size_t>(slot.id)] = &slot;
-    }
-    for (WordTable::Slot& slot : table) {
-      if (!slot.length || slot.id < 0 || !(slot.count & WordTable::kAlias)) continue;
-      slots[static_cast<size_t>(slot.id)]->count += slot.count & ~WordTable::kAlias;
-      slot.count = WordTable::kAlias;
+      if (slot.length && slot.id >= 0) slots[static_cast<size_t>(slot.id)] = &slot;
     }
     return slots;
   }
@@ -399,6 +392,7 @@ void TextEncoder::set_words(const std::vector<std::string_view>& words) {
 // the block it starts in while the others find nothing of theirs.
 template <class Read>
 bool TextEncoder::add_blocks(const Read& read, int64_t first_block, int64_t n_blocks, int64_t size, int64_t origin) {
+  if (state_ != State::reading) throw std::logic_error("TextEncoder: no text can be added after select");
   const size_t base = segments_.size();
   segments_.resize(base + static_cast<size_t>(n_blocks));
   std::atomic<int64_t> next{0};
@@ -457,6 +451,8 @@ bool TextEncoder::add_blocks(const Read& read, int64_t first_block, int64_t n_bl
       }
       if (end + from < size) ++end;  // the separator itself, which may be a newline
     }
+    const bool begins = block == 0 && origin == 0 && !options_.tokens;
+    if (begins && end >= 3 && !std::memcmp(buffer.data(), "\xEF\xBB\xBF", 3)) start = 3;  // a byte order mark
     // What lies behind the region was read for the search only: cover it with separators.
     if (static_cast<int64_t>(buffer.size()) < end + kPadding) buffer.resize(static_cast<size_t>(end + kPadding));
     std::fill_n(buffer.begin() + end, kPadding, worker.separators.token);
@@ -529,7 +525,7 @@ int64_t TextEncoder::n_distinct() const {
     const auto own = workers_.begin() + thread;
     const WordTable& table = (*own)->table;
     n += std::count_if(table.begin(), table.end(), [&](const WordTable::Slot& slot) {
-      if (!slot.length || slot.id < 0 || slot.count & WordTable::kAlias) return false;
+      if (!slot.length || slot.id < 0) return false;
       const WordTable::Key key = table.key(slot);
       return std::none_of(workers_.begin(), own, [&](const Worker* worker) { return worker->table.find(key); });
     });
@@ -613,7 +609,6 @@ bool TextEncoder::end_source() {
 // Tables to one table, whose ids follow the first occurrence in the text: segments stand in the text's order, and in a
 // segment the new words of its worker have rising ids.
 void TextEncoder::merge() {
-  is_merged_ = true;
   if (is_frozen_) {
     global_count_.assign(static_cast<size_t>(frozen_.n_words), 0);
     for (const Worker* worker : workers_) {
@@ -675,7 +670,9 @@ void TextEncoder::merge() {
 
 const TextEncoder::Vocabulary& TextEncoder::select(int64_t min_count, int64_t max_vocab,
                                                    const std::vector<std::string_view>& keep, bool fixed) {
-  if (!is_merged_) merge();
+  if (state_ == State::written) throw std::logic_error("TextEncoder: select comes before write");
+  if (state_ == State::reading) merge();
+  state_ = State::selected;
   vocabulary_ = {};
   const auto count_of = [&](int32_t id) { return global_count_[static_cast<size_t>(id)]; };
   std::vector<int32_t>& order = vocabulary_.order;
@@ -718,6 +715,8 @@ std::string_view TextEncoder::word(int64_t rank) const {
 }
 
 bool TextEncoder::write(int32_t* ids, int64_t* offsets) {
+  if (state_ != State::selected) throw std::logic_error("TextEncoder: write comes once, after select");
+  state_ = State::written;
   // By the number of a packed entry: -1 for newlines and dropped words, then the ranks of each worker's words.
   std::vector<std::vector<int32_t>> rank_of(std::max<size_t>(global_id_.size(), 1));
   for (size_t w = 0; w < rank_of.size(); ++w) {

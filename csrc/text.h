@@ -62,6 +62,7 @@ class TextEncoder {
   // (0: any number) but for those of `keep`. fixed: the words of set_words in their order, whatever their counts.
   const Vocabulary& select(int64_t min_count, int64_t max_vocab, const std::vector<std::string_view>& keep, bool fixed);
   std::string_view word(int64_t rank) const;
+  int64_t n_tokens() const { return vocabulary_.n_tokens; }
   // ids (vocabulary.n_tokens) and offsets (n_documents + 1) of the selected words. Comes last, since it gives back what
   // it has read: words and provisional ids are gone afterwards. False: the spill file failed.
   bool write(int32_t* ids, int64_t* offsets);
@@ -84,7 +85,8 @@ class TextEncoder {
   std::vector<Worker*> workers_;
   std::vector<Segment> segments_;
   WordTable frozen_, merged_;
-  bool is_frozen_ = false, is_merged_ = false;
+  bool is_frozen_ = false;
+  enum class State { reading, selected, written } state_ = State::reading;
   std::atomic<int64_t> memory_used_{0}, spilled_{0};
   std::atomic<int64_t> distinct_{0};  // a word that several workers have seen counts as several
   int64_t next_count_ = 0;            // above this many distinct_ the words are counted

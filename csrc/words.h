@@ -13,7 +13,7 @@ class WordTable {
  public:
   struct Slot {
     uint64_t lo, hi;  // up to 16 bytes: the word itself, zero-padded; longer: its hash, and where it is in the arena
-    uint64_t count;   // the top bit marks an alias
+    uint64_t count;
     int32_t id;       // kNewline, kDropped, or the word's number in the order of first sight
     uint32_t length;  // bytes; 0 is an empty slot
   };
@@ -24,7 +24,6 @@ class WordTable {
     uint32_t length;
   };
   static constexpr uint32_t kInline = 16;
-  static constexpr uint64_t kAlias = uint64_t{1} << 63;
 
   WordTable();
   ~WordTable();
@@ -72,7 +71,9 @@ inline uint64_t of_short(uint64_t lo, uint64_t hi) { return fold(fold(lo ^ kMix1
 uint64_t of_long(const char* bytes, uint32_t length);
 
 // 16 bytes from 16 - length on keep the first `length` bytes of a word.
-constexpr char kKeep[32] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+constexpr char kKeep[33] =
+    "\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF"
+    "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 
 }  // namespace hashing
 

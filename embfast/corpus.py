@@ -50,8 +50,9 @@ class Corpus:
             line k of a file stays document k.
 
     Reading text: space, tab and newline end a token, CR is ignored, a newline ends a document; a last line without
-    newline is a document too (word2vec.c drops its last word). Words are kept whole (word2vec.c cuts them at 98 bytes)
-    and as they are written. The token `</s>` stands for a newline in vocabulary files and is dropped from texts.
+    newline is a document too (word2vec.c drops its last word). A byte order mark at the start of a file is no part of
+    its first word. Words are kept whole (word2vec.c cuts them at 98 bytes) and as they are written. The token `</s>`
+    stands for a newline in vocabulary files and is dropped from texts.
 
     Memory while reading: 55 to 110 bytes per distinct word and thread, half as much again for a moment when a table
     grows, the bytes of words longer than 16, and 2 bytes a token (4 of words that came after 32,766 others), up to
@@ -505,7 +506,7 @@ def _encode(source: Any, options: _Options, directory: storage.CorpusDirectory |
         ids = allocate(n_tokens, np.int32, "ids")
         cut = options.max_sentence is not None
         offsets = (scratch_array if cut else allocate)(encoded.n_documents + 1, np.int64, "offsets")
-        if not encoded.write(ids, offsets, n_tokens):
+        if not encoded.write(ids, offsets):
             raise OSError("cannot read back the ids written to a temporary file")
         if cut:
             offsets = _cut(offsets, options.max_sentence, allocate)

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 import embfast.corpus
 import embfast.sources
 import embfast.storage
+from embfast import kernels
 from embfast.corpus import Corpus, read_vocab
 from embfast.errors import FormatError
 
@@ -778,3 +779,57 @@ def test_bytes_that_are_no_text_meet_a_given_vocabulary(tmp_path, threads):
     assert skipped.n_tokens == 5
     with pytest.raises(FormatError, match=r"a\.txt:1: .*caf"):
         Corpus.from_file(tmp_path / "a.txt", vocab=["au"], threads=threads)
+
+
+@pytest.mark.parametrize("block", [1, 4, 1 << 20])
+def test_a_byte_order_mark_is_no_part_of_the_first_word(tmp_path, block, monkeypatch):
+    small_steps(monkeypatch, block)
+    raw = b"\xef\xbb\xbfhello world hello\nhello\n"
+    (tmp_path / "plain").write_bytes(raw)
+    (tmp_path / "packed.gz").write_bytes(gzip.compress(raw))
+    for name in ("plain", "packed.gz"):
+        corpus = Corpus.from_file([tmp_path / name, tmp_path / name], min_count=1, threads=2)
+        assert (corpus.words, corpus.counts.tolist(), len(corpus)) == (["hello", "world"], [6, 2], 4)
+
+
+def test_tokens_that_are_skipped_take_no_memory(tmp_path):
+    """Bytes that are no text, all different: they have no place in the table of words."""
+    (tmp_path / "text").write_bytes(b" ".join(b"%d\xff" % i for i in range(600_000)) + b" a b a\n")
+    code = """
+import re, sys
+from embfast import Corpus
+peak = lambda: int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
+before = peak()
+corpus = Corpus.from_file(sys.argv[1], min_count=1, errors="skip", threads=1)
+print(corpus.n_tokens, (peak() - before) // 1024)
+"""
+    run = [sys.executable, "-c", code, str(tmp_path / "text")]
+    n_tokens, megabytes = map(int, subprocess.run(run, check=True, capture_output=True, text=True).stdout.split())
+    assert n_tokens == 3
+    assert megabytes < 32
+
+
+def test_an_encoder_holds_to_its_order():
+    def encoder():
+        made = kernels.TextEncoder(
+            n_threads=1, block_bytes=64, memory_bytes=1 << 20, spill_fd=-1, errors="strict", max_distinct=9,
+            tokens=False, pruning=False,
+        )  # fmt: skip
+        assert made.add_bytes(b"a b a\n") is None
+        assert made.end_source() is None
+        return made
+
+    ids, offsets = np.empty(3, np.int32), np.empty(2, np.int64)
+    with pytest.raises(RuntimeError, match="after select"):
+        encoder().write(ids[:0], offsets)
+    made = encoder()
+    made.select(1, 0, [], False)
+    with pytest.raises(RuntimeError, match="no text can be added"):
+        made.add_bytes(b"c\n")
+    with pytest.raises(ValueError, match="ids"):
+        made.write(ids[:1], offsets)
+    assert made.write(ids, offsets)
+    assert (ids.tolist(), offsets.tolist()) == ([0, 1, 0], [0, 3])
+    for again in (lambda: made.write(ids, offsets), lambda: made.select(1, 0, [], False)):
+        with pytest.raises(RuntimeError, match="write"):
+            again()

@@ -488,10 +488,10 @@ def _encode(source: Any, options: _Options, directory: storage.CorpusDirectory |
                     "cannot be read twice: raise max_distinct (about 110 bytes of memory each), or pass something "
                     "to read again"
                 )
-            survivors = pruned.select(options.min_count, 0, options.keep, False)[0]
+            survivors, _, _, *seen = pruned.select(options.min_count, 0, options.keep, False)
             del pruned
             encoded = encoder([*survivors, *sorted(set(options.keep).difference(survivors))])
-            found = selected(encoded)
+            found = [*selected(encoded)[:3], *seen]
         words, counts, n_tokens, n_distinct, largest = found
         if n_tokens == 0:
             if fixed:

@@ -833,3 +833,9 @@ def test_an_encoder_holds_to_its_order():
     for again in (lambda: made.write(ids, offsets), lambda: made.select(1, 0, [], False)):
         with pytest.raises(RuntimeError, match="write"):
             again()
+
+
+def test_what_pruning_leaves_may_be_too_rare(tmp_path):
+    (tmp_path / "text").write_text(" ".join(f"w{i % 40}" for i in range(160)))
+    with pytest.raises(ValueError, match=r"no word occurs min_count=5 times.*the most frequent occurs \d times"):
+        Corpus.from_file(tmp_path / "text", min_count=5, max_distinct=30, threads=1)

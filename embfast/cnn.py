@@ -16,7 +16,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -189,22 +189,22 @@ _LOCKS: WeakKeyDictionary[nn.Module, RLock] = WeakKeyDictionary()
 _LOCKS_LOCK = RLock()
 
 
-def _lock_of(module: nn.Module) -> RLock:
-    """Held while hooks are on a network, so that threads may share it: they take turns."""
-    with _LOCKS_LOCK:
-        return _LOCKS.setdefault(module, RLock())
-
-
 @contextmanager
 def in_mode(module: nn.Module, training: bool) -> Iterator[None]:
-    """Inside, the network is in train or eval mode, all parts of it; afterwards each part is as it was."""
-    before = [(part, part.training) for part in module.modules()]
-    module.train(training)
-    try:
-        yield
-    finally:
-        for part, was in before:
-            part.training = was
+    """Inside, the network is in train or eval mode, all parts of it; afterwards each part is as it was.
+
+    Threads that share a network take turns: others wait before they come in.
+    """
+    with _LOCKS_LOCK:
+        lock = _LOCKS.setdefault(module, RLock())
+    with lock:
+        before = [(part, part.training) for part in module.modules()]
+        module.train(training)
+        try:
+            yield
+        finally:
+            for part, was in before:
+                part.training = was
 
 
 def trace(module: nn.Module, example: Tensor) -> Trace:
@@ -218,18 +218,13 @@ def trace(module: nn.Module, example: Tensor) -> Trace:
         ValueError: it calls no convolution and no linear layer.
     """
     tracer = _Tracer()
-    handles = []
-    with _lock_of(module):
+    with in_mode(module, training=False), ExitStack() as hooks:
         for name, part in module.named_modules():
             if name:
-                handles.append(part.register_forward_pre_hook(tracer.enter(name), with_kwargs=True))
-                handles.append(part.register_forward_hook(tracer.leave))
-        try:
-            with in_mode(module, training=False), torch.no_grad(), _Watch(tracer.see):
-                result = module(example)
-        finally:
-            for handle in handles:
-                handle.remove()
+                hooks.callback(part.register_forward_pre_hook(tracer.enter(name), with_kwargs=True).remove)
+                hooks.callback(part.register_forward_hook(tracer.leave).remove)
+        with torch.no_grad(), _Watch(tracer.see):
+            result = module(example)
     if not tracer.layers:
         raise ValueError(f"{type(module).__name__} calls no convolution and no linear layer; there is nothing to take")
     return tracer.finish(result)
@@ -416,33 +411,28 @@ class Tapped(nn.Module):
         self._taken: dict[int, Tensor] = {}
         self._calls: Counter[tuple[str, bool]] = Counter()
         self._functions = [(point.function, i) for i, point in enumerate(self.points) if point.function >= 0]
-        self._handles: list[Any] = []
-        self._in_eval: Any = None
+        self._inside: Any = None
 
     def __enter__(self) -> Tapped:
-        self._lock = _lock_of(self.module)
-        self._lock.acquire()
         parts = dict(self.module.named_modules())
         places: dict[tuple[str, bool], dict[int, int]] = {}
         for i, point in enumerate(self.points):
             if point.function < 0:
                 places.setdefault((point.module, point.given), {})[point.call] = i
-        for (name, given), wanted in places.items():
-            if given:
-                hook = self._given(name, wanted)
-                self._handles.append(parts[name].register_forward_pre_hook(hook, with_kwargs=True))
-            else:
-                self._handles.append(parts[name].register_forward_hook(self._returned(name, wanted)))
-        self._in_eval = in_mode(self.module, training=False)
-        self._in_eval.__enter__()
+        with ExitStack() as stack:
+            stack.enter_context(in_mode(self.module, training=False))
+            for (name, given), wanted in places.items():
+                if given:
+                    hook = self._given(name, wanted)
+                    handle = parts[name].register_forward_pre_hook(hook, with_kwargs=True)
+                else:
+                    handle = parts[name].register_forward_hook(self._returned(name, wanted))
+                stack.callback(handle.remove)
+            self._inside = stack.pop_all()
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-        self._in_eval.__exit__(None, None, None)
-        self._lock.release()
+        self._inside.close()
 
     def _given(self, name: str, wanted: dict[int, int]) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple, named: dict[str, Any]) -> None:

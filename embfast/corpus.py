@@ -293,6 +293,12 @@ class Corpus:
         return Corpus(words, counts, ids, offsets, self._n_newlines)
 
 
+def check_is_corpus(given: Any) -> None:
+    """TypeError unless it is a Corpus."""
+    if not isinstance(given, Corpus):
+        raise TypeError(f"expected a Corpus, got {type(given).__name__}; see Corpus.from_file and from_sentences")
+
+
 def check_words(words: Iterable[str], path: Paths) -> None:
     """ValueError for a word that a text, or a vocabulary file, cannot tell from its own white space."""
     for word in words:

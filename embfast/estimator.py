@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from embfast import kernels
-from embfast.corpus import Corpus
+from embfast.corpus import check_is_corpus
 from embfast.errors import FormatError
 from embfast.formats import descriptor_of, replacing
 from embfast.tensors import TensorFile, word_tensors, write_tensors
@@ -410,8 +410,7 @@ def check_machine(threads: Any, seed: Any, device: Any = "cpu", of_cpu: str | No
 
 def check_corpus(corpus: Any) -> None:
     """TypeError unless it is a Corpus; ValueError when there is nothing in it to learn from."""
-    if not isinstance(corpus, Corpus):
-        raise TypeError(f"expected a Corpus, got {type(corpus).__name__}; see Corpus.from_file and from_sentences")
+    check_is_corpus(corpus)
     if len(corpus.words) < 2:
         raise ValueError(f"need at least 2 distinct words to train on, got {len(corpus.words)}")
     if corpus.n_tokens < 2:

@@ -7,11 +7,10 @@ after Bouma 2009, "Normalized (pointwise) mutual information in collocation extr
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from typing import Any
 
 import numpy as np
 
-from embfast.corpus import Corpus
+from embfast.corpus import Corpus, check_is_corpus
 from embfast.storage import scratch_array
 
 __all__ = ["ENGLISH_CONNECTORS", "Phrases"]
@@ -78,7 +77,7 @@ class Phrases:
             ValueError: a setting makes no sense.
         """
         self._check()
-        _check_corpus(corpus)
+        check_is_corpus(corpus)
         links = _Links(corpus, self.connectors)
         frequent = (corpus.counts >= self.min_count) & ~links.is_connector
         keys, counts = np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -118,7 +117,7 @@ class Phrases:
         """
         if not hasattr(self, "phrases_"):
             raise ValueError("fit first: there are no phrases yet")
-        _check_corpus(corpus)
+        check_is_corpus(corpus)
         links = _Links(corpus, self.connectors)
         index = {word: i for i, word in enumerate(corpus.words)}
         words = list(corpus.words)
@@ -211,11 +210,6 @@ class Phrases:
         if self.scoring == "default":
             return (together - self.min_count) / first / last * n_tokens
         return np.log(together / first / last * n_tokens) / -np.log(together / n_tokens)
-
-
-def _check_corpus(corpus: Any) -> None:
-    if not isinstance(corpus, Corpus):
-        raise TypeError(f"expected a Corpus, got {type(corpus).__name__}; see Corpus.from_file and from_sentences")
 
 
 class _Chunk:

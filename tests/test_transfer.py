@@ -1,6 +1,7 @@
 """Studies of transfer: splits, classifiers, layers, neighbours, and fine-tuning of what is not frozen."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -357,3 +358,12 @@ def test_what_cannot_be_scored():
         classify(rows, labels, rows, labels, C=0)
     with pytest.raises(ValueError, match="at least one split, got none"):
         scores(rows, labels, iter([]))
+
+
+def test_threads_share_what_they_predict_with():
+    network, pictures = plain().train(), photographs(12)
+    expected = predict(network, pictures, preparation=SMALL, batch=3)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: predict(network, pictures, preparation=SMALL, batch=3), range(12)):
+            assert_array_equal(found, expected)
+    assert all(part.training for part in network.modules())

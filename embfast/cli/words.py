@@ -18,6 +18,7 @@ from embfast.cli.common import (
     MinCount,
     VectorsRun,
     command,
+    is_saved_corpus,
     losses,
     read_corpus,
     reading,
@@ -142,7 +143,7 @@ def from_word2vec_c(arguments: list[str]) -> list[str]:
             translated += [ours, value] if int(value) else []
         else:
             translated += [ours, value]
-    of_text = not any((Path(word) / "corpus.json").is_file() for word in [*corpus, *rest])
+    of_text = not any(is_saved_corpus([Path(word)]) for word in [*corpus, *rest])
     if of_text and "--max-sentence" not in rest:
         translated += ["--max-sentence", "1000"]
     return [*corpus, *translated, *rest]

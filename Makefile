@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
-BUILT_FROM := pyproject.toml setup.py CMakeLists.txt $(wildcard csrc/*)
+BUILT_FROM := pyproject.toml setup.py CMakeLists.txt $(wildcard csrc/*/*)
 
 .PHONY: demo test bench lint clean
 
@@ -23,7 +23,7 @@ bench: .venv/bench.extra
 lint: .venv/lint.extra
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run -Werror csrc/*.cpp csrc/*.cu csrc/*.h tests/cuda/*.cpp tests/cuda/*.h
+	$(BIN)/clang-format --dry-run -Werror csrc/*/*.cpp csrc/*/*.cu csrc/*/*.h tests/cuda/*.cpp tests/cuda/*.h
 
 clean:
 	rm -rf .venv build dist *.egg-info embfast/*.so embfast/cuda

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from bench.machine import machine_and_commit, report
-from embfast.corpus import Corpus, read_vocab
+from embfast.text.corpus import Corpus, read_vocab
 
 ROOT = Path(__file__).resolve().parents[1]
 
 OURS = """
 import json, re, sys, time
 peak = lambda: int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1])
-from embfast.corpus import Corpus
+from embfast.text.corpus import Corpus
 before = peak()
 wall, cpu = time.perf_counter(), time.process_time()
 corpus = Corpus.from_file(sys.argv[1], threads=int(sys.argv[2]))

@@ -22,7 +22,9 @@ import numpy as np
 from bench.kernels import Text
 from bench.machine import machine_and_commit, report
 from embfast import kernels, reference
-from embfast.training import initial_weights, make_blocks, make_pieces, noise_weights
+from embfast.training.blocks import make_blocks, make_pieces
+from embfast.training.sampling import noise_weights
+from embfast.training.tables import initial_weights
 
 WINDOW, NEGATIVES, SEED = 5, 5, 1
 INSTRUCTIONS = 164 / 4  # of a pair of rows on sm_90

@@ -50,8 +50,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.machine import machine_and_commit
-from embfast.doc2vec import Doc2Vec
-from embfast.training import cores
+from embfast.documents.doc2vec import Doc2Vec
+from embfast.training.threads import cores
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("EMBFAST_DATA", ROOT.parent / "shared" / "data"))
@@ -63,8 +63,8 @@ MIN_LR = 0.0001
 OURS = """
 import json, sys, time
 import numpy as np
-from embfast.corpus import Corpus
-from embfast.doc2vec import Doc2Vec
+from embfast.text.corpus import Corpus
+from embfast.documents.doc2vec import Doc2Vec
 train, new, output, settings = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
 epochs, reinfer = settings.pop("infer_epochs"), settings.pop("reinfer")
 corpus = Corpus.from_file(train, min_count=5, threads=1)
@@ -106,8 +106,8 @@ print(json.dumps({"train_cpu_s": train_cpu, "infer_cpu_s": infer_cpu, "tokens": 
 # Threads take turns; the wall clock and CPU seconds of each inference.
 SCALING = """
 import json, sys, time
-from embfast.corpus import Corpus
-from embfast.doc2vec import Doc2Vec
+from embfast.text.corpus import Corpus
+from embfast.documents.doc2vec import Doc2Vec
 train, new, _, settings = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
 epochs, most, repeats = settings.pop("infer_epochs"), settings.pop("most"), settings.pop("repeats")
 model = Doc2Vec(**settings).fit(Corpus.from_file(train, min_count=5, threads=1), progress=False)

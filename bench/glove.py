@@ -35,15 +35,15 @@ from rich.table import Table
 
 from bench.machine import machine_and_commit
 from bench.word2vec import DATA, ROOT, STARTER, judge, read_lines, say, spread, write_text
-from embfast.vectors import Vectors
+from embfast.vectors.vectors import Vectors
 
 STANFORD = "Stanford"
 OURS = {"embfast": "tiles", "embfast full": "full"}
 
 COUNT = """
 import json, sys, time
-from embfast.corpus import Corpus
-from embfast.cooccurrence import CooccurrenceMatrix
+from embfast.text.corpus import Corpus
+from embfast.words.cooccurrence import CooccurrenceMatrix
 text, output, settings = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 begin = time.process_time()
 corpus = Corpus.from_file(text, min_count=5, threads=settings["threads"])
@@ -56,8 +56,8 @@ print(json.dumps({"count_cpu_s": time.process_time() - read, "read_cpu_s": read 
 """
 TRAIN = """
 import json, sys, time
-from embfast.cooccurrence import CooccurrenceMatrix
-from embfast.glove import GloVe
+from embfast.words.cooccurrence import CooccurrenceMatrix
+from embfast.words.glove import GloVe
 matrix, output, settings = CooccurrenceMatrix.load(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 begin, ends = time.process_time(), {}
 def note(status):
@@ -74,7 +74,7 @@ GLOVE_PYTHON = """
 import json, sys, time
 import numpy as np
 from glove import Glove
-from embfast.cooccurrence import CooccurrenceMatrix
+from embfast.words.cooccurrence import CooccurrenceMatrix
 matrix, output, settings = CooccurrenceMatrix.load(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 upper = matrix.rows <= matrix.columns  # it moves both words of an entry at once
 from scipy.sparse import coo_matrix
@@ -87,7 +87,7 @@ cpu = time.process_time()
 model.fit(entries, epochs=settings["epochs"], no_threads=1)
 cpu = time.process_time() - cpu
 if output:
-    from embfast.vectors import Vectors
+    from embfast.vectors.vectors import Vectors
     Vectors(matrix.words, np.asarray(model.word_vectors, np.float32)).save(output)
 print(json.dumps({"epoch_cpu_s": cpu / settings["epochs"] * len(matrix) / len(entries.data)}))
 """

@@ -23,12 +23,14 @@ import numpy as np
 import torch
 
 from bench.machine import machine_and_commit, report
-from embfast.backbones import load_backbone
-from embfast.cnn import PRECISIONS, Extractor, Run, Tapped, pooled, trace
-from embfast.moments import Moments
-from embfast.pictures import open_pictures
-from embfast.ternary import TernaryMatrix, levels, thresholds
-from embfast.transfer import Score, classify, few_shot_splits
+from embfast.files.ternary import TernaryMatrix, levels, thresholds
+from embfast.images.backbones import load_backbone
+from embfast.images.extract import PRECISIONS, Extractor, Run
+from embfast.images.pictures import open_pictures
+from embfast.images.pooling import Tapped, pooled
+from embfast.images.trace import trace
+from embfast.images.transfer import Score, classify, few_shot_splits
+from embfast.vectors.moments import Moments
 
 PER_CLASS = (5, 10, 20, 60)
 ROWS = 2048  # of features that are packed

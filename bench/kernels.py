@@ -27,7 +27,9 @@ import numpy as np
 
 from bench.machine import machine_and_commit, report
 from embfast import kernels, reference
-from embfast.training import Sharing, initial_weights, keep_thresholds, make_blocks, noise_weights, sharing
+from embfast.training.blocks import make_blocks
+from embfast.training.sampling import Sharing, keep_thresholds, noise_weights, sharing
+from embfast.training.tables import initial_weights
 
 WINDOW, NEGATIVES, SAMPLE, DOCUMENT = 5, 5, 1e-3, 1000
 SEED, EPOCH, NOISE = 1, 0, 1 << 18

@@ -34,11 +34,11 @@ from rich.table import Table
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from bench.machine import machine_and_commit, report, write_json
-from embfast.captions import Captions, encode, vocabulary
-from embfast.multimodal import Examples, Multimodal
-from embfast.ranking import ranking_loss
-from embfast.towers import SequenceTower, into_space, pack
-from embfast.vectors import Vectors
+from embfast.multimodal.captions import Captions, encode, vocabulary
+from embfast.multimodal.model import Examples, Multimodal
+from embfast.multimodal.ranking import ranking_loss
+from embfast.multimodal.towers import SequenceTower, into_space, pack
+from embfast.vectors.vectors import Vectors
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("EMBFAST_DATA", ROOT.parent / "shared" / "data"))

@@ -35,8 +35,8 @@ from bench.glove import run as run_command
 from bench.machine import machine_and_commit, write_json
 from bench.word2vec import DATA, say, spread
 from embfast import evaluate
-from embfast.graph import Graph
-from embfast.vectors import Vectors
+from embfast.graphs.graph import Graph
+from embfast.vectors.vectors import Vectors
 
 SETTINGS = ((1.0, 1.0), (0.25, 4.0), (4.0, 0.25), (1.0, 0.5))
 TRAINED = ((0.25, 0.25), (1.0, 1.0))
@@ -57,9 +57,9 @@ print(json.dumps({"load_s": loaded, "work_s": work, "steps": steps}))
 OURS = (
     BEGIN
     + """
-from embfast.graph import Graph
-from embfast.node2vec import Node2Vec
-from embfast.walks import Walks
+from embfast.graphs.graph import Graph
+from embfast.graphs.node2vec import Node2Vec
+from embfast.graphs.walks import Walks
 begin = clock()
 graph = Graph.from_file(path)
 loaded = clock() - begin

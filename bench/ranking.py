@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from bench.machine import machine_and_commit, report
-from embfast.ranking import info_nce, ranking_loss
+from embfast.multimodal.ranking import info_nce, ranking_loss
 
 MARGIN, TEMPERATURE = 0.2, 0.07
 SEED = 0

@@ -20,7 +20,7 @@ import numpy as np
 
 from bench.machine import machine_and_commit, write_json
 from embfast import evaluate
-from embfast.vectors import Vectors
+from embfast.vectors.vectors import Vectors
 
 try:
     from gensim.models import KeyedVectors

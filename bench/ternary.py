@@ -22,7 +22,7 @@ import numpy as np
 
 from bench.machine import machine_and_commit, report
 from embfast import kernels
-from embfast.ternary import LOWER, UPPER, TernaryMatrix, thresholds
+from embfast.files.ternary import LOWER, UPPER, TernaryMatrix, thresholds
 
 K = 10
 READ = 1 << 25  # numbers that are read to know the speed of memory: 128 MB, in a few milliseconds without interruption

@@ -33,15 +33,15 @@ from rich.table import Table
 from bench.machine import machine_and_commit, write_json
 from bench.node2vec import SETTINGS
 from bench.word2vec import say
-from embfast.graph import Graph
-from embfast.walks import _TOGETHER, Walks, _member_word, _own_words, next_draw
+from embfast.graphs.graph import Graph
+from embfast.graphs.walks import _TOGETHER, Walks, _member_word, _own_words, next_draw
 
 OFFSETS, NEIGHBOURS, MEMBERS, LABELS = range(4)  # what a phase of a turn reads
 
 MEMORY = """
 import json, resource, sys
-from embfast.graph import Graph
-from embfast.walks import Walks
+from embfast.graphs.graph import Graph
+from embfast.graphs.walks import Walks
 def now():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 path, p, q, n = sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])

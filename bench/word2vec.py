@@ -42,7 +42,7 @@ from rich.table import Table
 from bench.corpus import embfast_pass, gensim_pass, original_pass
 from bench.machine import machine_and_commit, write_json
 from embfast import evaluate
-from embfast.vectors import Vectors
+from embfast.vectors.vectors import Vectors
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("EMBFAST_DATA", ROOT.parent / "shared" / "data"))
@@ -64,8 +64,8 @@ print(json.dumps({"exit": os.waitstatus_to_exitcode(status), "wall_s": time.perf
 """
 OURS = """
 import json, sys, time
-from embfast.corpus import Corpus
-from embfast.word2vec import Word2Vec
+from embfast.text.corpus import Corpus
+from embfast.words.word2vec import Word2Vec
 text, output, settings = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 corpus = Corpus.from_file(text, min_count=5, threads=1)
 wall, cpu = time.perf_counter(), time.process_time()

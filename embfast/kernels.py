@@ -1,4 +1,4 @@
-"""The one door to compiled code: nothing else imports embfast._cpu, or embfast.device with its kernels."""
+"""The one door to compiled code: nothing else imports embfast._cpu, or embfast.device.cuda with its kernels."""
 
 import math
 import mmap
@@ -15,9 +15,9 @@ except ImportError as error:
         "`pip install .` in a checkout, or `pip install embfast`."
     ) from error
 
-# Text to ids (csrc/text.h): used by embfast.corpus; embfast.sources turns its faults into errors with file and line.
+# Text to ids (csrc/text/text.h): used by embfast.text.corpus; its faults become errors with file and line in sources.
 TextEncoder = _cpu.TextEncoder
-# Decimal text to float32 and back (csrc/decimals.h): used by embfast.formats.
+# Decimal text to float32 and back (csrc/text/decimals.h): used by embfast.files.formats.
 parse_lines = _cpu.parse_lines
 format_lines = _cpu.format_lines
 
@@ -35,13 +35,13 @@ train_entries = _cpu.train_entries
 EdgeReader = _cpu.EdgeReader
 csr = _cpu.csr
 asymmetric_entry = _cpu.asymmetric_entry
-# Rows of -1, 0 and 1 in bit planes (csrc/ternary.h): used by embfast.ternary.
+# Rows of -1, 0 and 1 in bit planes (csrc/ternary/ternary.h): used by embfast.files.ternary.
 ternary_levels = _cpu.ternary_levels
 ternary_pack = _cpu.ternary_pack
 ternary_unpack = _cpu.ternary_unpack
 ternary_nonzeros = _cpu.ternary_nonzeros
 ternary_top = _cpu.ternary_top
-# Tiles of similarities (csrc/ranking.h): used by embfast.ranking.
+# Tiles of similarities (csrc/ranking/ranking.h): used by embfast.multimodal.ranking.
 order_scores = _cpu.order_scores
 add_order_gradients = _cpu.add_order_gradients
 hinges = _cpu.hinges
@@ -69,7 +69,7 @@ def weight_table(n: int, dim: int) -> np.ndarray:
 
 
 def bit_planes(n: int, dim: int) -> np.ndarray:
-    """Zeros, uint64 (n, 2, words), for n rows of dim levels as csrc/ternary.h has them; words is a multiple of 8."""
+    """Zeros, uint64 (n, 2, words), for n rows of dim levels as csrc/ternary has them; words is a multiple of 8."""
     return _zeros((n, 2, -(-dim // 512) * 8), np.uint64)
 
 
@@ -90,21 +90,21 @@ def device(name: str) -> tuple[Any, str]:
     """
     if name == "cpu":
         return None, "cpu"
-    from embfast.device import choose
+    from embfast.device.cuda import choose
 
     return choose(name)
 
 
 def device_sequences(device: Any, tables: dict[str, np.ndarray | None], **settings: Any) -> Any:
     """Weights on a device, to be trained on sequences: device.Sequences."""
-    from embfast.device import Sequences
+    from embfast.device.sequences import Sequences
 
     return Sequences(device, tables, **settings)
 
 
 def describe_devices() -> list[tuple[str, str]]:
     """What there is to train on beside the CPU, or what is missing: rows of name and text."""
-    from embfast.device import describe
+    from embfast.device.cuda import describe
 
     return describe()
 
@@ -118,27 +118,27 @@ def device_entries(
     **settings: Any,
 ) -> Any:
     """GloVe's tables on a device, to be trained on entries in runs: device_glove.Entries."""
-    from embfast.device_glove import Entries
+    from embfast.device.entries import Entries
 
     return Entries(device, tables, entries, parts, runs, **settings)
 
 
 def device_walks(device: Any, arrays: dict[str, np.ndarray | None], settings: dict[str, Any]) -> Any:
     """A graph on a device, to be walked on: device_walks.DeviceWalks."""
-    from embfast.device_walks import DeviceWalks
+    from embfast.device.walks import DeviceWalks
 
     return DeviceWalks(device, arrays, settings)
 
 
 def device_packer(device: Any, low: np.ndarray, high: np.ndarray) -> Any:
     """Makes ternary rows on a device: device_ternary.Packer."""
-    from embfast.device_ternary import Packer
+    from embfast.device.ternary import Packer
 
     return Packer(device, low, high)
 
 
 def device_ranking_loss(device: Any, images: Any, captions: Any, **settings: Any) -> tuple[float, Any, Any]:
     """A ranking loss of rows that are on a device, and its gradients: device_ranking.ranking_loss."""
-    from embfast.device_ranking import ranking_loss
+    from embfast.device.ranking import ranking_loss
 
     return ranking_loss(device, images, captions, **settings)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import embfast
-from embfast.vectors import Vectors
+from embfast.vectors.vectors import Vectors
 
 # A script that starts the tests in the background has them ignore Ctrl-C, which some of them press.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -51,7 +51,7 @@ def solve_on(tmp_path_factory):
     def solve(isa: str, script: str) -> dict[str, np.ndarray]:
         path = tmp_path_factory.mktemp("solved") / "solved.npz"
         environment = {**os.environ, "EMBFAST_ISA": isa, "PYTHONPATH": str(Path(embfast.__file__).parents[1])}
-        command = [sys.executable, Path(__file__).parent / script, path]
+        command = [sys.executable, Path(__file__).parent / "support" / script, path]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
         assert done.returncode == 0, done.stderr
         with np.load(path) as arrays:

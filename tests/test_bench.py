@@ -15,7 +15,7 @@ from bench import ternary as bench_ternary
 from bench import walks as bench_walks
 from bench import word2vec as bench_word2vec
 from embfast import kernels, reference
-from embfast.walks import Walks
+from embfast.graphs.walks import Walks
 
 REPORT = "Vocab size: {}\nWords in train file: 100000\n\rAlpha: 0.001  Progress: {}%  Words/thread/sec: 50.00k  "
 
@@ -259,7 +259,7 @@ def test_bench_of_node_vectors(tmp_path, monkeypatch, capsys):
 
 def test_multimodal_measures_steps_epochs_and_retrieval(tmp_path, capsys):
     bench_multimodal = pytest.importorskip("bench.multimodal", exc_type=ImportError)
-    from embfast.vectors import Vectors
+    from embfast.vectors.vectors import Vectors
 
     rng = np.random.default_rng(0)
     lines = []
@@ -364,7 +364,7 @@ def test_images_measures_speed_packing_and_accuracy(tmp_path, monkeypatch, capsy
     from networks import SMALL, photographs, plain
 
     from bench import images as bench_images
-    from embfast.backbones import Backbone
+    from embfast.images.backbones import Backbone
 
     network = torch.nn.Sequential(*plain()[:5], torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), *plain()[7:])
     monkeypatch.setattr(bench_images, "load_backbone", lambda name: Backbone(network, name, SMALL))

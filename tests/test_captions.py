@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from embfast.captions import Captions, Linked, Texts, encode, tokenize, vocabulary
 from embfast.errors import FormatError
-from embfast.vectors import Vectors
+from embfast.multimodal.captions import Captions, Linked, Texts, encode, tokenize, vocabulary
+from embfast.vectors.vectors import Vectors
 
 KARPATHY = {
     "dataset": "flickr8k",

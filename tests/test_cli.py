@@ -13,14 +13,15 @@ from numpy.testing import assert_allclose, assert_array_equal
 from typer.testing import CliRunner
 
 import embfast
-from embfast import cli, training
-from embfast.cooccurrence import CooccurrenceMatrix
-from embfast.corpus import Corpus
-from embfast.glove import GloVe
-from embfast.vectors import Vectors
-from embfast.word2vec import Word2Vec
+from embfast import cli
+from embfast.text.corpus import Corpus
+from embfast.training import threads
+from embfast.vectors.vectors import Vectors
+from embfast.words.cooccurrence import CooccurrenceMatrix
+from embfast.words.glove import GloVe
+from embfast.words.word2vec import Word2Vec
 
-PROGRAM = [sys.executable, "-m", "embfast.cli"]
+PROGRAM = [sys.executable, "-m", "embfast"]
 
 
 def run(*arguments, code=0, **options):
@@ -292,7 +293,7 @@ def test_word2vec_c_flags_mean_what_they_meant():
     assert "--format text" in " ".join(cli.from_word2vec_c(["-train", "text", "-output", "v.bin"]))
     defaults = cli.from_word2vec_c(["-train", "text", "-output", "v"])
     assert {"--cbow", "--format", "text"} <= set(defaults)
-    assert defaults[defaults.index("--threads") + 1] == str(min(12, training.cores()))
+    assert defaults[defaults.index("--threads") + 1] == str(min(12, threads.cores()))
     assert "--no-cbow" in cli.from_word2vec_c(["-train", "text", "-cbow", "0", "-hs", "1"])
     assert "--hs" in cli.from_word2vec_c(["-train", "text", "-cbow", "0", "-hs", "1"])
     assert "--quiet" in cli.from_word2vec_c(["-train", "text", "-debug", "0"])

@@ -16,14 +16,15 @@ from numpy.testing import assert_allclose, assert_array_equal
 pytest.importorskip("PIL", reason="Pillow is not installed: pip install embfast[images]")
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install embfast[images]")
 
-from networks import SMALL, ResNet, Tangled, photographs, plain, seeded, vgg16  # noqa: E402
-from torch import nn  # noqa: E402
+from networks import SMALL, ResNet, Tangled, photographs, plain, seeded, vgg16
+from torch import nn
 
-from embfast import cnn  # noqa: E402
-from embfast.backbones import Backbone, EfficientNetLite0, load_backbone, load_weights  # noqa: E402
-from embfast.cnn import Extractor, Run, Tapped, dim_of, pooled, trace  # noqa: E402
-from embfast.errors import FormatError  # noqa: E402
-from embfast.pictures import Preparation, open_pictures  # noqa: E402
+from embfast.errors import FormatError
+from embfast.images.backbones import Backbone, EfficientNetLite0, load_backbone, load_weights
+from embfast.images.extract import Extractor, Run
+from embfast.images.pictures import Preparation, open_pictures
+from embfast.images.pooling import POOLING, Tapped, dim_of, pooled
+from embfast.images.trace import AT, trace
 
 
 def traced(network, side=16):
@@ -226,7 +227,7 @@ def test_features_are_the_means_of_what_the_network_computes(at):
     network, x = seeded(Tangled), torch.randn(3, 3, 16, 16)
     with torch.no_grad():
         maps = by_hand(network, x)
-        expected = torch.cat([found[cnn.AT[::-1].index(at)].mean((2, 3)) for found in maps.values()], 1)
+        expected = torch.cat([found[AT[::-1].index(at)].mean((2, 3)) for found in maps.values()], 1)
         with Tapped(network, traced(network).select("all", at)) as tapped:
             assert_allclose(tapped(x), expected, atol=1e-6)
             assert_allclose(tapped(x), expected, atol=1e-6)  # counts of calls begin again
@@ -384,7 +385,7 @@ def test_pooling():
     assert_array_equal(pooled(tensor, 1, "none"), maps.reshape(2, -1))
     cells = maps.reshape(2, 3, 2, 2, 2, 3).mean((3, 5)).reshape(2, 12)
     assert_allclose(pooled(tensor, 1, "grid"), cells, atol=1e-6)
-    for pooling in cnn.POOLING:
+    for pooling in POOLING:
         channels_last = tensor.permute(0, 2, 3, 1).contiguous()
         if pooling != "none":
             assert_allclose(pooled(channels_last, -1, pooling), pooled(tensor, 1, pooling), atol=1e-6)
@@ -399,7 +400,7 @@ def test_half_precision_means_are_taken_in_float32():
     assert_allclose(pooled(maps, 1, "mean"), maps.double().mean((2, 3)), atol=1e-5)
 
 
-@pytest.mark.parametrize("pool", cnn.POOLING)
+@pytest.mark.parametrize("pool", POOLING)
 def test_dim_of_says_what_pooled_gives(pool):
     pictures = photographs(2)
     made = extractor(plain(), pictures, pool=pool)
@@ -522,9 +523,9 @@ KILLED = """
 import sys, time, numpy as np, torch
 sys.path.insert(0, {tests!r})
 from networks import photographs, plain
-from embfast import cnn
-from embfast.backbones import Backbone
-from embfast.pictures import Preparation, open_pictures
+from embfast.images import extract as cnn
+from embfast.images.backbones import Backbone
+from embfast.images.pictures import Preparation, open_pictures
 cnn._SAVE_SECONDS = 0.0
 pictures = open_pictures(photographs(40))
 print("ready", flush=True)
@@ -534,7 +535,7 @@ cnn.Extractor(backbone, pictures, run=cnn.Run(batch=2)).features(pictures, {work
 
 
 def test_a_killed_run_goes_on_where_its_record_says(tmp_path):
-    script = KILLED.format(tests=str(Path(__file__).parent), work=str(tmp_path / "work"))
+    script = KILLED.format(tests=str(Path(__file__).parent / "support"), work=str(tmp_path / "work"))
     process = subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[1])
     record, deadline = tmp_path / "work" / "progress.json", time.monotonic() + 60
     while not record.exists() or json.loads(record.read_text())["stop"] < 4:

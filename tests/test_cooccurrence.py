@@ -15,12 +15,12 @@ from numpy.testing import assert_allclose, assert_array_equal
 from test_word2vec import topic_share
 
 import embfast
-import embfast.cooccurrence
+import embfast.words.cooccurrence
 from embfast import kernels, reference
-from embfast.cooccurrence import STANFORD, CooccurrenceMatrix, count_pairs
-from embfast.corpus import Corpus
 from embfast.errors import FormatError
-from embfast.glove import GloVe
+from embfast.text.corpus import Corpus
+from embfast.words.cooccurrence import STANFORD, CooccurrenceMatrix, count_pairs
+from embfast.words.glove import GloVe
 
 
 def topics(n=1_500, seed=0):
@@ -140,14 +140,14 @@ def test_ids_that_are_no_words_are_refused():
 
 def test_memory_is_planned_and_too_little_is_refused(corpus, monkeypatch):
     for n_words, threads, memory in ((70_000, 1, 0.5), (1_000_000, 8, 2.0), (45, 2, 0.001)):
-        buffer, chunk = embfast.cooccurrence._plan(10**9, n_words, threads, memory)
+        buffer, chunk = embfast.words.cooccurrence._plan(10**9, n_words, threads, memory)
         counter = kernels.CooccurrenceCounter
         used = buffer + chunk * counter.bytes_per_token + counter.bytes_of_words(n_words)
         assert used + threads * counter.bytes_per_thread(n_words) <= memory * 1e9
         assert used > 0.5 * memory * 1e9
     with pytest.raises(ValueError, match=r"memory_gb=0.0001 is too little to count 45 words .* at least 0\.00"):
         CooccurrenceMatrix.from_corpus(corpus, memory_gb=1e-4)
-    monkeypatch.setattr(embfast.cooccurrence, "_SMALLEST_CHUNK", 1)
+    monkeypatch.setattr(embfast.words.cooccurrence, "_SMALLEST_CHUNK", 1)
     told = []
     little = CooccurrenceMatrix.from_corpus(corpus, memory_gb=2e-5, threads=1, progress=lambda *at: told.append(at))
     assert told == sorted(told)
@@ -158,8 +158,8 @@ def test_memory_is_planned_and_too_little_is_refused(corpus, monkeypatch):
 FULL_DISK = """
 import os, resource, sys
 import numpy as np
-from embfast import cooccurrence
-from embfast.corpus import Corpus
+from embfast.words import cooccurrence
+from embfast.text.corpus import Corpus
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 cooccurrence._SMALLEST_CHUNK = 1
 ids = np.random.default_rng(0).integers(0, 500, 20_000).astype(np.int32)
@@ -407,8 +407,8 @@ def test_memory_is_given_back(tmp_path):
     script = """
 import resource, sys
 import numpy as np
-from embfast.corpus import Corpus
-from embfast.cooccurrence import CooccurrenceMatrix
+from embfast.text.corpus import Corpus
+from embfast.words.cooccurrence import CooccurrenceMatrix
 ids = np.random.default_rng(0).integers(0, 3_000, 1_500_000).astype(np.int32)
 corpus = Corpus([f"w{i}" for i in range(3_000)], np.bincount(ids, minlength=3_000), ids, np.array([0, len(ids)]))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -21,12 +21,12 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import embfast.corpus
-import embfast.sources
-import embfast.storage
+import embfast.text.corpus
+import embfast.text.sources
+import embfast.text.storage
 from embfast import kernels
-from embfast.corpus import Corpus, read_vocab
 from embfast.errors import FormatError
+from embfast.text.corpus import Corpus, read_vocab
 
 DATA = Path(os.environ.get("EMBFAST_DATA", Path(__file__).parents[2] / "shared/data"))
 
@@ -61,10 +61,10 @@ def as_twin(corpus):
 
 def small_steps(monkeypatch, block, memory=1 << 28):
     """Blocks so small that every boundary falls inside a word somewhere, and (memory=0) ids and results on disk."""
-    monkeypatch.setattr(embfast.sources, "BLOCK_BYTES", block)
-    monkeypatch.setattr(embfast.sources, "SLICE_BYTES", 3 * block)
-    monkeypatch.setattr(embfast.storage, "MEMORY_BYTES", memory)
-    monkeypatch.setattr(embfast.corpus, "_CHUNK", 3)
+    monkeypatch.setattr(embfast.text.sources, "BLOCK_BYTES", block)
+    monkeypatch.setattr(embfast.text.sources, "SLICE_BYTES", 3 * block)
+    monkeypatch.setattr(embfast.files.scratch, "MEMORY_BYTES", memory)
+    monkeypatch.setattr(embfast.text.corpus, "_CHUNK", 3)
 
 
 TEXT = "the cat sat on the mat\n\nthe dog\tsat  on\r\nthe antidisestablishmentarianism of the </s> café\n".encode() * 3
@@ -518,8 +518,8 @@ def test_cache_is_used_again_until_something_changes(tmp_path, monkeypatch):
     path, cache = tmp_path / "text", tmp_path / "cache"
     path.write_bytes(TEXT)
     passes = []
-    encode = embfast.corpus._encode
-    monkeypatch.setattr(embfast.corpus, "_encode", lambda *a: passes.append(1) or encode(*a))
+    encode = embfast.text.corpus.encode_source
+    monkeypatch.setattr(embfast.text.corpus, "encode_source", lambda *a: passes.append(1) or encode(*a))
 
     def passes_for(**options):
         passes.clear()
@@ -637,7 +637,7 @@ def test_killed_while_saving(tmp_path):
     """kill -9 at any moment leaves a whole corpus behind: the old one or the new one."""
     target = tmp_path / "saved"
     program = (
-        "import sys; from embfast.corpus import Corpus\n"
+        "import sys; from embfast.text.corpus import Corpus\n"
         "corpora = [Corpus.from_sentences([[w] * 200_000] * 2) for w in 'ab']\n"
         "corpora[0].save(sys.argv[1]); print('saved', flush=True)\n"
         "while True:\n"
@@ -734,7 +734,7 @@ def test_only_what_a_corpus_left_behind_is_removed(tmp_path):
 def test_more_words_than_two_bytes_can_number(tmp_path, threads, memory, monkeypatch):
     """Numbers are packed by their size until the end: 2^15 less 2 and 2^16 less 2 words are where that changes."""
     small_steps(monkeypatch, 1 << 14, memory)
-    monkeypatch.setattr(embfast.corpus, "_CHUNK", 1 << 20)
+    monkeypatch.setattr(embfast.text.corpus, "_CHUNK", 1 << 20)
     rng = np.random.default_rng(0)
     first_sight = [f"w{i}" for i in range(140_000)]
     again = [f"w{i}" for i in rng.integers(0, 140_000, 140_000)]

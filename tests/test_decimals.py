@@ -6,7 +6,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from embfast import formats, kernels, reference
+from embfast import kernels, reference
+from embfast.errors import FormatError
+from embfast.files import formats
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 SPELLINGS = st.one_of(
@@ -191,5 +193,5 @@ def test_files_larger_than_a_block(tmp_path, monkeypatch):
     lines = (tmp_path / "v.txt").read_bytes().splitlines(keepends=True)
     lines[8000] = lines[8000].replace(b" ", b" x", 1)
     (tmp_path / "v.txt").write_bytes(b"".join(lines))
-    with pytest.raises(formats.FormatError, match=r"v\.txt:8001: expected 100 numbers after 'w7999', got b'x"):
+    with pytest.raises(FormatError, match=r"v\.txt:8001: expected 100 numbers after 'w7999', got b'x"):
         formats.read(tmp_path / "v.txt")

@@ -13,8 +13,14 @@ import pytest
 import standin
 from numpy.testing import assert_allclose, assert_array_equal
 
-from embfast import Corpus, Doc2Vec, Graph, Node2Vec, Word2Vec, device, kernels, reference, training
+from embfast import Corpus, Doc2Vec, Graph, Node2Vec, Word2Vec, kernels, reference
+from embfast.device import cuda as device
+from embfast.device import sequences
 from embfast.errors import TrainingError
+from embfast.text.corpus import by_count
+from embfast.training import blocks as blocks_module
+from embfast.training import sampling
+from embfast.training.tables import initial_weights
 
 
 @pytest.fixture
@@ -54,17 +60,17 @@ def test_words_are_those_of_the_reference(kind, cupy, corpus):
     """Weights of a whole fit, epoch after epoch: what the host sends, launches and brings back is all there is."""
     model = Word2Vec(**settings(device="cuda", **WORDS[kind])).fit(corpus)
     assert model.device_ == "cuda:0 (Stand-in)"
-    corpus = training.by_count(corpus) if model.hs else corpus
+    corpus = by_count(corpus) if model.hs else corpus
     n, dim = len(corpus.words), model.dim
-    blocks = training.make_blocks(corpus.offsets)
+    blocks = blocks_module.make_blocks(corpus.offsets)
     weights = kernels.weight_table(n, dim)
-    training.initial_weights(weights, dim, model.seed)
+    initial_weights(weights, dim, model.seed)
     tables = {"w_in": weights.astype(np.float64), "w_out": None, "w_nodes": None}
     if model.negatives:
         tables["w_out"] = np.zeros((n, weights.shape[1]))
     if model.hs:
         tables["w_nodes"] = np.zeros((n - 1, weights.shape[1]))
-    noise = reference.NoiseTable(training.noise_weights(corpus.counts, 0.75)) if model.negatives else None
+    noise = reference.NoiseTable(sampling.noise_weights(corpus.counts, 0.75)) if model.negatives else None
     lr, min_lr = model._rates()
     losses = []
     for epoch in range(model.epochs):
@@ -72,8 +78,8 @@ def test_words_are_those_of_the_reference(kind, cupy, corpus):
             **tables,
             ids=corpus.ids,
             offsets=corpus.offsets,
-            pieces=training.make_pieces(corpus.offsets, blocks),
-            keep=training.keep_thresholds(corpus.counts, model.sample),
+            pieces=blocks_module.make_pieces(corpus.offsets, blocks),
+            keep=sampling.keep_thresholds(corpus.counts, model.sample),
             noise=noise,
             tree=reference.HuffmanTree(corpus.counts) if model.hs else None,
             window=model.window,
@@ -142,8 +148,8 @@ def test_inferred_rows_are_those_of_the_reference(kind, cupy, corpus):
         **tables,
         ids=corpus.ids,
         offsets=corpus.offsets,
-        keep=training.keep_thresholds(model.counts_, model.sample),
-        noise=reference.NoiseTable(training.noise_weights(model.counts_, 0.75)),
+        keep=sampling.keep_thresholds(model.counts_, model.sample),
+        noise=reference.NoiseTable(sampling.noise_weights(model.counts_, 0.75)),
         cbow=part.cbow,
         epochs=4,
         averaged=2,
@@ -163,7 +169,7 @@ def test_nodes_learn_as_on_the_cpu(cupy, monkeypatch):
     rng = np.random.default_rng(1)
     edges = [(a, b) for a in range(16) for b in range(a) if rng.random() < (0.5 if a % 2 == b % 2 else 0.02)]
     graph = Graph.from_edges(*np.array(edges).T)
-    monkeypatch.setattr("embfast.node2vec.BUFFER", 400)
+    monkeypatch.setattr("embfast.graphs.node2vec.BUFFER", 400)
     how = {"dim": 8, "walk_length": 12, "walks_per_node": 4, "window": 3, "epochs": 2}
     on_cpu, on_device = Node2Vec(**how, threads=1).fit(graph), Node2Vec(**how, device="cuda").fit(graph)
     assert on_device.words_ == on_cpu.words_
@@ -176,16 +182,16 @@ def test_nodes_learn_as_on_the_cpu(cupy, monkeypatch):
 @pytest.mark.parametrize("chunk", [50, 300, 1 << 20])
 def test_a_corpus_larger_than_the_lanes_passes_through(chunk, cupy, corpus, monkeypatch):
     """The same examples are drawn; buffers are written only when their last use is over, which the stand-in sees."""
-    monkeypatch.setattr(training, "BLOCK", 64)
-    monkeypatch.setattr(device, "CHUNK", chunk)
+    monkeypatch.setattr(blocks_module, "BLOCK", 64)
+    monkeypatch.setattr(sequences, "CHUNK", chunk)
     told = []
     how = settings(device="cuda", epochs=1, lr=0.01)
     model = Word2Vec(**how).fit(corpus, progress=told.append)
-    monkeypatch.setattr(device, "CHUNK", 1 << 20)
+    monkeypatch.setattr(sequences, "CHUNK", 1 << 20)
     expected = Word2Vec(**how).fit(corpus)
     assert_allclose(model.loss_, expected.loss_, rtol=1e-3)
     first = kernels.weight_table(len(corpus.words), 12)
-    training.initial_weights(first, 12, 4)
+    initial_weights(first, 12, 4)
     difference = np.abs(model.vectors_.matrix - expected.vectors_.matrix).max()
     assert difference < 0.2 * np.abs(expected.vectors_.matrix - first[:, :12]).max()
     assert told[-1].done == 1
@@ -195,8 +201,8 @@ def test_pieces_refine_blocks():
     rng = np.random.default_rng(0)
     for longest in (30, 3000, 100_000):
         offsets = np.cumsum([0, *rng.integers(0, longest, 200_000 // longest)]).astype(np.int64)
-        blocks = training.make_blocks(offsets)
-        pieces = training.make_pieces(offsets, blocks)
+        blocks = blocks_module.make_blocks(offsets)
+        pieces = blocks_module.make_pieces(offsets, blocks)
         assert np.isin(blocks, pieces).all()
         assert (np.diff(pieces) > 0).all()
         assert np.diff(pieces).max() <= 1024 + 2 * 256
@@ -215,10 +221,12 @@ def test_mapped_ids_are_sent(cupy, corpus, tmp_path):
 
 
 def test_ctrl_c_leaves_a_checkpoint_that_either_device_goes_on_from(cupy, corpus, monkeypatch, tmp_path):
-    for module in ("word2vec", "training"):
+    for module in ("words.word2vec", "training.blocks"):
         monkeypatch.setattr(f"embfast.{module}.BLOCK", 64)
-    monkeypatch.setattr("embfast.word2vec.DEVICE_SLICE", 4)
-    monkeypatch.setattr("embfast.word2vec.make_blocks", lambda offsets: training.make_blocks(offsets, 64, 16))
+    monkeypatch.setattr("embfast.words.word2vec.DEVICE_SLICE", 4)
+    monkeypatch.setattr(
+        "embfast.words.word2vec.make_blocks", lambda offsets: blocks_module.make_blocks(offsets, 64, 16)
+    )
     how, path = settings(device="cuda", epochs=3), tmp_path / "state"
     whole = Word2Vec(**how).fit(corpus)
 
@@ -325,7 +333,7 @@ def test_auto_keeps_to_the_cpu_where_the_settings_are_of_the_cpu(cupy, corpus, c
 
 
 def test_ids_out_of_range_never_reach_the_device(cupy, corpus):
-    session = device.Sequences(
+    session = sequences.Sequences(
         device.find(), {"w_in": kernels.weight_table(9, 8), "w_out": kernels.weight_table(9, 8)}, dim=8, keep=None,
         noise=kernels.NoiseTable(np.ones(9)), tree=None, window=2, shrink=True, cbow=False, mean=True, drawn=2, seed=1,
         lr_first=0.1, lr_last=0.1,
@@ -359,9 +367,11 @@ def test_the_package_has_the_sources_of_the_kernels(cupy):
     source = device.HOME.parents[1] / "csrc"
     if not source.exists():
         pytest.skip("not in a checkout")
-    for path in device.HOME.glob("*.[ch]*"):
-        if path.suffix in (".cu", ".h"):
-            assert path.read_text() == (source / path.name).read_text(), f"{path.name} has changed: build the package"
+    shipped = [*device.HOME.glob("*.cu"), *device.HOME.glob("*/*.h")]
+    assert {path.suffix for path in shipped} == {".cu", ".h"}
+    for path in shipped:
+        for original in source.glob(f"*/{path.name}"):
+            assert path.read_text() == original.read_text(), f"{path.name} has changed: build the package"
 
 
 # ---- what is said of a device --------------------------------------------------------------------------------------
@@ -469,7 +479,7 @@ def test_every_name_of_cupy_that_is_used_exists_with_its_parameters():
 
 
 def test_the_names_above_are_all_that_is_used_and_the_stand_in_has_them():
-    source = "".join(path.read_text() for path in sorted(device.HOME.parent.glob("device*.py")))
+    source = "".join(path.read_text() for path in sorted((device.HOME.parent / "device").glob("*.py")))
     chains = set(re.findall(r"(?<![\w.])(?:self\.)?_?cupy\.((?:cuda\.)?\w+(?:\.\w+)*)", source)) - {"__version__"}
     assert chains
     assert chains <= set(USED), chains - set(USED)

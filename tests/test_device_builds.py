@@ -20,7 +20,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from problems import Problem
 from test_device_kernels import MODELS, SHARED_MOST, assert_same, device_arguments, device_expected, device_job
 
-from embfast import device
+from embfast.device import cuda as device
+from embfast.device import sequences
 
 TABLE = Path(__file__).parent / "cuda" / "registers.tsv"
 
@@ -35,19 +36,27 @@ def nvcc():
 
 @pytest.fixture(scope="module")
 def compiled(nvcc, tmp_path_factory):
-    """Compiles csrc/sequences.cu for one architecture, once: to PTX, or to a cubin with its PTX beside it."""
+    """Compiles csrc/sequences/sequences.cu for one architecture, once: to PTX, or to a cubin with its PTX beside it."""
     made = {}
 
     def compile(architecture, cubin=False):
         if (architecture, cubin) not in made:
             folder = tmp_path_factory.mktemp(f"sm_{architecture}")
-            source = shim.SOURCES / "sequences.cu"
+            source = shim.source("sequences.cu")
             what = (
                 ["-cubin", "-keep", "-keep-dir", folder, f"-arch=sm_{architecture}"]
                 if cubin
                 else ["-ptx", f"-arch=compute_{architecture}"]
             )
-            command = [nvcc, "-std=c++17", *what, "-o", folder / ("out.cubin" if cubin else "sequences.ptx"), source]
+            command = [
+                nvcc,
+                "-std=c++17",
+                f"-I{shim.SOURCES}",
+                *what,
+                "-o",
+                folder / ("out.cubin" if cubin else "sequences.ptx"),
+                source,
+            ]
             done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
             made[architecture, cubin] = folder
@@ -63,7 +72,7 @@ def on_ptx(folder, problem, grid, used):
     """What the PTX of the kernels makes of a problem."""
     source = next(folder.glob("*.ptx")).read_text()
     arguments = device_arguments(problem)
-    tally = np.zeros(1, device.TALLY)
+    tally = np.zeros(1, sequences.TALLY)
     job, shape, arrays = device_job(arguments, tally, grid, SHARED_MOST)
     memory = ptx.Memory()
     for name, array in arrays.items():
@@ -147,7 +156,7 @@ def nvrtc():
 
 
 @pytest.mark.parametrize("architecture", [75, 90])
-@pytest.mark.parametrize("source", sorted(path.name for path in shim.SOURCES.glob("*.cu")))
+@pytest.mark.parametrize("source", sorted(path.name for path in shim.SOURCES.glob("*/*.cu")))
 def test_nvrtc_compiles_what_the_package_ships(source, architecture):
     """As CuPy would where there are no binaries: without a standard library."""
     library, program = nvrtc(), ctypes.c_void_p()
@@ -247,7 +256,7 @@ def test_occupancy_is_that_of_the_table(nvcc, tmp_path):
     shim.run(["g++", "-std=c++17", "-w", f"-I{include}", source, "-o", program], tmp_path)
     used = {tuple(line.split("\t")[:2]): line.split("\t")[2] for line in TABLE.read_text().splitlines()[1:]}
     for dim, expected in WARPS.items():
-        shape = device.sequence_shape(-(-dim // 16) * 4, 5, 0, cbow=False, documents=False, shared_most=64 << 10)
+        shape = sequences.sequence_shape(-(-dim // 16) * 4, 5, 0, cbow=False, documents=False, shared_most=64 << 10)
         found = {}
         for architecture in expected:
             command = [program, architecture, shape.threads, used[shape.kernel, str(architecture)], shape.shared]
@@ -266,7 +275,7 @@ def test_the_log_is_read():
 
 def test_shared_memory_of_common_sizes_fits_every_device():
     """Bytes of a block at window 5 and 10, and that no device of the table needs the ring in global memory there."""
-    shared = {dim: device.sequence_shape(-(-dim // 16) * 4, 5, 0, cbow=False, documents=False, shared_most=64 << 10)
+    shared = {dim: sequences.sequence_shape(-(-dim // 16) * 4, 5, 0, cbow=False, documents=False, shared_most=64 << 10)
               for dim in (100, 128, 200, 256, 300)}  # fmt: skip
     assert {dim: shape.shared for dim, shape in shared.items()} == {
         100: 9856, 128: 11264, 200: 18368, 256: 22592, 300: 26848,

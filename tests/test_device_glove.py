@@ -1,4 +1,4 @@
-"""The GloVe kernels of csrc/glove.cu, run on the CPU by the shim, against the reference of the CPU kernel."""
+"""The GloVe kernels of csrc/glove/glove.cu, run on the CPU by the shim, against the reference of the CPU kernel."""
 
 import sys
 from dataclasses import replace
@@ -11,10 +11,12 @@ import standin
 from entry_problems import TABLES, EntryProblem
 from numpy.testing import assert_allclose, assert_array_equal
 
-from embfast import CooccurrenceMatrix, Corpus, GloVe, device_glove, glove, kernels, reference
-from embfast.device import Device
-from embfast.device_glove import RUN_JOB, run_shape
-from embfast.glove import make_runs
+from embfast import CooccurrenceMatrix, Corpus, GloVe, kernels, reference
+from embfast.device import entries as device_glove
+from embfast.device.cuda import Device
+from embfast.device.entries import RUN_JOB, run_shape
+from embfast.words import glove
+from embfast.words.glove import make_runs
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from problems import Problem
 
 from embfast import reference
-from embfast.device import ALIAS_CELL, SEQUENCE_JOB, TALLY, sequence_shape
+from embfast.device.sequences import ALIAS_CELL, SEQUENCE_JOB, TALLY, sequence_shape
 
 SHARED_MOST = 227 << 10
 MODELS = {
@@ -294,7 +294,7 @@ def test_bytes_per_word_are_those_of_the_model(library):
 
 
 def test_every_kernel_of_the_sources_can_be_launched(library):
-    sources = {path.name: path.read_text() for path in shim.SOURCES.glob("*.cu")}
+    sources = {path.name: path.read_text() for path in shim.SOURCES.glob("*/*.cu")}
     found = re.findall(
         r"__global__ void\s+(?:__launch_bounds__\([\d, ]+\)\s+)?(model##)?(\w+)\(", "".join(sources.values())
     )
@@ -306,7 +306,7 @@ def test_every_kernel_of_the_sources_can_be_launched(library):
 
 def test_the_job_is_laid_out_as_in_the_source(library):
     assert library.arguments("skip_gram_warp") == [SEQUENCE_JOB.itemsize]
-    source = (shim.SOURCES / "sequences.cu").read_text()
+    source = shim.source("sequences.cu").read_text()
     body = re.search(r"struct SequenceJob \{(.*?)\n\};", source, re.DOTALL)[1]
     fields = re.findall(r"[*\s](\w+)(?=[,;])", re.sub(r"//.*", "", body))
     assert fields == list(SEQUENCE_JOB.names)

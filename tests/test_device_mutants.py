@@ -193,7 +193,7 @@ def run(source, library, sanitizer=None):
 
 def build(source, sanitizer=None, changes=None):
     name = KERNELS[source]
-    text = f'#include "../../csrc/{source}.cu"\nusing namespace embfast;\n'
+    text = f'#include "{shim.source(f"{source}.cu").relative_to(shim.SOURCES)}"\nusing namespace embfast;\n'
     return shim.build(source, sanitizer=sanitizer, changes=changes,
                       kernels=text + "".join(f"SHIM_KERNEL({kernel});\n" for kernel in name))  # fmt: skip
 

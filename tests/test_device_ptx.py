@@ -34,8 +34,8 @@ def compiled(tmp_path_factory):
     def compile(source, architecture):
         if (source, architecture) not in made:
             out = tmp_path_factory.mktemp("ptx") / f"{source}.ptx"
-            command = [nvcc, "-std=c++17", "-ptx", f"-arch=compute_{architecture}", "-o", out,
-                       shim.SOURCES / f"{source}.cu"]  # fmt: skip
+            command = [nvcc, "-std=c++17", f"-I{shim.SOURCES}", "-ptx", f"-arch=compute_{architecture}", "-o", out,
+                       shim.source(f"{source}.cu")]  # fmt: skip
             done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
             made[source, architecture] = {name: ptx.Kernel(out.read_text(), name) for name in SOURCES[source]}

@@ -1,4 +1,4 @@
-"""The kernels of csrc/ranking.cu, run on the CPU by the shim, against the loops of reference and torch's gradients."""
+"""The kernels of ranking.cu, run on the CPU by the shim, against the loops of reference and torch's gradients."""
 
 import sys
 from itertools import product
@@ -9,8 +9,9 @@ import shim
 import standin
 from numpy.testing import assert_allclose
 
-from embfast import device, kernels, reference
-from embfast.device_ranking import RANKING_JOB, SHARED, TILE
+from embfast import kernels, reference
+from embfast.device import cuda as device
+from embfast.device.ranking import RANKING_JOB, SHARED, TILE
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +75,10 @@ def solve(library, images, captions, *, mode, similarity, margin, groups=None, d
 
 
 def expected(images, captions, *, groups=None, **settings):
-    """Loss and gradients of embfast.ranking in float64, which its own tests hold to calculus."""
+    """Loss and gradients of embfast.multimodal.ranking in float64, which its own tests hold to calculus."""
     import torch
 
-    from embfast.ranking import ranking_loss
+    from embfast.multimodal.ranking import ranking_loss
 
     sides = [torch.tensor(rows, dtype=torch.float64, requires_grad=True) for rows in (images, captions)]
     loss = ranking_loss(*sides, groups=None if groups is None else torch.tensor(groups), tile=50, **settings)

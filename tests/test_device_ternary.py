@@ -1,4 +1,4 @@
-"""The kernels of csrc/ternary.cu, run on the CPU by the shim: the bits of the CPU's."""
+"""The kernels of csrc/ternary/ternary.cu, run on the CPU by the shim: the bits of the CPU's."""
 
 import sys
 
@@ -8,9 +8,11 @@ import shim
 import standin
 from numpy.testing import assert_array_equal
 
-from embfast import device, kernels, ternary
-from embfast.device_ternary import BEST_THREADS, FOUND, MOST_BEST, best_size
-from embfast.ternary import TernaryMatrix, levels, thresholds
+from embfast import kernels
+from embfast.device import cuda as device
+from embfast.device.ternary import BEST_THREADS, FOUND, MOST_BEST, best_size
+from embfast.files import ternary
+from embfast.files.ternary import TernaryMatrix, levels, thresholds
 
 NONE = 2**64 - 1
 

@@ -1,4 +1,4 @@
-"""The walk kernels of csrc/walks.cu, run on the CPU by the shim: draw by draw the walks of embfast.walks."""
+"""The walk kernels of walks.cu, run on the CPU by the shim: draw by draw the walks of embfast.graphs.walks."""
 
 import sys
 from itertools import pairwise
@@ -9,15 +9,16 @@ import shim
 import standin
 from numpy.testing import assert_array_equal
 
-from embfast import Graph, device, reference
-from embfast.device_walks import WALK_JOB
+from embfast import Graph, reference
+from embfast.device import cuda as device
+from embfast.device.walks import WALK_JOB
 
 pytest.importorskip("numba")
 
 from numba import njit
 from test_walks import KINDS, SETTINGS, deviation, small_graph, wide_graph
 
-from embfast.walks import Walks
+from embfast.graphs.walks import Walks
 
 
 @pytest.fixture(scope="module")

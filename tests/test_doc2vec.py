@@ -12,14 +12,15 @@ import pytest
 from numpy.testing import assert_array_equal
 from typer.testing import CliRunner
 
-import embfast.training
+import embfast.training.blocks
 from bench import doc2vec as bench_doc2vec
 from embfast import cli, kernels
-from embfast.corpus import Corpus, read_tagged
-from embfast.doc2vec import Doc2Vec
+from embfast.documents.doc2vec import Doc2Vec
+from embfast.documents.tagged import read_tagged
 from embfast.errors import FormatError, TrainingError
-from embfast.tags import Tags
-from embfast.vectors import Vectors
+from embfast.text.corpus import Corpus
+from embfast.text.tags import Tags
+from embfast.vectors.vectors import Vectors
 
 MODES = {
     "dm": {},
@@ -134,7 +135,7 @@ def test_inference_depends_on_the_words_and_the_seed_alone(corpus, mode, monkeyp
     assert_array_equal(model.infer(iter(new)), expected)
     assert_array_equal(model.infer([["a2", "b1"]]), expected[-1:])
     assert_array_equal(model.transform(Corpus.from_sentences(new)), expected)
-    monkeypatch.setattr(embfast.doc2vec, "_INFERENCE_WORK", 16 * 60)  # a call every few documents
+    monkeypatch.setattr(embfast.documents.doc2vec, "_INFERENCE_WORK", 16 * 60)  # a call every few documents
     assert_array_equal(model.infer(new), expected)
     for name, table in model._tables.items():
         assert_array_equal(table, weights[name])
@@ -208,7 +209,7 @@ def test_one_thread_and_seed_give_the_same_bits_also_from_a_file(corpus, tmp_pat
 
 @pytest.mark.parametrize("mode", ["dm", "dm-concat", "dbow", "both"])
 def test_a_stopped_run_resumes_to_the_same_bits(corpus, tmp_path, monkeypatch, mode):
-    monkeypatch.setattr(embfast.training, "_SLICE_WORK", 0)  # a block is a slice
+    monkeypatch.setattr(embfast.training.blocks, "_SLICE_WORK", 0)  # a block is a slice
     settings = {"epochs": 2, **MODES[mode]}
     straight = small(**settings).fit(corpus)
     path = tmp_path / "checkpoint.safetensors"

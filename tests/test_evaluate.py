@@ -11,7 +11,8 @@ from numpy.testing import assert_allclose
 
 from embfast import Graph, evaluate
 from embfast.errors import FormatError
-from embfast.vectors import Vectors
+from embfast.evaluate import words as words_module
+from embfast.vectors.vectors import Vectors
 
 
 @pytest.fixture
@@ -65,8 +66,8 @@ def test_answers_are_those_of_most_similar(world, monkeypatch, restrict, method)
     expected = slow_analogies(vectors, sections, restrict, method)
     assert 10 < sum(c for c, _, _ in expected) < sum(t for _, t, _ in expected) - 20
     assert counts(evaluate.analogies(vectors, sections, restrict=restrict, method=method)) == expected
-    monkeypatch.setattr(evaluate, "_CELLS", 1)
-    monkeypatch.setattr(evaluate, "_TOGETHER", 7)
+    monkeypatch.setattr(words_module, "_CELLS", 1)
+    monkeypatch.setattr(words_module, "_TOGETHER", 7)
     assert counts(evaluate.analogies(vectors, sections, restrict=restrict, method=method)) == expected
 
 
@@ -363,7 +364,7 @@ def naive_retrieval(images, captions, owners, similarity):
 @pytest.mark.parametrize("block", [1 << 22, 40])
 def test_retrieval_matches_sorting(similarity, block, monkeypatch):
     """Small whole numbers, so that many scores are equal; images with no caption, one, and several."""
-    monkeypatch.setattr(evaluate, "_CELLS", block)
+    monkeypatch.setattr(sys.modules["embfast.evaluate.retrieval"], "_CELLS", block)
     rng = np.random.default_rng(3)
     images, captions = rng.integers(-1, 2, (17, 4)), rng.integers(-1, 2, (50, 4))
     captions[:17] = images  # some are right

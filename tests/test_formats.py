@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from embfast import formats
 from embfast.errors import FormatError
-from embfast.vectors import Vectors
+from embfast.files import durable, formats, lines
+from embfast.vectors.vectors import Vectors
 
 EXTENSIONS = [".bin", ".txt", ".vec", ".npz", ".safetensors", ".bin.gz", ".txt.gz", ".vec.gz"]
 WORDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8).filter(
@@ -418,7 +418,10 @@ def test_an_open_file_is_written_straight(tmp_path, path, redirected):
     """Behind what is there: cat does the same to a pipe, and to a file that the shell appends to."""
     (tmp_path / "link").symlink_to("/dev/stdout")
     (tmp_path / "out").write_text("before\n")
-    code = "import sys; from embfast.estimator import *; from embfast.formats import *; check_place(sys.argv[1])\n"
+    code = (
+        "import sys; from embfast.files.durable import replacing; from embfast.training.settings import check_place\n"
+    )
+    code += "check_place(sys.argv[1])\n"
     code += "with replacing(sys.argv[1]) as stream: stream.write(b'text\\n')"
     command = [sys.executable, "-c", code, str(tmp_path / path)]  # an absolute path stays as it is
     if redirected:
@@ -433,7 +436,7 @@ def test_an_open_file_is_written_straight(tmp_path, path, redirected):
 @pytest.mark.parametrize("name", ["e" * 255, "\N{SNOWMAN}" * 85, "a" + "\N{SNOWMAN}" * 84], ids=["a", "b", "c"])
 def test_the_longest_names_can_be_written(tmp_path, name):
     for text in (b"old", b"new"):
-        with formats.replacing(tmp_path / name) as stream:
+        with durable.replacing(tmp_path / name) as stream:
             stream.write(text)
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [(name, b"new")]
 
@@ -444,11 +447,11 @@ def test_keys_that_no_reader_of_bin_takes_are_not_written(tmp_path):
     assert formats.read(tmp_path / "v.bin")[0] == ["k" * 65_535]
     for wrong in (
         lambda: formats.write(tmp_path / "v.bin", ["k" * 65_536], rows),
-        lambda: formats.check_keys(["k" * 65_536], "bin"),
+        lambda: lines.check_keys(["k" * 65_536], "bin"),
     ):
         with pytest.raises(ValueError, match="has 65,536 bytes, of which format 'bin' holds 65,535 at most"):
             wrong()
-    formats.check_keys(["k" * 65_536], "text")
+    lines.check_keys(["k" * 65_536], "text")
 
 
 @pytest.mark.parametrize("encoding", ["hex", "base64", "rot13"])
@@ -461,7 +464,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path):
     (tmp_path / "v").write_bytes(b"old")
 
     def write_half():
-        with formats.replacing(tmp_path / "v") as stream:
+        with durable.replacing(tmp_path / "v") as stream:
             stream.write(b"new")
             raise KeyboardInterrupt
 
@@ -472,8 +475,8 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path):
 
 WRITER = """
 import sys, time
-from embfast import formats
-with formats.replacing(sys.argv[1]) as stream:
+from embfast.files import durable, formats, lines
+with durable.replacing(sys.argv[1]) as stream:
     stream.write(b"half")
     stream.flush()
     print("writing", flush=True)
@@ -528,7 +531,7 @@ def test_a_writer_whose_new_file_was_taken_for_abandoned_takes_another(tmp_path,
         lock(stream, operation)
 
     monkeypatch.setattr(fcntl, "flock", lock_too_late)
-    with formats.replacing(tmp_path / "v") as stream:
+    with durable.replacing(tmp_path / "v") as stream:
         stream.write(b"new")
     assert taken
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("v", b"new")]
@@ -540,7 +543,7 @@ def test_without_locks_a_write_works_and_removes_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
     (tmp_path / ".v.01234567.tmp").touch()
-    with formats.replacing(tmp_path / "v") as stream:
+    with durable.replacing(tmp_path / "v") as stream:
         stream.write(b"new")
     assert sorted(p.name for p in tmp_path.iterdir()) == [".v.01234567.tmp", "v"]
 

@@ -13,13 +13,13 @@ from test_cooccurrence import topics
 from test_word2vec import topic_share
 
 import embfast
-import embfast.glove
+import embfast.words.glove
 from embfast import kernels, reference
-from embfast.cooccurrence import CooccurrenceMatrix
-from embfast.corpus import Corpus
 from embfast.errors import FormatError, TrainingError
-from embfast.glove import GloVe
 from embfast.reference import Purpose
+from embfast.text.corpus import Corpus
+from embfast.words.cooccurrence import CooccurrenceMatrix
+from embfast.words.glove import GloVe
 
 PROBLEMS = every_problem()
 
@@ -204,11 +204,11 @@ QUICK = {"dim": 10, "epochs": 3, "x_max": 10.0, "threads": 1}
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Tiles of 8 words in parts of 20 entries, random groups of 32, and short slices: many in a small matrix."""
-    monkeypatch.setattr(embfast.glove, "_TILE", 8)
-    monkeypatch.setattr(embfast.glove, "_PART", 20)
-    monkeypatch.setattr(embfast.glove, "_GROUP", 32)
-    monkeypatch.setattr(embfast.glove, "_BLOCK", 150)
-    monkeypatch.setattr(embfast.glove, "_SLICE_WORK", 0)
+    monkeypatch.setattr(embfast.words.glove, "_TILE", 8)
+    monkeypatch.setattr(embfast.words.glove, "_PART", 20)
+    monkeypatch.setattr(embfast.words.glove, "_GROUP", 32)
+    monkeypatch.setattr(embfast.words.glove, "_BLOCK", 150)
+    monkeypatch.setattr(embfast.words.glove, "_SLICE_WORK", 0)
 
 
 def same_weights(a, b):
@@ -264,7 +264,7 @@ def test_slices_do_not_change_the_bits(matrix, monkeypatch, small_blocks, shuffl
     assert [status.done for status in told] == sorted(status.done for status in told)
     assert str(told[-1]).startswith("epoch 3/3  100.0 %")
     assert "entries/s" in str(told[-1])
-    monkeypatch.setattr(embfast.glove, "_BLOCK", 1 << 16)
+    monkeypatch.setattr(embfast.words.glove, "_BLOCK", 1 << 16)
     whole = GloVe(**QUICK, shuffle=shuffle).fit(matrix)
     same_weights(whole, sliced)
     assert_allclose(whole.loss_, sliced.loss_, rtol=1e-12)
@@ -435,17 +435,17 @@ def test_every_setting_reaches_the_kernel(matrix, corpus, monkeypatch):
 
 def test_tiles_grow_with_the_vocabulary(monkeypatch):
     """10^6 words are 61 million tiles of 128; the index of those that there are is bounded."""
-    monkeypatch.setattr(embfast.glove, "_MOST_TILES", 9)
+    monkeypatch.setattr(embfast.words.glove, "_MOST_TILES", 9)
     entries = np.array([(0, 999, 1.0), (999, 0, 2.0)], kernels.ENTRY)
     words = [f"w{i}" for i in range(1000)]
     sparse = CooccurrenceMatrix(words, np.ones(1000), entries)
-    groups, _ = embfast.glove.group(sparse, np.arange(1000, dtype=np.int32), 1000, "tiles", 0)
+    groups, _ = embfast.words.glove.group(sparse, np.arange(1000, dtype=np.int32), 1000, "tiles", 0)
     assert_array_equal(groups, [0, 1, 2])
     assert np.isfinite(GloVe(dim=3, epochs=1).fit(sparse).vectors_.matrix).all()
 
 
 def test_parts_of_tiles_hold_every_entry_once(matrix, small_blocks):
-    groups, entries = embfast.glove.group(matrix, np.arange(45, dtype=np.int32), 45, "tiles", 0)
+    groups, entries = embfast.words.glove.group(matrix, np.arange(45, dtype=np.int32), 45, "tiles", 0)
     assert (groups[0], groups[-1]) == (0, len(matrix))
     assert 0 < np.diff(groups).min() <= np.diff(groups).max() == 20
     for begin, end in pairwise(groups):

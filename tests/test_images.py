@@ -12,23 +12,24 @@ pytest.importorskip("PIL", reason="Pillow is not installed: pip install embfast[
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install embfast[images]")
 pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install embfast[images]")
 
-from networks import SMALL, ResNet, Tangled, photographs, plain, seeded, vgg16  # noqa: E402
-from PIL import Image  # noqa: E402
-from sklearn.base import clone  # noqa: E402
-from sklearn.decomposition import PCA  # noqa: E402
-from sklearn.pipeline import make_pipeline  # noqa: E402
-from sklearn.svm import LinearSVC  # noqa: E402
-from test_cli import fails, run  # noqa: E402
-from torch import nn  # noqa: E402
+from networks import SMALL, ResNet, Tangled, photographs, plain, seeded, vgg16
+from PIL import Image
+from sklearn.base import clone
+from sklearn.decomposition import PCA
+from sklearn.pipeline import make_pipeline
+from sklearn.svm import LinearSVC
+from test_cli import fails, run
+from torch import nn
 
-from embfast import images, reference  # noqa: E402
-from embfast.backbones import Backbone  # noqa: E402
-from embfast.errors import FormatError  # noqa: E402
-from embfast.images import FullNetworkEmbedding, LayerEmbedding  # noqa: E402
-from embfast.pictures import Preparation  # noqa: E402
-from embfast.plot import plot_images  # noqa: E402
-from embfast.ternary import TernaryMatrix  # noqa: E402
-from embfast.vectors import Vectors  # noqa: E402
+from embfast import reference
+from embfast.errors import FormatError
+from embfast.files.ternary import TernaryMatrix
+from embfast.images import embeddings as images
+from embfast.images.backbones import Backbone
+from embfast.images.embeddings import FullNetworkEmbedding, LayerEmbedding
+from embfast.images.map import plot_images
+from embfast.images.pictures import Preparation
+from embfast.vectors.vectors import Vectors
 
 BOTH = pytest.mark.parametrize("kind", [FullNetworkEmbedding, LayerEmbedding])
 

@@ -9,9 +9,10 @@ from typer.testing import CliRunner
 
 from embfast import LINE, Graph, kernels, reference
 from embfast.cli import app
-from embfast.line import BUFFER, REACH, _Edges, _seed
-from embfast.training import NoisePool, initial_weights, noise_weights
-from embfast.vectors import Vectors
+from embfast.graphs.line import BUFFER, REACH, _Edges, _seed
+from embfast.training.sampling import NoisePool, noise_weights
+from embfast.training.tables import initial_weights
+from embfast.vectors.vectors import Vectors
 
 SMALL = {"dim": 16, "epochs": 60, "lr": 0.05, "threads": 1}
 
@@ -131,7 +132,7 @@ def test_one_thread_gives_the_same_bits_again(tmp_path):
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_resumes_where_it_was_interrupted(tmp_path, monkeypatch, threads):
-    from embfast import line
+    from embfast.graphs import line
 
     monkeypatch.setattr(line, "BUFFER", 100)
     settings = {**SMALL, "epochs": 5, "threads": threads}

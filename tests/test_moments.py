@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from embfast import moments as module
-from embfast.moments import Moments
+from embfast.vectors import moments as module
+from embfast.vectors.moments import Moments
 
 
 def added(rows, sizes):

@@ -18,12 +18,12 @@ from multimodal_problems import SMALL, assert_same, weights, world
 
 torch = pytest.importorskip("torch")
 
-from embfast.captions import Captions, Linked  # noqa: E402
-from embfast.doc2vec import Doc2Vec  # noqa: E402
-from embfast.errors import TrainingError  # noqa: E402
-from embfast.multimodal import Examples, Multimodal  # noqa: E402
-from embfast.ternary import TernaryMatrix  # noqa: E402
-from embfast.vectors import Vectors  # noqa: E402
+from embfast.documents.doc2vec import Doc2Vec
+from embfast.errors import TrainingError
+from embfast.files.ternary import TernaryMatrix
+from embfast.multimodal.captions import Captions, Linked
+from embfast.multimodal.model import Examples, Multimodal
+from embfast.vectors.vectors import Vectors
 
 
 @pytest.fixture(autouse=True)
@@ -382,9 +382,9 @@ def test_settings_that_shape_a_trained_model_stay(tmp_path, changed):
 WORKER = """
 import sys
 import numpy as np, torch, torch.distributed as dist
-sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests"]
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/tests/support"]
 from multimodal_problems import weights, world
-from embfast.multimodal import Multimodal
+from embfast.multimodal.model import Multimodal
 torch.set_num_threads(1)
 rank, output, settings = int(sys.argv[2]), sys.argv[3], eval(sys.argv[5])
 dist.init_process_group("gloo", init_method="file://" + sys.argv[4], rank=rank, world_size=2)

@@ -12,13 +12,13 @@ from typer.testing import CliRunner
 
 torch = pytest.importorskip("torch")
 
-from embfast import cli  # noqa: E402
-from embfast.captions import Captions, encode  # noqa: E402
-from embfast.doc2vec import Doc2Vec  # noqa: E402
-from embfast.errors import FormatError  # noqa: E402
-from embfast.gallery import write_page  # noqa: E402
-from embfast.multimodal import Multimodal  # noqa: E402
-from embfast.vectors import Vectors  # noqa: E402
+from embfast import cli
+from embfast.documents.doc2vec import Doc2Vec
+from embfast.errors import FormatError
+from embfast.multimodal.captions import Captions, encode
+from embfast.multimodal.gallery import write_page
+from embfast.multimodal.model import Multimodal
+from embfast.vectors.vectors import Vectors
 
 
 @pytest.fixture(autouse=True)

@@ -10,11 +10,11 @@ from typer.testing import CliRunner
 from embfast import Graph, Node2Vec
 from embfast.cli import app
 from embfast.errors import FormatError
-from embfast.vectors import Vectors
+from embfast.vectors.vectors import Vectors
 
 pytest.importorskip("numba")
 
-from embfast.walks import Walks
+from embfast.graphs.walks import Walks
 
 
 def two_cliques(n=12, weights=None):
@@ -86,7 +86,7 @@ def test_one_thread_gives_the_same_bits_again():
 
 def test_many_buffers_train_on_all_walks(monkeypatch):
     """Buffers of 5 walks, so that each thread of walks and of training meets its ends."""
-    from embfast import node2vec
+    from embfast.graphs import node2vec
 
     seen = []
 
@@ -104,7 +104,7 @@ def test_many_buffers_train_on_all_walks(monkeypatch):
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_resumes_where_it_was_interrupted(tmp_path, monkeypatch, threads):
-    from embfast import node2vec
+    from embfast.graphs import node2vec
 
     monkeypatch.setattr(node2vec, "BUFFER", 2000)
     settings = {**SMALL, "threads": threads, "q": 0.5}

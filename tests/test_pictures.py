@@ -9,8 +9,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed: pip install embfast[images]")
 
-from embfast.errors import FormatError  # noqa: E402
-from embfast.pictures import Preparation, encoder_of, open_pictures, thumbnail_of, upright_rgb  # noqa: E402
+from embfast.errors import FormatError
+from embfast.images.pictures import Preparation, encoder_of, open_pictures, thumbnail_of, upright_rgb
 
 SQUARE = Preparation(4, 0, interpolation="nearest")
 RED, WHITE = [255, 0, 0], [255, 255, 255]

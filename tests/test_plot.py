@@ -9,8 +9,8 @@ import pytest
 from numpy.testing import assert_allclose
 from test_cli import fails, run
 
-from embfast.plot import _apart, cluster, plot, project
-from embfast.vectors import Vectors
+from embfast.vectors.plot import _apart, cluster, plot, project
+from embfast.vectors.vectors import Vectors
 
 REASON = "{} is not installed: pip install embfast[plot]"
 pytest.importorskip("sklearn", reason=REASON.format("scikit-learn"))

@@ -11,7 +11,8 @@ from scipy import stats
 
 from embfast import kernels, reference
 from embfast.reference import Purpose, Stream, below
-from embfast.training import CHAPTER, NoisePool
+from embfast.training.blocks import CHAPTER
+from embfast.training.sampling import NoisePool
 
 COUNTS = np.array([100_000, 40_000, 9_000, 9_000, 800, 75, 6, 5, 5, 1])
 

@@ -13,8 +13,9 @@ from numpy.testing import assert_allclose
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import embfast
-from embfast import ranking, reference
-from embfast.ranking import info_nce, ranking_loss
+from embfast import reference
+from embfast.multimodal import ranking
+from embfast.multimodal.ranking import info_nce, ranking_loss
 
 MODES = ("sum", "max", "semihard", "topk", "nce")
 MARGIN = 1.0
@@ -384,7 +385,7 @@ def test_no_tensor_is_larger_than_a_tile_or_a_gradient(mode, similarity):
 
 PEAK = """
 import sys, torch
-from embfast.ranking import info_nce, ranking_loss
+from embfast.multimodal.ranking import info_nce, ranking_loss
 
 def memory(name):
     with open("/proc/self/status") as lines:

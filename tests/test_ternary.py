@@ -13,12 +13,14 @@ from numpy.testing import assert_allclose, assert_array_equal
 from ternary_problems import TernaryProblem, every_problem
 from typer.testing import CliRunner
 
-from embfast import cli, evaluate, kernels, reference, ternary
-from embfast import vectors as vectors_module
+from embfast import cli, kernels, reference
 from embfast.errors import FormatError
-from embfast.formats import write
-from embfast.ternary import TernaryMatrix, levels, thresholds
-from embfast.vectors import Vectors
+from embfast.evaluate import words as evaluate
+from embfast.files import ternary
+from embfast.files.formats import write
+from embfast.files.ternary import TernaryMatrix, levels, thresholds
+from embfast.vectors import vectors as vectors_module
+from embfast.vectors.vectors import Vectors
 
 PROBLEMS = every_problem()
 INFINITY = np.float32(np.inf)

@@ -5,7 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from embfast import towers  # noqa: E402
+from embfast.multimodal import towers
 
 
 @pytest.fixture(autouse=True)

@@ -11,11 +11,19 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from embfast import estimator, kernels, tensors, training
-from embfast.corpus import Corpus
+from embfast import kernels
 from embfast.errors import FormatError, TrainingError
-from embfast.training import Progress, Status, Threads, initial_weights, make_blocks
-from embfast.word2vec import Word2Vec
+from embfast.files import tensors
+from embfast.text.corpus import Corpus
+from embfast.training import blocks as blocks_module
+from embfast.training import loop as training
+from embfast.training import model_file
+from embfast.training import threads as threads_module
+from embfast.training.blocks import make_blocks
+from embfast.training.progress import Progress, Status
+from embfast.training.tables import initial_weights
+from embfast.training.threads import Threads
+from embfast.words.word2vec import Word2Vec
 
 
 def offsets_of(lengths):
@@ -34,11 +42,11 @@ def test_blocks_cover_the_tokens_and_end_with_documents_where_they_can(longest):
     assert blocks[-1] == offsets[-1]
     sizes = np.diff(blocks)
     assert sizes.min() > 0
-    assert sizes.max() <= training.BLOCK + 2 * training.SNAP
+    assert sizes.max() <= blocks_module.BLOCK + 2 * blocks_module.SNAP
     ends = np.isin(blocks, offsets)
     for cut in blocks[~ends]:  # a cut inside a document, only where no edge was near
-        assert np.abs(offsets - cut).min() > training.SNAP
-    if longest <= training.SNAP:
+        assert np.abs(offsets - cut).min() > blocks_module.SNAP
+    if longest <= blocks_module.SNAP:
         assert ends.all()
 
 
@@ -55,9 +63,9 @@ def test_blocks_of_little_text():
 
 
 def test_slices_grow_with_threads_and_shrink_with_dim():
-    assert training.blocks_per_slice(100, 5, 2) >= 2 * training.blocks_per_slice(100, 5, 1)
-    assert training.blocks_per_slice(300, 5, 1) < training.blocks_per_slice(100, 5, 1)
-    assert training.blocks_per_slice(100_000, 1000, 1) == 1
+    assert blocks_module.blocks_per_slice(100, 5, 2) >= 2 * blocks_module.blocks_per_slice(100, 5, 1)
+    assert blocks_module.blocks_per_slice(300, 5, 1) < blocks_module.blocks_per_slice(100, 5, 1)
+    assert blocks_module.blocks_per_slice(100_000, 1000, 1) == 1
 
 
 # ---- first weights ------------------------------------------------------------------------------------------------
@@ -104,18 +112,18 @@ def test_ids_already_read_leave_memory_and_read_the_same_again(tmp_path):
 
     total = int(mapped.sum(dtype=np.int64))
     before = resident()
-    training.forget_read(mapped, 1_000, 7_999_000)
+    blocks_module.forget_read(mapped, 1_000, 7_999_000)
     assert before - resident() > 25e6  # of 32 MB
     assert int(mapped.sum(dtype=np.int64)) == total
-    training.forget_read(mapped, 5, 6)  # less than a page
-    training.forget_read(ids, 0, len(ids))  # not mapped
+    blocks_module.forget_read(mapped, 5, 6)  # less than a page
+    blocks_module.forget_read(ids, 0, len(ids))  # not mapped
 
 
 def test_private_changes_of_a_mapped_array_are_kept(tmp_path):
     np.save(tmp_path / "ids.npy", np.zeros(100_000, np.int32))
     mapped = np.load(tmp_path / "ids.npy", mmap_mode="c")
     mapped[:] = 7
-    training.forget_read(mapped, 0, len(mapped))
+    blocks_module.forget_read(mapped, 0, len(mapped))
     assert (mapped == 7).all()
 
 
@@ -153,7 +161,7 @@ def machine(monkeypatch):
 
     def make(cores, rates, slices):
         now, taken = [0.0], []
-        monkeypatch.setattr(training, "cores", lambda: cores)
+        monkeypatch.setattr(threads_module, "cores", lambda: cores)
         monkeypatch.setattr(training.time, "monotonic", lambda: now[0])
         threads = Threads(None)
 
@@ -214,7 +222,7 @@ def test_numbers_are_tried_again_as_soon_as_a_run_slows_down(machine):
 
 def test_a_machine_that_slows_down_as_a_whole_is_asked_once(machine):
     taken = machine(2, lambda n, i: 100 * n if i < 30 else 20 * n, 120)
-    assert [n for *_, n in taken[30:]].count(1) == 2 * training._TURNS
+    assert [n for *_, n in taken[30:]].count(1) == 2 * threads_module._TURNS
     assert {n for *_, n in taken[45:90]} == {2}
 
 
@@ -274,7 +282,8 @@ def test_ctrl_c_finishes_the_slice_saves_and_stops():
 def test_a_second_ctrl_c_kills(tmp_path):
     code = """
 import signal, numpy as np
-from embfast.training import Progress, train
+from embfast.training.loop import train
+from embfast.training.progress import Progress
 def step(epoch, first, last):
     signal.raise_signal(signal.SIGINT)
     signal.raise_signal(signal.SIGINT)
@@ -398,6 +407,6 @@ def test_files_that_are_no_models(tmp_path):
     (tmp_path / "text").write_text("not a model at all, only some text")
     with pytest.raises(FormatError, match="safetensors"):
         Word2Vec.load(tmp_path / "text")
-    assert estimator.model_class(tmp_path / "text") is None
+    assert model_file.model_class(tmp_path / "text") is None
     with pytest.raises(ValueError, match="not trained yet"):
         Word2Vec().save(tmp_path / "model.safetensors")

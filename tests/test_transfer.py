@@ -12,13 +12,13 @@ pytest.importorskip("PIL", reason="Pillow is not installed: pip install embfast[
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install embfast[images]")
 pytest.importorskip("sklearn", reason="scikit-learn is not installed: pip install embfast[images]")
 
-from networks import SMALL, ResNet, Tangled, photographs, plain, seeded, vgg16  # noqa: E402
-from sklearn.svm import LinearSVC  # noqa: E402
-from torch import nn  # noqa: E402
+from networks import SMALL, ResNet, Tangled, photographs, plain, seeded, vgg16
+from sklearn.svm import LinearSVC
+from torch import nn
 
-from embfast import transfer  # noqa: E402
-from embfast.cnn import Run  # noqa: E402
-from embfast.transfer import (  # noqa: E402
+from embfast.images import transfer
+from embfast.images.extract import Run
+from embfast.images.transfer import (
     Score,
     Transferred,
     classify,

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from embfast import vectors as module
-from embfast.vectors import Vectors
+from embfast.vectors import vectors as module
+from embfast.vectors.vectors import Vectors
 
 
 def slow_cosines(queries, matrix):

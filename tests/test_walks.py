@@ -10,7 +10,7 @@ from embfast import Graph, reference
 pytest.importorskip("numba")
 from numba import njit
 
-from embfast.walks import Walks, _member_word, next_draw
+from embfast.graphs.walks import Walks, _member_word, next_draw
 
 
 @njit

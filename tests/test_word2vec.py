@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-import embfast.training
+import embfast.training.blocks
 from embfast import kernels
-from embfast.corpus import Corpus
 from embfast.errors import TrainingError
-from embfast.training import keep_thresholds, noise_weights, sharing
-from embfast.word2vec import Word2Vec
+from embfast.text.corpus import Corpus
+from embfast.training.sampling import keep_thresholds, noise_weights, sharing
+from embfast.words.word2vec import Word2Vec
 
 MODES = [
     pytest.param({"cbow": cbow, "hs": hs, "negatives": negatives, "negatives_shared": shared}, id=name)
@@ -48,7 +48,7 @@ def corpus():
 @pytest.fixture
 def short_slices(monkeypatch):
     """A block is a slice, so that small corpora have many."""
-    monkeypatch.setattr(embfast.training, "_SLICE_WORK", 0)
+    monkeypatch.setattr(embfast.training.blocks, "_SLICE_WORK", 0)
 
 
 def same_weights(a, b):
@@ -125,7 +125,7 @@ def test_one_thread_and_seed_give_the_same_bits(corpus, mode):
 
 def test_slices_do_not_change_the_bits(corpus, monkeypatch):
     whole = Word2Vec(dim=10, epochs=2, threads=1).fit(corpus)
-    monkeypatch.setattr(embfast.training, "_SLICE_WORK", 0)
+    monkeypatch.setattr(embfast.training.blocks, "_SLICE_WORK", 0)
     told = []
     sliced = Word2Vec(dim=10, epochs=2, threads=1).fit(corpus, progress=told.append)
     assert len(told) >= 8
@@ -186,10 +186,10 @@ def test_resuming_something_else_is_refused(corpus, tmp_path):
 TRAIN = """
 import sys
 import numpy as np
-import embfast.training
-from embfast.corpus import Corpus
-from embfast.word2vec import Word2Vec
-embfast.training._SLICE_WORK = 0
+import embfast.training.blocks
+from embfast.text.corpus import Corpus
+from embfast.words.word2vec import Word2Vec
+embfast.training.blocks._SLICE_WORK = 0
 corpus = Corpus.load(sys.argv[1])
 def tell(status):
     print(status.done, flush=True)
@@ -214,7 +214,7 @@ def test_kill_9_loses_at_most_the_interval(corpus, tmp_path):
     assert 0 < times[-1][1] < 1
 
     state = Word2Vec.load(path)._progress
-    kept = (state.epoch + state.block / (len(embfast.training.make_blocks(corpus.offsets)) - 1)) / 160
+    kept = (state.epoch + state.block / (len(embfast.training.blocks.make_blocks(corpus.offsets)) - 1)) / 160
     lost = [moment for moment, done in times if done > kept + 0.01]
     assert not lost or times[-1][0] - lost[0] < 1.0, "more than the interval of 0.1 s and the noise of a busy machine"
 
@@ -259,7 +259,7 @@ def test_rows_move_with_their_words_when_the_vocabulary_grows(corpus):
         rows = [place[word] for word in model.words_ if word != "new"]
         assert_array_equal(model._tables[name][1:], before[name][rows])
     fresh = kernels.weight_table(len(model.words_), 12)
-    embfast.training.initial_weights(fresh, 12, seed=0)
+    embfast.training.tables.initial_weights(fresh, 12, seed=0)
     assert_array_equal(model._tables["w_in"][0], fresh[len(place)])
     assert not model._tables["w_out"][0].any()
     assert not model._tables["w_nodes"].any()
@@ -371,7 +371,7 @@ def test_every_setting_reaches_the_kernel(corpus, monkeypatch):
     }  # fmt: skip
     assert (settings["lr_first"], settings["lr_last"]) == (0.025, 0.025 / 10_000)
     assert (arrays[2], arrays[8], arrays[10]) == (None, None, None)
-    assert settings["threads"] == embfast.training.cores()
+    assert settings["threads"] == embfast.training.threads.cores()
     calls.clear()
     Word2Vec(epochs=1, cbow=True, negatives=10, threads=1).fit(corpus)
     assert calls[0][1]["lr_first"] == 0.05
@@ -507,7 +507,7 @@ def test_transform_is_the_mean_of_known_words(corpus, monkeypatch):
     means = model.transform(other)
     assert means.dtype == np.float32
     assert_allclose(means, expected, atol=1e-6)
-    monkeypatch.setattr(embfast.training, "_CELLS", 4)  # chunks that end inside documents
+    monkeypatch.setattr(embfast.training.tables, "_CELLS", 4)  # chunks that end inside documents
     assert_allclose(model.transform(other), expected, atol=1e-6)
 
 

@@ -16,20 +16,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from embfast import formats
-from embfast.doc2vec import Doc2Vec
+from embfast.documents.doc2vec import Doc2Vec
 from embfast.errors import TrainingError
-from embfast.estimator import Estimator, check_place
-from embfast.glove import GloVe
-from embfast.line import LINE
-from embfast.multimodal import Multimodal
-from embfast.node2vec import Node2Vec
-from embfast.sources import find_files
-from embfast.word2vec import Word2Vec
+from embfast.files import formats, lines
+from embfast.graphs.line import LINE
+from embfast.graphs.node2vec import Node2Vec
+from embfast.multimodal.model import Multimodal
+from embfast.text.sources import find_files
+from embfast.training.estimator import Estimator
+from embfast.training.settings import check_place
+from embfast.words.glove import GloVe
+from embfast.words.word2vec import Word2Vec
 
 if TYPE_CHECKING:
-    from embfast.corpus import Corpus
-    from embfast.vectors import Vectors
+    from embfast.text.corpus import Corpus
+    from embfast.vectors.vectors import Vectors
 
 app = typer.Typer(
     name="embfast",
@@ -169,7 +170,7 @@ def reading(label: str, quiet: bool) -> Iterator[Callable[[int, int], None] | No
 
 def read_corpus(sources: list[Path], column: str | None, cache: Path | None, quiet: bool, **options: Any) -> "Corpus":
     """Text files, a directory that Corpus.save wrote, or a column of Parquet files."""
-    from embfast.corpus import Corpus
+    from embfast.text.corpus import Corpus
 
     if is_saved_corpus(sources):
         of_text = {
@@ -196,8 +197,8 @@ def is_saved_corpus(sources: list[Path]) -> bool:
 
 def read_vectors(path: Path, format: str | None = None, **options: Any) -> "Vectors":
     """Vectors of any format, or those of a saved model or checkpoint."""
-    from embfast.estimator import model_class
-    from embfast.vectors import Vectors
+    from embfast.training.model_file import model_class
+    from embfast.vectors.vectors import Vectors
 
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
@@ -295,7 +296,7 @@ class VectorsRun(Run):
     def check_keys(self, keys: Iterable[str]) -> None:
         """Fails now, and not after hours of training, where the output cannot hold these keys."""
         if self.output is not None:
-            formats.check_keys(keys, formats.format_of(self.output, self.format))
+            lines.check_keys(keys, formats.format_of(self.output, self.format))
 
     def save(self, model: Estimator) -> None:
         """Writes model and vectors where that was asked for; the model first, which can hold any word."""

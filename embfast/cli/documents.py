@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 
-from embfast import formats
 from embfast.cli.common import (
     BadText,
     Cache,
@@ -20,7 +19,8 @@ from embfast.cli.common import (
     reading,
     warnings_said,
 )
-from embfast.doc2vec import Doc2Vec
+from embfast.documents.doc2vec import Doc2Vec
+from embfast.files import formats
 
 
 @command("doc2vec")
@@ -45,8 +45,8 @@ def doc2vec(
 
     Documents without --tags are numbered from 0.
     """
-    from embfast.corpus import read_tagged
-    from embfast.vectors import Vectors
+    from embfast.documents.tagged import read_tagged
+    from embfast.vectors.vectors import Vectors
 
     if save_words is not None and model.mode == "dbow" and not model.dbow_words:
         raise ValueError("PV-DBOW trains no words: --save-words needs --dbow-words, or another --mode")

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from embfast import sources
 from embfast.cli.common import VectorsRun, command, losses, reading
 from embfast.errors import FormatError
-from embfast.line import LINE
-from embfast.node2vec import Node2Vec
+from embfast.graphs.line import LINE
+from embfast.graphs.node2vec import Node2Vec
+from embfast.text import sources
 
 if TYPE_CHECKING:
-    from embfast.graph import Graph
+    from embfast.graphs.graph import Graph
 
 
 @dataclass(kw_only=True)
@@ -39,7 +39,7 @@ class Edges:
 
     def read(self, quiet: bool) -> "Graph":
         """An edge list, a matrix, columns of a Parquet file, or what Graph.save wrote."""
-        from embfast.graph import Graph
+        from embfast.graphs.graph import Graph
 
         if self.edges.suffix == ".safetensors":
             if self.weighted is not None or self.directed is not None or self.duplicates != "sum":
@@ -121,7 +121,7 @@ def node2vec(
 
 def read_types(path: Path) -> dict[str, str]:
     """Lines `node type`."""
-    from embfast.evaluate import read_labels
+    from embfast.evaluate.graphs import read_labels
 
     found = read_labels(path)
     for node, names in found.items():

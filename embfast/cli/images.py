@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from embfast import formats
 from embfast.cli.common import FileFormat, Json, OutputFile, Quiet, check_apart, command, report, say, typed
-from embfast.estimator import check_place
+from embfast.files import formats, lines
+from embfast.training.settings import check_place
 
 
 @command("images")
@@ -64,9 +64,9 @@ def images(
     """
     from dataclasses import replace
 
-    from embfast.estimator import model_class
-    from embfast.images import FullNetworkEmbedding, ImageEmbedding, LayerEmbedding
-    from embfast.pictures import encoder_of, open_pictures
+    from embfast.images.embeddings import FullNetworkEmbedding, ImageEmbedding, LayerEmbedding
+    from embfast.images.pictures import encoder_of, open_pictures
+    from embfast.training.model_file import model_class
 
     if output is None and save_model is None and picture is None:
         raise ValueError("nothing to write: pass -o FILE, --save-model FILE or --picture FILE")
@@ -123,7 +123,7 @@ def images(
             made.preparation = replace(made.network().preparation, size=size, resize=round(size * 256 / 224))
     found = open_pictures(pictures if len(pictures) > 1 else pictures[0])
     if output is not None:
-        formats.check_keys(found.keys, format)
+        lines.check_keys(found.keys, format)
     started = time.perf_counter()
     options = {"work": work, "progress": False if quiet else None}
     try:
@@ -137,7 +137,7 @@ def images(
     if save_model is not None:
         made.save(save_model)
     if picture is not None:
-        from embfast.plot import plot_images
+        from embfast.images.map import plot_images
 
         plot_images(vectors, found, picture)
     result = {

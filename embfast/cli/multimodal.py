@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from embfast.cli.common import Json, Run, app, ask, check_apart, command, losses, read_vectors, say, table
-from embfast.doc2vec import Doc2Vec
-from embfast.estimator import check_place
-from embfast.multimodal import Multimodal
+from embfast.documents.doc2vec import Doc2Vec
+from embfast.multimodal.model import Multimodal
+from embfast.training.settings import check_place
 
 if TYPE_CHECKING:
-    from embfast.captions import Captions
+    from embfast.multimodal.captions import Captions
 
 multimodal = typer.Typer(help="Images and captions in one space: train, search, evaluate.", no_args_is_help=True)
 app.add_typer(multimodal, name="multimodal")
@@ -32,7 +32,7 @@ Stem = Annotated[bool, typer.Option("--stem", help="Images of captions without d
 
 def read_captions(path: Path, splits: list[str] | None, stem: bool) -> "Captions":
     """A file of captions, and the files that say which images are in which split."""
-    from embfast.captions import Captions
+    from embfast.multimodal.captions import Captions
 
     return Captions.from_file(path, splits=split_files(splits), stem=stem)
 
@@ -122,7 +122,7 @@ def multimodal_search(
     json_output: Json = False,
 ) -> None:
     """Find images for texts, and captions for images."""
-    from embfast.gallery import write_page
+    from embfast.multimodal.gallery import write_page
 
     if html is not None:
         check_place(html)

@@ -19,7 +19,7 @@ from embfast.cli.common import (
     read_corpus,
     say,
 )
-from embfast.estimator import check_place
+from embfast.training.settings import check_place
 
 
 @command("phrases")
@@ -39,9 +39,9 @@ def phrases(
     quiet: Quiet = False,
 ) -> None:
     """Join words that belong together, new york -> new_york, as word2phrase does."""
-    from embfast.corpus import check_words
-    from embfast.formats import replacing
-    from embfast.phrases import ENGLISH_CONNECTORS, Phrases
+    from embfast.files.durable import replacing
+    from embfast.text.corpus import check_words
+    from embfast.text.phrases import ENGLISH_CONNECTORS, Phrases
 
     if passes < 1:
         raise ValueError(f"passes must be 1 or more, got {passes}")

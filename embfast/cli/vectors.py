@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from embfast import formats
 from embfast.cli.common import (
     FileFormat,
     Json,
@@ -21,7 +20,8 @@ from embfast.cli.common import (
     table,
     warnings_said,
 )
-from embfast.estimator import check_place
+from embfast.files import formats
+from embfast.training.settings import check_place
 
 Restrict = Annotated[int | None, typer.Option(help="Use only the first so many keys, the most frequent.")]
 
@@ -97,7 +97,7 @@ def plot(
     quiet: Quiet = False,
 ) -> None:
     """Draw words on a plane, similar ones near each other; needs embfast[plot]."""
-    from embfast.plot import plot as draw
+    from embfast.vectors.plot import plot as draw
 
     check_place(output)
     check_apart([output], [vectors])
@@ -122,7 +122,7 @@ def evaluate(
     json_output: Json = False,
 ) -> None:
     """Score vectors on analogies and on word similarities; what a file holds is told by its first line."""
-    from embfast import evaluate as scores
+    from embfast.evaluate import words as scores
 
     kinds = {path: _has_sections(path) for path in files}
     loaded = read_vectors(vectors, format)

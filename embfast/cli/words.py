@@ -24,13 +24,13 @@ from embfast.cli.common import (
     reading,
     typed,
 )
-from embfast.cooccurrence import CooccurrenceMatrix
-from embfast.glove import GloVe
-from embfast.word2vec import Word2Vec
+from embfast.words.cooccurrence import CooccurrenceMatrix
+from embfast.words.glove import GloVe
+from embfast.words.word2vec import Word2Vec
 
 if TYPE_CHECKING:
-    from embfast.corpus import Corpus
-    from embfast.vectors import Vectors
+    from embfast.text.corpus import Corpus
+    from embfast.vectors.vectors import Vectors
 
 
 @dataclass(kw_only=True)
@@ -59,7 +59,7 @@ class Text:
 
     def _vocabulary(self) -> dict[str, Any]:
         """Which words a Corpus takes: those of a vocabulary file, or of the text."""
-        from embfast.corpus import read_vocab
+        from embfast.text.corpus import read_vocab
 
         if self.read_vocab is None:
             return {"min_count": self.min_count, "max_vocab": self.max_vocab}
@@ -136,7 +136,7 @@ def from_word2vec_c(arguments: list[str]) -> list[str]:
         elif flag == "-debug":
             translated += [] if int(value) else [ours]
         elif flag == "-threads":
-            from embfast.training import cores
+            from embfast.training.threads import cores
 
             translated += [ours, str(max(1, min(int(value), cores())))]
         elif flag == "-classes":
@@ -211,7 +211,7 @@ def write_classes(path: Path, vectors: "Vectors", classes: int, seed: int) -> No
     """Writes `word class` lines, classes 0..classes - 1 by k-means over the unit vectors, as word2vec.c -classes."""
     import numpy as np
 
-    from embfast.formats import replacing
+    from embfast.files.durable import replacing
 
     if classes > len(vectors):
         raise ValueError(f"expected at most {len(vectors)} classes, one per word, got {classes}")

@@ -1,4 +1,4 @@
-"""Numbers read from text and written to it: csrc/decimals.h."""
+"""Numbers read from text and written to it: csrc/text/decimals.h."""
 
 import re
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""Training on windows of sequences as a device does it: csrc/sequences.cu."""
+"""Training on windows of sequences as a device does it: csrc/sequences/sequences.cu."""
 
 from itertools import pairwise
 
@@ -126,7 +126,7 @@ def device_train_sequences(
     tag_weight=1,
     blocks=1,
 ):
-    """What the kernels of csrc/sequences.cu do, their blocks one after the other. Returns loss, examples, kept tokens.
+    """What the kernels of sequences.cu do, their blocks one after the other. Returns loss, examples, kept tokens.
 
     The arguments are those of train_sequences, save that a piece is what a block there is, that each center is alone
     with its own width and draws, and that noise is the alias table: center number p of the corpus draws the words

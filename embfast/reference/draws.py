@@ -1,4 +1,4 @@
-"""Counter-based draws, and the alias table that words are drawn from: csrc/random.h and csrc/alias.h."""
+"""Counter-based draws, and the alias table that words are drawn from: csrc/core/random.h and csrc/core/alias.h."""
 
 from enum import IntEnum
 

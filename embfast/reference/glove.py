@@ -1,4 +1,4 @@
-"""Co-occurrences counted, and GloVe on them: csrc/cooccurrence.h and csrc/glove.h."""
+"""Co-occurrences counted, and GloVe on them: csrc/cooccurrence/cooccurrence.h and csrc/glove/glove.h."""
 
 from itertools import pairwise
 

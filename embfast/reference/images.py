@@ -1,4 +1,4 @@
-"""Full-network embeddings, and ternary rows: embfast/images.py and csrc/ternary.h."""
+"""Full-network embeddings, and ternary rows: embfast/images/embeddings.py and csrc/ternary/ternary.h."""
 
 import numpy as np
 
@@ -19,7 +19,7 @@ def full_network_embedding(
     return out
 
 
-# ---- ternary rows: csrc/ternary.h ---------------------------------------------------------------------------------
+# ---- ternary rows: csrc/ternary/ternary.h -------------------------------------------------------------------------
 
 
 def ternary_levels(features, low, high, levels):

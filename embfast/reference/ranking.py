@@ -1,4 +1,4 @@
-"""Scores, hinges and losses of ranking: csrc/ranking.h and embfast/ranking.py."""
+"""Scores, hinges and losses of ranking: csrc/ranking/ranking.h and embfast/multimodal/ranking.py."""
 
 import numpy as np
 
@@ -77,7 +77,7 @@ def rankings(images, captions, kind, groups=None, direction="both", offset=0):
 
 
 def ranking_loss(images, captions, *, mode, similarity, margin, k=None, groups=None, direction="both", offset=0):
-    """What embfast.ranking.ranking_loss returns."""
+    """What embfast.multimodal.ranking.ranking_loss returns."""
     loss = 0.0
     for paired, negatives in rankings(images, captions, similarity, groups, direction, offset):
         hardest = sorted(negatives, reverse=True)
@@ -89,7 +89,7 @@ def ranking_loss(images, captions, *, mode, similarity, margin, k=None, groups=N
 
 
 def info_nce(images, captions, *, temperature, similarity, groups=None, direction="both", offset=0):
-    """What embfast.ranking.info_nce returns."""
+    """What embfast.multimodal.ranking.info_nce returns."""
     loss = 0.0
     for paired, negatives in rankings(images, captions, similarity, groups, direction, offset):
         loss += np.logaddexp.reduce(np.array([paired, *negatives]) / temperature) - paired / temperature

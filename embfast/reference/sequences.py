@@ -1,4 +1,4 @@
-"""Training on windows of sequences, and inference of documents: csrc/sequences.h."""
+"""Training on windows of sequences, and inference of documents: csrc/sequences/sequences.h."""
 
 import heapq
 from dataclasses import dataclass, field

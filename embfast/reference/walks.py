@@ -1,4 +1,4 @@
-"""Random walks on a graph: embfast/walks.py and csrc/walks.cu."""
+"""Random walks on a graph: embfast/graphs/walks.py and csrc/graph/walks.cu."""
 
 from itertools import pairwise
 

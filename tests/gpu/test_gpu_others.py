@@ -10,7 +10,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from embfast import CooccurrenceMatrix, Corpus, GloVe, Graph, kernels
-from embfast.ternary import TernaryMatrix, thresholds
+from embfast.files.ternary import TernaryMatrix, thresholds
 
 pytestmark = pytest.mark.gpu
 
@@ -42,7 +42,7 @@ def test_glove_learns_as_on_the_cpu(dim, matrix, cuda):
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(("p", "q"), [(1, 1), (0.25, 4), (4, 0.25)])
 def test_walks_are_those_of_the_cpu(p, q, weighted, cuda):
-    walks = pytest.importorskip("embfast.walks")
+    walks = pytest.importorskip("embfast.graphs.walks")
     rng = np.random.default_rng(1)
     a, b = rng.integers(0, 20_000, (2, 200_000))
     graph = Graph.from_edges(a, b, rng.uniform(0.1, 2, 200_000) if weighted else None, duplicates="first")
@@ -71,7 +71,7 @@ def test_ternary_rows_have_the_bits_of_the_cpu(cuda):
 @pytest.mark.parametrize("similarity", ["cosine", "dot", "order"])
 def test_ranking_losses_are_those_of_torch(mode, similarity, cuda):
     torch = pytest.importorskip("torch")
-    from embfast.ranking import ranking_loss
+    from embfast.multimodal.ranking import ranking_loss
 
     rng = np.random.default_rng(3)
     sides = [rng.standard_normal((300, 100)).astype(np.float32) / 10 for _ in range(2)]

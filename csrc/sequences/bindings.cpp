@@ -1,0 +1,279 @@
+// Python to training on sequences of ids, and to the tables that it draws from.
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/alias.h"
+#include "core/bindings.h"
+#include "core/check.h"
+#include "sequences/huffman.h"
+#include "core/random.h"
+#include "sequences/sequences.h"
+
+namespace embfast {
+
+namespace {
+
+// A copy for tests and for the reference.
+template <class T, class U = T>
+py::array_t<T> copied(const std::vector<U>& v) {
+  py::array_t<T> a(static_cast<py::ssize_t>(v.size()));
+  std::copy(v.begin(), v.end(), a.mutable_data());
+  return a;
+}
+
+constexpr int64_t max_noise = int64_t{1} << 31;
+
+struct NoiseTable {
+  std::vector<AliasCell> cells;
+};
+
+constexpr int most = 1 << 20;  // of windows, draws and tags, so that sizes made of these stay far from overflow
+
+using Table = std::optional<py::array>;
+
+// The tables of a job, and the number of words that they are for.
+int64_t set_tables(Job& job, Table& w_in, Table& w_out, Table& w_nodes, Table& w_docs, const HuffmanPaths* tree) {
+  if (w_in) job.w_in = check::rows(*w_in, "w_in");
+  if (w_docs) job.w_docs = check::rows(*w_docs, "w_docs", w_in ? job.w_in.dim : -1);
+  if (!w_in && (!w_docs || job.words)) throw py::value_error("w_in is needed, unless tags alone predict words");
+  if (!w_out && !w_nodes) throw py::value_error("one of w_out and w_nodes is needed");
+  job.dim = w_in ? job.w_in.dim : job.w_docs.dim;
+  job.hidden_dim = job.concat ? (job.most_tags + 2 * job.window) * job.dim : job.dim;
+  if (w_out) job.w_out = check::rows(*w_out, "w_out", job.hidden_dim);
+  if (w_nodes) job.w_nodes = check::rows(*w_nodes, "w_nodes", job.hidden_dim);
+  const int64_t n_words = w_in ? job.w_in.n - job.concat : w_out ? job.w_out.n : job.w_nodes.n + 1;
+  if (w_out && job.w_out.n != n_words) {
+    check::fail("w_out", job.concat ? "one row less than w_in" : "as many rows as w_in", *w_out);
+  }
+  if (w_nodes) {
+    if (!tree || static_cast<int64_t>(tree->offsets.size()) != n_words + 1 || job.w_nodes.n < n_words - 1) {
+      throw py::value_error("w_nodes needs a tree of as many words as w_in has rows, and a row for each node");
+    }
+    if (job.centers != 1) throw py::value_error("w_nodes needs centers = 1");
+    job.path_offsets = tree->offsets.data(), job.path_nodes = tree->nodes.data();
+    job.path_codes = tree->codes.data();
+    for (int64_t i = 0; i < n_words; ++i) {
+      job.longest_path = std::max(job.longest_path, tree->offsets[i + 1] - tree->offsets[i]);
+    }
+  }
+  return n_words;
+}
+
+void check_dim(const Job& job, int64_t dim) {
+  if (dim < 1 || dim > job.dim) throw py::value_error("dim: expected 1.." + std::to_string(job.dim));
+}
+
+void set_draws(Job& job, const Table& keep, const Table& noise, int64_t n_words) {
+  if (keep) job.keep = check::vector<uint32_t>(*keep, "keep", n_words);
+  if (job.drawn > 0 && (!noise || !job.w_out.data)) throw py::value_error("drawn > 0 needs noise and w_out");
+  if (noise && job.drawn > 0) {
+    job.noise = check::vector<int32_t>(*noise, "noise"), job.n_noise = noise->shape(0);
+    const int64_t at_once = int64_t{job.drawn} * (job.shared || job.cbow ? 1 : 2 * job.window);
+    if (job.n_noise < at_once || job.n_noise > max_noise) {
+      check::fail("noise", std::to_string(at_once) + "..2^31 entries", *noise);
+    }
+    check::ids(job.noise, job.n_noise, "noise", n_words);
+  }
+}
+
+void set_windows(Job& job, int window, bool shrink, bool cbow, bool mean, bool concat, int centers, int drawn,
+                 float scale) {
+  if (drawn < 0 || drawn > most || centers < 1 || centers > max_centers || window < 1 || window > most) {
+    throw py::value_error("expected drawn in 0..2^20, window in 1..2^20 and centers in 1.." +
+                          std::to_string(max_centers));
+  }
+  if (concat && (!cbow || shrink)) throw py::value_error("concat needs cbow and shrink = False");
+  job.window = window, job.shrink = shrink, job.cbow = cbow, job.mean = mean, job.concat = concat;
+  job.centers = centers, job.drawn = drawn, job.scale = scale;
+}
+
+// Offsets that rise from 0 to n_entries.
+const int64_t* ascending(const py::array& offsets, const char* name, int64_t n, int64_t n_entries) {
+  const int64_t* o = check::vector<int64_t>(offsets, name, n + 1);
+  bool rises = o[0] == 0 && o[n] == n_entries;
+  for (int64_t i = 0; i < n; ++i) rises &= o[i] <= o[i + 1];
+  if (!rises) throw py::value_error(std::string(name) + ": expected to rise from 0 to " + std::to_string(n_entries));
+  return o;
+}
+
+void set_tags(Job& job, const Table& tag_offsets, const Table& tags) {
+  if (!tag_offsets || !tags) throw py::value_error("w_docs needs tag_offsets and tags");
+  job.tags = check::vector<int32_t>(*tags, "tags");
+  job.tag_offsets = ascending(*tag_offsets, "tag_offsets", job.n_documents, tags->shape(0));
+  int64_t fewest = most;
+  for (int64_t d = 0; d < job.n_documents; ++d) {
+    const int64_t n = job.tag_offsets[d + 1] - job.tag_offsets[d];
+    fewest = std::min(fewest, n), job.most_tags = std::max(job.most_tags, n);
+  }
+  if (job.most_tags > most) throw py::value_error("tags: expected at most 2^20 for a document");
+  if (job.concat && fewest != job.most_tags) {
+    throw py::value_error("tags: concat needs as many for each document, got " + std::to_string(fewest) + " to " +
+                          std::to_string(job.most_tags));
+  }
+}
+
+}  // namespace
+
+void bind_tables(py::module_& m) {
+  py::class_<NoiseTable>(m, "NoiseTable", "An alias table: draws word i with probability weights[i] / sum(weights).")
+      .def(py::init([](const py::array& weights) {
+             const double* w = check::vector<double>(weights, "weights");
+             const int64_t n = weights.shape(0);
+             double total = 0.0;
+             for (int64_t i = 0; i < n; ++i) {
+               if (!(w[i] >= 0.0)) throw py::value_error("weights: entry " + std::to_string(i) + " is not >= 0");
+               total += w[i];
+             }
+             if (!(total > 0.0) || total > 1e300) throw py::value_error("weights: the sum must be positive and finite");
+             return NoiseTable{alias_table(w, n)};
+           }),
+           "weights"_a)
+      .def("__len__", [](const NoiseTable& t) { return t.cells.size(); })
+      .def(
+          "sample",
+          [](const NoiseTable& t, int64_t n, uint64_t seed, uint64_t epoch, uint64_t first) {
+            if (n < 0 || n > max_noise) throw py::value_error("n: expected 0..2^31, got " + std::to_string(n));
+            py::array_t<int32_t> words(n);
+            int32_t* word = words.mutable_data();
+            py::gil_scoped_release no_gil;
+            const Stream draw(seed, epoch, Purpose::negative);
+            const auto cells = static_cast<uint32_t>(t.cells.size());
+            for (int64_t i = 0; i < n; ++i) word[i] = alias_draw(t.cells.data(), cells, draw(first + i));
+            return words;
+          },
+          "n"_a, "seed"_a, "epoch"_a, "first"_a = 0,
+          "int32 (n,): draws first, first + 1, ... of this seed and epoch, as train_sequences wants them.")
+      .def_property_readonly("thresholds",
+                             [](const NoiseTable& t) {
+                               std::vector<uint32_t> v;
+                               for (const AliasCell& c : t.cells) v.push_back(c.threshold);
+                               return copied<uint32_t>(v);
+                             })
+      .def_property_readonly("aliases", [](const NoiseTable& t) {
+        std::vector<int32_t> v;
+        for (const AliasCell& c : t.cells) v.push_back(c.alias);
+        return copied<int32_t>(v);
+      });
+
+  py::class_<HuffmanPaths>(m, "HuffmanTree", "Huffman paths of words whose counts are positive and descend.")
+      .def(py::init([](const py::array& counts) {
+             const int64_t* c = check::vector<int64_t>(counts, "counts");
+             const int64_t n = counts.shape(0);
+             if (n < 2) throw py::value_error("counts: a tree needs at least 2 words");
+             int64_t total = 0;
+             for (int64_t i = 0; i < n; ++i) {
+               if (c[i] <= 0 || (i && c[i] > c[i - 1])) {
+                 throw py::value_error("counts: entry " + std::to_string(i) + " breaks the positive, descending order");
+               }
+               if (__builtin_add_overflow(total, c[i], &total)) throw py::value_error("counts: the sum passes 2^63");
+             }
+             py::gil_scoped_release no_gil;
+             return huffman_paths(c, n);
+           }),
+           "counts"_a)
+      .def("__len__", [](const HuffmanPaths& t) { return t.offsets.size() - 1; })
+      .def_property_readonly("offsets", [](const HuffmanPaths& t) { return copied<int64_t>(t.offsets); })
+      .def_property_readonly("nodes", [](const HuffmanPaths& t) { return copied<int32_t>(t.nodes); })
+      .def_property_readonly("codes", [](const HuffmanPaths& t) { return copied<uint8_t>(t.codes); });
+}
+
+void bind_sequences(py::module_& m) {
+  m.attr("max_centers") = max_centers;
+  m.def(
+      "train_sequences",
+      [](Table w_in, Table w_out, Table w_nodes, const py::array& ids, const py::array& offsets,
+         const py::array& blocks, int64_t first_block, int64_t last_block, const Table& keep, const Table& noise,
+         const HuffmanPaths* tree, Table w_docs, const Table& tag_offsets, const Table& tags, int window, bool shrink,
+         bool cbow, bool words, bool mean, bool concat, bool shared, int centers, int drawn, float scale, uint64_t seed,
+         uint64_t epoch, float lr_first, float lr_last, int64_t tokens_before, int64_t tokens_total,
+         std::optional<int64_t> dim, int threads) {
+        Job job{};
+        set_windows(job, window, shrink, cbow, mean, concat, centers, drawn, scale);
+        job.words = words || cbow, job.shared = shared;
+        job.ids = check::vector<int32_t>(ids, "ids");
+        job.offsets = check::vector<int64_t>(offsets, "offsets");
+        job.n_documents = offsets.shape(0) - 1;
+        if (job.n_documents < 1) throw py::value_error("offsets: expected at least 2 entries");
+        if (w_docs) set_tags(job, tag_offsets, tags);
+        const int64_t n_words = set_tables(job, w_in, w_out, w_nodes, w_docs, tree);
+        if (w_docs) check::ids(job.tags, tags->shape(0), "tags", job.w_docs.n);
+        job.blocks = check::vector<int64_t>(blocks, "blocks");
+        if (first_block < 0 || last_block < first_block || last_block >= std::max<int64_t>(blocks.shape(0), 1)) {
+          throw py::value_error("blocks " + std::to_string(first_block) + ".." + std::to_string(last_block) +
+                                " are outside the " + std::to_string(blocks.shape(0) - 1) + " that there are");
+        }
+        job.first_block = first_block, job.last_block = last_block;
+        for (int64_t b = first_block; b < last_block; ++b) {
+          if (job.blocks[b] < 0 || job.blocks[b + 1] < job.blocks[b] || job.blocks[b + 1] > ids.shape(0)) {
+            throw py::value_error("blocks: entry " + std::to_string(b) + " does not ascend within the ids");
+          }
+          job.longest_block = std::max(job.longest_block, job.blocks[b + 1] - job.blocks[b]);
+        }
+        if (first_block < last_block) {
+          const int64_t begin = job.blocks[first_block];
+          check::ids(job.ids + begin, job.blocks[last_block] - begin, "ids", n_words);
+        }
+        set_draws(job, keep, noise, n_words);
+        if (!shared && centers != 1) throw py::value_error("per-pair draws need centers = 1");
+        if (!shared && !cbow && w_docs) throw py::value_error("w_docs needs shared draws");
+        const int64_t columns = dim.value_or(job.dim);
+        check_dim(job, columns);
+        check::threads(threads);
+        job.seed = seed, job.epoch = epoch, job.lr_first = lr_first, job.lr_last = lr_last;
+        job.tokens_before = tokens_before, job.tokens_total = std::max<int64_t>(tokens_total, 1);
+        Tally tally;
+        {
+          py::gil_scoped_release no_gil;
+          tally = train_sequences(job, columns, threads);
+        }
+        return py::make_tuple(tally.loss, tally.examples, tally.kept);
+      },
+      "w_in"_a, "w_out"_a, "w_nodes"_a, "ids"_a, "offsets"_a, "blocks"_a, "first_block"_a, "last_block"_a,
+      "keep"_a = py::none(), "noise"_a = py::none(), "tree"_a = py::none(), "w_docs"_a = py::none(),
+      "tag_offsets"_a = py::none(), "tags"_a = py::none(), py::kw_only(), "window"_a, "shrink"_a, "cbow"_a,
+      "words"_a = true, "mean"_a, "concat"_a = false, "shared"_a, "centers"_a, "drawn"_a, "scale"_a, "seed"_a,
+      "epoch"_a, "lr_first"_a, "lr_last"_a, "tokens_before"_a, "tokens_total"_a, "dim"_a = py::none(), "threads"_a);
+  m.def(
+      "infer_documents",
+      [](Table w_docs, int64_t dim, Table w_in, Table w_out, Table w_nodes, const py::array& ids,
+         const py::array& offsets, const Table& keep, const Table& noise, const HuffmanPaths* tree, int window,
+         bool shrink, bool cbow, bool mean, bool concat, int centers, int drawn, float scale, int epochs, int averaged,
+         int64_t tag_weight, uint64_t seed, float lr_first, float lr_last, int threads) {
+        Job job{};
+        set_windows(job, window, shrink, cbow, mean, concat, centers, drawn, scale);
+        job.words = cbow, job.shared = true, job.frozen = true, job.most_tags = tag_weight;
+        if (tag_weight < 1 || tag_weight > most) throw py::value_error("tag_weight: expected 1..2^20");
+        if (tag_weight > 1 && (!cbow || concat)) throw py::value_error("tag_weight > 1 needs cbow without concat");
+        if (!w_docs) throw py::value_error("w_docs is needed");
+        const int64_t n_words = set_tables(job, w_in, w_out, w_nodes, w_docs, tree);
+        job.ids = check::vector<int32_t>(ids, "ids");
+        check::ids(job.ids, ids.shape(0), "ids", n_words);
+        job.n_documents = job.w_docs.n;
+        job.offsets = ascending(offsets, "offsets", job.n_documents, ids.shape(0));
+        for (int64_t d = 0; d < job.n_documents; ++d) {
+          job.longest_block = std::max(job.longest_block, job.offsets[d + 1] - job.offsets[d]);
+        }
+        set_draws(job, keep, noise, n_words);
+        check_dim(job, dim);
+        if (epochs < 1) throw py::value_error("epochs: expected 1 or more");
+        if (averaged < 1 || averaged > epochs) throw py::value_error("averaged: expected 1.." + std::to_string(epochs));
+        check::threads(threads);
+        job.seed = seed, job.lr_first = lr_first, job.lr_last = lr_last;
+        Tally tally;
+        {
+          py::gil_scoped_release no_gil;
+          tally = infer_documents(job, dim, epochs, averaged, threads);
+        }
+        return py::make_tuple(tally.loss, tally.examples, tally.kept);
+      },
+      "w_docs"_a, "dim"_a, "w_in"_a, "w_out"_a, "w_nodes"_a, "ids"_a, "offsets"_a, "keep"_a = py::none(),
+      "noise"_a = py::none(), "tree"_a = py::none(), py::kw_only(), "window"_a, "shrink"_a, "cbow"_a, "mean"_a,
+      "concat"_a = false, "centers"_a, "drawn"_a, "scale"_a, "epochs"_a, "averaged"_a = 1, "tag_weight"_a = 1, "seed"_a,
+      "lr_first"_a, "lr_last"_a, "threads"_a);
+}
+
+}  // namespace embfast

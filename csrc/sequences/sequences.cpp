@@ -1,0 +1,207 @@
+// Threads over blocks, and the choice of instruction set.
+#include "sequences/sequences.h"
+
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <vector>
+
+#include "core/isa.h"
+#include "core/threads.h"
+
+namespace embfast {
+
+namespace {
+
+constexpr int64_t top_floats = 1 << 18;  // of a thread's copies of nodes: 1 MB, and as much for what they were
+constexpr int top_steps = 16;  // that all threads together take apart from each other: they add up, and may go too far
+constexpr int pad = 32;        // floats past the end that a whole-register store may touch
+
+// Carves a thread's scratch from one allocation; every array starts on a cache line.
+class Arena {
+ public:
+  template <class T>
+  void claim(T** pointer, int64_t n) {
+    requests_.push_back({reinterpret_cast<void**>(pointer), size_});
+    size_ += (n * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;
+  }
+  void allocate() {
+    memory_.reset(static_cast<char*>(::operator new(size_, std::align_val_t{64})));
+    std::fill_n(memory_.get(), size_, 0);
+    for (const Request& r : requests_) *r.pointer = memory_.get() + r.offset;
+  }
+
+ private:
+  struct Request {
+    void** pointer;
+    int64_t offset;
+  };
+  struct Free {
+    void operator()(char* p) const { ::operator delete(p, std::align_val_t{64}); }
+  };
+  std::vector<Request> requests_;
+  int64_t size_ = 0;
+  std::unique_ptr<char, Free> memory_;
+};
+
+struct Thread {
+  Scratch scratch{};
+  Arena arena;
+  Tally tally;
+
+  explicit Thread(const Job& job, int threads) {
+    const int64_t n_in = job.centers + 2 * int64_t{job.window} + job.most_tags;
+    const int64_t n_out = job.longest_path + job.centers + job.drawn;
+    const int64_t pairs = n_in * n_out + pad, steps = n_in * n_out + (n_out + 1) * pad;
+    Scratch& s = scratch;
+    if (threads > 1 && job.w_nodes.data && !job.frozen) {
+      s.top_steps = std::max(1, top_steps / threads);
+      s.n_top = std::min<int64_t>(top_floats / job.hidden_dim, job.path_nodes[0] + 1);
+      arena.claim(&s.top, s.n_top * job.hidden_dim);
+      arena.claim(&s.top_before, s.n_top * job.hidden_dim);
+    }
+    const int64_t tokens = job.longest_block + 2 * (2 * int64_t{job.window} + max_centers + pad);
+    arena.claim(&s.token, tokens);
+    arena.claim(&s.repeat, tokens);
+    arena.claim(&s.flight, batches_in_flight);
+    arena.claim(&s.sentence_end, job.longest_block);
+    arena.claim(&s.document, job.longest_block);
+    arena.claim(&s.word, n_in);
+    arena.claim(&s.column, n_out);
+    arena.claim(&s.in, n_in);
+    arena.claim(&s.out, n_out);
+    arena.claim(&s.rows, std::max(n_in, n_out));
+    for (float** p : {&s.weight, &s.label, &s.tile_weight, &s.tile_label}) arena.claim(p, pairs);
+    for (float** p : {&s.step, &s.tile_step}) arena.claim(p, steps);
+    arena.claim(&s.hidden, job.centers * job.hidden_dim);
+    arena.claim(&s.delta, std::max(n_in * job.dim, job.centers * job.hidden_dim));
+    arena.claim(&s.pairs, std::max(max_tile * job.hidden_dim / 2, 16 * (n_in + 1)));
+    arena.claim(&s.ahead, (batches_ahead + 1) * (job.centers * (job.longest_path + 2) + job.drawn + job.most_tags));
+    arena.allocate();
+    s.token += 2 * job.window + max_centers;
+  }
+};
+
+// Weights and labels of batches far from any edge whose words are all distinct: of each width for windows that share
+// their draws (first most_tags rows of tags, then the words), one set for CBOW (all hidden rows against each drawn
+// word, then against their centers) and for pairs.
+struct Plain {
+  std::vector<float> label;
+  std::vector<std::vector<float>> weight;
+  std::vector<const float*> by_radius;
+
+  explicit Plain(const Job& job) {
+    const int widest = job.centers + 2 * job.window, n_out = job.centers + job.drawn;
+    const int64_t of_tags = job.most_tags * n_out;
+    label.assign(of_tags + widest * n_out + pad, 0.0f);
+    weight.assign(job.window + 1, std::vector<float>());
+    if (job.cbow) {
+      weight[0].assign(job.centers * job.drawn, job.scale);
+      weight[0].resize(job.centers * (job.drawn + 1), 1.0f);
+      weight[0].resize(job.centers * (job.drawn + 1) + pad, 0.0f);
+      std::fill_n(label.begin() + job.centers * job.drawn, job.centers, 1.0f);
+    } else if (!job.shared) {
+      weight[0].assign(n_out, job.scale);
+      weight[0].resize(n_out + pad, 0.0f);
+      weight[0][0] = label[0] = 1.0f;
+    } else {
+      std::vector<int32_t> token(widest), word(widest), negative(job.drawn, -1);
+      for (int p = 0; p < widest; ++p) token[p] = p;
+      int64_t pairs = 0;
+      for (int radius = 1; radius <= job.window; ++radius) {
+        weight[radius].assign(of_tags + widest * n_out + pad, 0.0f);
+        for (int64_t i = 0; i < of_tags; ++i) {
+          const bool target = i % n_out < job.centers;
+          weight[radius][i] = target ? 1.0f : job.scale * static_cast<float>(job.centers);
+          label[i] = target ? 1.0f : 0.0f;
+        }
+        if (!job.words) continue;
+        skip_gram_weights(token.data(), 0, job.centers + 2 * radius, radius, job.centers, radius, 0, nullptr, true,
+                          negative.data(), job.drawn, job.scale, word.data(), weight[radius].data() + of_tags,
+                          label.data() + of_tags, &pairs);
+      }
+    }
+    for (const auto& w : weight) by_radius.push_back(w.data());
+  }
+};
+
+}  // namespace
+
+// Steps first..last of a job, each taken by the next thread that is free.
+template <class Step>
+static Tally on_threads(const Job& job, int threads, int64_t first, int64_t last, Step&& step) {
+  std::unique_ptr<Plain> plain;
+  if (job.w_out.data) plain = std::make_unique<Plain>(job);
+  std::atomic<int64_t> next{first};
+  std::vector<std::unique_ptr<Thread>> workers;
+  for (int t = 0; t < threads; ++t) {
+    workers.push_back(std::make_unique<Thread>(job, threads));
+    if (plain) {
+      workers.back()->scratch.plain_label = plain->label.data();
+      workers.back()->scratch.plain_weight = plain->by_radius.data();
+    }
+  }
+  in_threads(threads, [&](int t) {
+    Thread& mine = *workers[t];
+    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < last;) step(i, mine.scratch, mine.tally);
+  });
+  Tally total;
+  for (const auto& worker : workers) {
+    total.loss += worker->tally.loss;
+    total.examples += worker->tally.examples;
+    total.kept += worker->tally.kept;
+  }
+  return total;
+}
+
+// The job with rows that end where the registers of this machine that hold `columns` floats do. Parts that stand end to
+// end keep their padding.
+static Job trimmed(Job job, int64_t columns) {
+  const int64_t width = isa::width();
+  if (!job.concat) job.dim = job.hidden_dim = (columns + width - 1) / width * width;
+  return job;
+}
+
+Tally train_sequences(const Job& given, int64_t columns, int threads) {
+  const Job job = trimmed(given, columns);
+  const TrainBlock train = EMBFAST_CHOOSE_BF16(train_block);
+  return on_threads(job, threads, job.first_block, job.last_block,
+                    [&](int64_t block, const Scratch& s, Tally& tally) { train(job, block, s, tally); });
+}
+
+Tally infer_documents(const Job& given, int64_t columns, int epochs, int averaged, int threads) {
+  const Job job = trimmed(given, columns);
+  const TrainBlock train = EMBFAST_CHOOSE_BF16(train_block);
+  const std::vector<int32_t> tags(job.most_tags);  // all are row 0
+  return on_threads(job, threads, 0, job.n_documents, [&](int64_t document, const Scratch& s, Tally& tally) {
+    float* const row = job.w_docs[document];
+    std::fill_n(row, job.dim, 0.0f);
+    const int64_t n = job.offsets[document + 1] - job.offsets[document];
+    if (n == 0) return;
+    // A corpus of this document alone, with a seed of its own.
+    const int64_t ends[] = {0, n}, tag_ends[] = {0, job.most_tags};
+    Job one = job;
+    one.ids = job.ids + job.offsets[document];
+    one.offsets = one.blocks = ends, one.n_documents = 1, one.longest_block = n;
+    one.tag_offsets = tag_ends, one.tags = tags.data();
+    one.w_docs.data = row, one.w_docs.n = 1;
+    for (int64_t p = 0; p < n; ++p) one.seed = mix64(one.seed + Stream::golden + static_cast<uint64_t>(one.ids[p]));
+    const Stream draw(one.seed, 0, Purpose::weights);
+    for (int64_t i = 0; i < columns; ++i) {
+      const auto uniform = static_cast<float>(draw(i) >> 40) * 0x1p-24f;
+      row[i] = (uniform - 0.5f) / static_cast<float>(columns);
+    }
+    std::vector<float> sum(job.dim);
+    one.tokens_total = epochs * n;
+    for (int epoch = 0; epoch < epochs; ++epoch) {
+      one.epoch = epoch, one.tokens_before = epoch * n;
+      train(one, 0, s, tally);
+      for (int64_t i = 0; epoch >= epochs - averaged && i < job.dim; ++i) sum[i] += row[i];
+    }
+    for (int64_t i = 0; i < job.dim; ++i) row[i] = sum[i] / static_cast<float>(averaged);
+  });
+}
+
+}  // namespace embfast

@@ -1,6 +1,0 @@
-"""python -m embfast.cli: the embfast program."""
-
-from embfast.cli import main
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,1 @@
+"""The GPU side: CUDA kernels through CuPy, and torch's devices and processes."""

@@ -1,0 +1,1 @@
+"""Document vectors and documents with tags."""

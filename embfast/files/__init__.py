@@ -1,0 +1,1 @@
+"""Files as bytes: written whole or not at all, read with the place of each fault."""

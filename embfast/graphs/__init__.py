@@ -1,0 +1,1 @@
+"""Graphs, random walks on them, and node vectors."""

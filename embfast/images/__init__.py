@@ -1,0 +1,1 @@
+"""Pictures, the networks that see them, and image vectors."""

@@ -1,0 +1,544 @@
+"""Studies of transfer: which layer, how few pictures, how many dimensions, which distance, and fine-tuning.
+
+Sources: layer by layer, Yosinski et al. 2014 (arXiv:1411.1792) and Azizpour et al. 2014 (arXiv:1406.5774); a linear SVM
+on features, Razavian et al. 2014 (arXiv:1403.6382).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from embfast.images.backbones import load_backbone
+from embfast.images.extract import Extractor, ProgressOption, Run
+from embfast.images.pictures import Pictures, Preparation, open_pictures
+from embfast.images.trace import in_mode, tensors_of, trace
+from embfast.training.settings import check_float, check_int
+
+try:
+    import torch
+    from torch import Tensor, nn
+except ImportError:
+    raise ImportError("studies of transfer need torch: pip install embfast[images]") from None
+try:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import pairwise_distances
+    from sklearn.model_selection import GridSearchCV, StratifiedKFold
+    from sklearn.svm import LinearSVC
+except ImportError:
+    raise ImportError("studies of transfer need scikit-learn: pip install embfast[images]") from None
+
+SCALING = ("l2", "standard", "none")
+CLASSIFIERS = ("svm", "logistic")
+C_TRIED = tuple(10.0**power for power in range(-3, 4))
+
+_BLOCK = 1 << 22  # distances held at once: 32 MB in float64
+
+Split = tuple[np.ndarray, np.ndarray]
+
+
+# ---- scores with intervals ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Score:
+    """One figure measured several times, on other splits or with other seeds.
+
+    >>> print(Score((0.5, 0.6, 0.7)))
+    0.600 ± 0.248 (3)
+    """
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Their mean."""
+        return math.fsum(self.values) / len(self.values)
+
+    @property
+    def interval(self) -> float:
+        """Half the width of the 95 % interval of the mean, by Student's t; infinite for a single value.
+
+        Splits of one data set share pictures, so it covers the choice of the split, not that of the data set.
+        """
+        n = len(self.values)
+        if n < 2:
+            return math.inf
+        from scipy.stats import t  # scikit-learn has it installed
+
+        variance = math.fsum((value - self.mean) ** 2 for value in self.values) / (n - 1)
+        return float(t.ppf(0.975, n - 1)) * math.sqrt(variance / n)
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} ± {self.interval:.3f} ({len(self.values)})"
+
+
+def few_shot_splits(
+    labels: Sequence[Any], per_class: int, seeds: Iterable[int] = range(5), test_per_class: int | None = None
+) -> Iterator[Split]:
+    """For each seed, per_class pictures of each class to train on, and the others (or so many of each) to test on.
+
+    Yields row numbers, int64, rising.
+
+    Raises:
+        ValueError: a class has no picture left to test on.
+    """
+    check_int("per_class", per_class, 1, 1 << 40)
+    codes, names = _codes(labels)
+    for seed in seeds:
+        random = np.random.default_rng(seed)
+        train, test = [], []
+        for code, name in enumerate(names):
+            rows = random.permutation(np.flatnonzero(codes == code))
+            rest = len(rows) - per_class if test_per_class is None else test_per_class
+            if rest < 1 or len(rows) < per_class + rest:
+                raise ValueError(
+                    f"class {name!r}: expected {per_class} pictures to train on and {max(rest, 1)} to test on, "
+                    f"got {len(rows)}"
+                )
+            train.append(rows[:per_class])
+            test.append(rows[per_class : per_class + rest])
+        yield np.sort(np.concatenate(train)), np.sort(np.concatenate(test))
+
+
+def _codes(labels: Sequence[Any]) -> tuple[np.ndarray, list[Any]]:
+    names, codes = np.unique(np.asarray(labels), return_inverse=True)
+    if len(names) < 2:
+        raise ValueError(f"expected labels of at least 2 classes, got {len(names)}")
+    return codes.reshape(-1), names.tolist()
+
+
+# ---- classifying --------------------------------------------------------------------------------------------------
+
+
+def classify(
+    train: np.ndarray,
+    train_labels: Sequence[Any],
+    test: np.ndarray,
+    test_labels: Sequence[Any],
+    *,
+    classifier: str = "svm",
+    scaling: str = "l2",
+    C: float | None = 1.0,
+    seed: int = 0,
+) -> float:
+    """The accuracy on test of a linear classifier trained on train.
+
+    Settings:
+        train, test: (n, dim), of any number type.
+        classifier: "svm" (LinearSVC) or "logistic".
+        scaling: "l2" gives each row length 1; "standard" takes mean and standard deviation of train; "none" is for
+            rows of -1, 0 and 1.
+        C: the weight of errors; None takes the best of 0.001 to 1000 by cross-validation on train.
+        seed: of the classifier and of the folds.
+    """
+    if classifier not in CLASSIFIERS or scaling not in SCALING:
+        raise ValueError(
+            f"classifier must be one of {', '.join(CLASSIFIERS)} and scaling one of {', '.join(SCALING)}, got "
+            f"{classifier!r} and {scaling!r}"
+        )
+    if C is not None:
+        check_float("C", C, 0, math.inf, above=True)
+    rows, others = _scaled(train, test, scaling)
+    dual = rows.shape[0] <= rows.shape[1]  # liblinear's other solver may take minutes to end nowhere there
+    rows, others = _turned(rows, others)
+    made = (
+        LinearSVC(C=1.0 if C is None else C, dual=dual, max_iter=20_000, random_state=seed)
+        if classifier == "svm"
+        else LogisticRegression(C=1.0 if C is None else C, max_iter=5_000)
+    )
+    if C is None:
+        smallest = int(np.unique(np.asarray(train_labels), return_counts=True)[1].min())
+        folds = StratifiedKFold(max(2, min(5, smallest)), shuffle=True, random_state=seed)
+        made = GridSearchCV(made, {"C": C_TRIED}, cv=folds)
+    return float(made.fit(rows, np.asarray(train_labels)).score(others, np.asarray(test_labels)))
+
+
+def _scaled(train: np.ndarray, test: np.ndarray, scaling: str) -> tuple[np.ndarray, np.ndarray]:
+    train, test = np.asarray(train, np.float64), np.asarray(test, np.float64)
+    if scaling == "none":
+        return train, test
+    if scaling == "l2":
+        train, test = (rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-30) for rows in (train, test))
+        return train, test
+    mean, sd = train.mean(axis=0), train.std(axis=0)
+    with np.errstate(divide="ignore"):
+        scale = np.where(sd > 1e-12 * np.maximum(np.abs(mean), 1e-300), 1 / sd, 0)
+    return (train - mean) * scale, (test - mean) * scale
+
+
+def _turned(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same rows in fewer numbers where there are more numbers than rows, for the same linear classifier.
+
+    A linear classifier with an L2 penalty lies in the space that its rows span: in an orthonormal basis of it nothing
+    changes but the time it takes.
+    """
+    if train.shape[1] <= train.shape[0]:
+        return train, test
+    squares, turn = np.linalg.eigh(train @ train.T)
+    kept = squares > squares[-1] * 1e-12
+    if not kept.any():  # no number of any row tells it from another
+        return train[:, :1], test[:, :1]
+    basis = turn[:, kept] / np.sqrt(squares[kept])
+    return turn[:, kept] * np.sqrt(squares[kept]), (test @ train.T) @ basis
+
+
+def scores(rows: np.ndarray, labels: Sequence[Any], splits: Iterable[Split], **options: Any) -> Score:
+    """classify on each split of one matrix, with classify's options."""
+    labels = np.asarray(labels)
+    found = [classify(rows[train], labels[train], rows[test], labels[test], **options) for train, test in splits]
+    if not found:
+        raise ValueError("expected at least one split, got none; an iterator gives its splits once")
+    return Score(tuple(found))
+
+
+# ---- layers -------------------------------------------------------------------------------------------------------
+
+
+class LayerScore(NamedTuple):
+    """What a linear classifier makes of one layer: its name, its features, and the accuracy."""
+
+    layer: str
+    dim: int
+    accuracy: Score
+
+
+def sweep_layers(
+    images: Any,
+    labels: Sequence[Any],
+    backbone: str | nn.Module = "efficientnet_lite0",
+    layers: str | int | Sequence[str | int] = "all",
+    *,
+    at: str = "after",
+    pool: str = "mean",
+    splits: Iterable[Split] | None = None,
+    weights: str | None = None,
+    preparation: Preparation | None = None,
+    run: Run | None = None,
+    work: str | None = None,
+    progress: ProgressOption = None,
+    **options: Any,
+) -> list[LayerScore]:
+    """Scores every layer by a linear classifier; the pictures go through the network once.
+
+    Settings:
+        layers, at, pool: as FullNetworkEmbedding has them.
+        splits: pairs of row numbers to train and test on, say few_shot_splits; by default five folds.
+        run: a cnn.Run: batch, device, workers, ...
+        work: a folder that keeps the features, as in FullNetworkEmbedding.fit.
+        options: classify's.
+    """
+    pictures = open_pictures(images)
+    if len(labels) != len(pictures):
+        raise ValueError(f"expected a label for each of {len(pictures)} pictures, got {len(labels)}")
+    codes, _ = _codes(labels)
+    run = run or Run()
+    if run.errors == "skip":
+        raise ValueError('labels belong to pictures by number: a study needs errors="strict"')
+    extractor = Extractor(load_backbone(backbone, weights, preparation), pictures, layers, at, pool, run)
+    features = extractor.features(pictures, work, progress).matrix
+    if splits is None:
+        splits = StratifiedKFold(5, shuffle=True, random_state=0).split(codes, codes)
+    splits = list(splits)
+    return [
+        LayerScore(point.name, last - first, scores(features[:, first:last], codes, splits, **options))
+        for point, (first, last) in zip(extractor.points, extractor.columns, strict=True)
+    ]
+
+
+def sweep_dims(
+    train: np.ndarray,
+    train_labels: Sequence[Any],
+    test: np.ndarray,
+    test_labels: Sequence[Any],
+    dims: Iterable[int],
+    *,
+    whiten: bool = False,
+    **options: Any,
+) -> dict[int, float]:
+    """Accuracy with the first so many principal components of train, which is turned once for all of them."""
+    from sklearn.decomposition import PCA
+
+    dims = sorted(set(dims))
+    most = min(np.shape(train))
+    if not dims or dims[0] < 1 or dims[-1] > most:
+        raise ValueError(f"dims must be from 1 to {most}, got {dims}")
+    scaling = options.pop("scaling", "l2")
+    train, test = _scaled(train, test, scaling)
+    pca = PCA(dims[-1], whiten=whiten, svd_solver="full").fit(train)
+    train, test = pca.transform(train), pca.transform(test)
+    return {
+        dim: classify(train[:, :dim], train_labels, test[:, :dim], test_labels, scaling="none", **options)
+        for dim in dims
+    }
+
+
+# ---- neighbours ---------------------------------------------------------------------------------------------------
+
+
+def retrieval(
+    rows: np.ndarray, labels: Sequence[Any], metrics: Iterable[str] = ("cosine", "euclidean"), queries: Any = None
+) -> dict[str, float]:
+    """Mean average precision when each picture looks for the others of its label, under each distance.
+
+    Settings:
+        metrics: names of scikit-learn's pairwise distances: "cosine", "euclidean", "manhattan", "hamming", ...
+        queries: row numbers that ask; all when None. One whose label has no other row is left out.
+
+    Of equal distances the lower row comes first. Holds 32 MB of distances at a time.
+
+    Raises:
+        ValueError: no query has another row of its label.
+    """
+    codes, _ = _codes(labels)
+    rows = np.asarray(rows)
+    rows = rows if rows.dtype.kind == "f" else rows.astype(np.float32)
+    asking = np.arange(len(rows)) if queries is None else np.asarray(queries)
+    asking = asking[np.bincount(codes)[codes[asking]] > 1]
+    if not len(asking):
+        raise ValueError("no picture that asks has another one of its label")
+    found = {}
+    for metric in metrics:
+        precisions = []
+        step = max(1, _BLOCK // len(rows))
+        for lo in range(0, len(asking), step):
+            part = asking[lo : lo + step]
+            distances = pairwise_distances(rows[part], rows, metric=metric)
+            distances[np.arange(len(part)), part] = np.inf  # itself comes last, and does not count
+            order = np.argsort(distances, axis=1, kind="stable")[:, :-1]
+            relevant = codes[order] == codes[part][:, None]
+            at_rank = np.cumsum(relevant, axis=1) / np.arange(1, order.shape[1] + 1)
+            precisions += (np.where(relevant, at_rank, 0).sum(axis=1) / relevant.sum(axis=1)).tolist()
+        found[metric] = math.fsum(precisions) / len(precisions)
+    return found
+
+
+def nearest_neighbours(
+    train: np.ndarray,
+    train_labels: Sequence[Any],
+    test: np.ndarray,
+    test_labels: Sequence[Any],
+    *,
+    k: int = 5,
+    metric: str = "cosine",
+) -> float:
+    """The accuracy on test of the vote of the k nearest rows of train."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    check_int("k", k, 1, len(train))
+    voting = KNeighborsClassifier(k, metric=metric).fit(np.asarray(train, np.float32), np.asarray(train_labels))
+    return float(voting.score(np.asarray(test, np.float32), np.asarray(test_labels)))
+
+
+# ---- fine-tuning --------------------------------------------------------------------------------------------------
+
+
+class Transferred(nn.Module):
+    """A network whose first n layers come from a trained one and whose others start anew: AnB, or AnB+ when not frozen.
+
+    Frozen layers have no gradient, and their batch normalisation stays in eval mode whatever train() says: its running
+    means would otherwise follow the new pictures.
+
+    Settings:
+        module: the trained network; it is copied, not changed.
+        n: layers that are kept, in the order of the network, of a Trace's layers.
+        classes: outputs of a new classifying layer; None keeps their number.
+        frozen: AnB (True), or AnB+ (False), where kept layers learn too.
+        example: shape of a picture, (channels, height, width).
+        seed: of new weights.
+    Source: Yosinski et al. 2014, arXiv:1411.1792.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        n: int,
+        classes: int | None = None,
+        *,
+        frozen: bool = True,
+        example: tuple[int, int, int] = (3, 224, 224),
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.module = copy.deepcopy(module)
+        weights = next(self.module.parameters())
+        found = trace(self.module, torch.zeros(1, *example, device=weights.device, dtype=weights.dtype))
+        layers = found.layers
+        check_int("n", n, 0, len(layers))
+        names = list(found.points)
+        end = names.index(layers[n].output.name) if n < len(layers) else len(names)
+        parts = dict(self.module.named_modules())
+        called = list(dict.fromkeys(name.partition("#")[0].partition(":")[0] for name in names))
+        kept = {name.partition("#")[0].partition(":")[0] for name in names[:end]}
+        units = [name for name, part in parts.items() if _is_unit(name, part, called)]
+        self.kept = [name for name in units if _first_of(name, called) in kept]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            for name in units:
+                reset = getattr(parts[name], "reset_parameters", getattr(parts[name], "_reset_parameters", None))
+                if name not in self.kept and reset is not None:
+                    reset()
+            if classes is not None:
+                self._new_classifier(layers[-1], classes, parts)
+        self.frozen = [name for name in self.kept if frozen]
+        for name in self.frozen:
+            for weights in parts[name].parameters(recurse=False):
+                weights.requires_grad_(False)
+        self.train()
+
+    def _new_classifier(self, last: Any, classes: int, parts: dict[str, nn.Module]) -> None:
+        name = last.output.name
+        old = parts.get(name)
+        if not last.classifies or not isinstance(old, nn.Linear):
+            raise ValueError(f"expected a network that ends in a linear layer, got one that ends in {name}")
+        parent, _, own = name.rpartition(".")
+        new = nn.Linear(old.in_features, classes, bias=old.bias is not None).to(old.weight)
+        setattr(parts[parent] if parent else self.module, own, new)
+        self.kept = [kept for kept in self.kept if kept != name]
+
+    def train(self, mode: bool = True) -> Transferred:
+        """As of any module, but that frozen layers stay in eval mode."""
+        super().train(mode)
+        parts = dict(self.module.named_modules())
+        for name in getattr(self, "frozen", ()):
+            parts[name].training = False
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the network answers."""
+        return self.module(x)
+
+
+def _is_unit(name: str, part: nn.Module, called: list[str]) -> bool:
+    """Whether a module learns or not as one: it has no parts, or none that run on their own, as torch's attention."""
+    return not any(part.children()) or (
+        bool(name)
+        and next(part.parameters(recurse=False), None) is not None
+        and not any(other.startswith(f"{name}.") for other in called)
+    )
+
+
+def _first_of(name: str, called: list[str]) -> str | None:
+    """The place of a module in the course of a network: itself, or the first to run of those that it stands among."""
+    while name not in called and name:
+        name = name.rpartition(".")[0]
+        found = next((other for other in called if other.startswith(f"{name}." if name else "")), None)
+        if found is not None:
+            return found
+    return name
+
+
+class _Labelled(torch.utils.data.Dataset):
+    """Prepared pictures with their labels."""
+
+    def __init__(self, pictures: Pictures, codes: np.ndarray, preparation: Preparation) -> None:
+        self.pictures, self.codes, self.preparation = pictures, codes, preparation
+        self.mean = np.array(preparation.mean, np.float32)
+        self.std = np.array(preparation.std, np.float32)
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        ready = self.pictures.read_ready(i, self.preparation)[0]
+        if ready.dtype == np.uint8:
+            ready = ((ready.astype(np.float32) / 255 - self.mean) / self.std).transpose(2, 0, 1)
+        return torch.from_numpy(np.ascontiguousarray(ready)), int(self.codes[i])
+
+
+def fine_tune(
+    network: nn.Module,
+    images: Any,
+    labels: Sequence[int],
+    *,
+    preparation: Preparation | None = None,
+    epochs: int = 10,
+    lr: float = 0.01,
+    momentum: float = 0.9,
+    weight_decay: float = 5e-4,
+    batch: int = 32,
+    workers: int = 0,
+    flip: bool = True,
+    device: str | None = None,
+    seed: int = 0,
+) -> list[float]:
+    """Trains a network on labelled pictures in place, by SGD with momentum; returns the mean loss of each epoch.
+
+    Afterwards each part is in train or eval mode as it was before.
+
+    Settings:
+        labels: whole numbers from 0, the outputs of the network.
+        preparation: how pictures are made ready.
+        lr: falls to 0 along half a cosine.
+        flip: show half of the pictures mirrored.
+        seed: of the order and of the mirroring.
+
+    Raises:
+        ValueError: labels that are no outputs, nothing to learn, or a loss that is not finite any more.
+    """
+    check_int("epochs", epochs, 1, 1 << 20)
+    check_int("batch", batch, 1, 1 << 20)
+    check_float("lr", lr, 0, 1e3, above=True)
+    if np.asarray(labels).dtype.kind not in "iu":
+        raise TypeError(f"labels: expected whole numbers, got {np.asarray(labels).dtype}")
+    pictures, codes = open_pictures(images), np.asarray(labels, np.int64)
+    if codes.shape != (len(pictures),):
+        raise ValueError(f"expected a label for each of {len(pictures)} pictures, got {codes.shape}")
+    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if not learning:
+        raise ValueError("every layer is frozen: there is nothing to learn")
+    place = Run(device=device).place
+    network.to(place)
+    kind = learning[0].dtype
+    draws = torch.Generator().manual_seed(seed)
+    loader = torch.utils.data.DataLoader(
+        _Labelled(pictures, codes, preparation or Preparation()),
+        batch_size=batch,
+        shuffle=True,
+        num_workers=workers,
+        generator=draws,
+        drop_last=len(pictures) > batch and len(pictures) % batch == 1,  # batch normalisation cannot train on one
+    )
+    optimiser = torch.optim.SGD(learning, lr, momentum, weight_decay=weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * len(loader))
+    losses = []
+    with in_mode(network, training=True):
+        for epoch in range(epochs):
+            total, n = 0.0, 0
+            for x, y in loader:
+                if flip:
+                    mirrored = torch.rand(len(x), 1, 1, 1, generator=draws) < 0.5
+                    x = torch.where(mirrored, x.flip(3), x)
+                outputs = next(tensors_of(network(x.to(place, kind))))  # other heads behind it are not trained
+                if int(y.min()) < 0 or int(y.max()) >= outputs.shape[1]:
+                    raise ValueError(
+                        f"labels must be from 0 to {outputs.shape[1] - 1}, got {int(y.min())} to {int(y.max())}"
+                    )
+                loss = nn.functional.cross_entropy(outputs, y.to(place))
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                schedule.step()
+                total, n = total + loss.item() * len(x), n + len(x)
+            losses.append(total / n)
+            if not math.isfinite(losses[-1]):
+                raise ValueError(f"the loss became {losses[-1]} in epoch {epoch + 1}: lower lr, which is {lr:g}")
+    return losses
+
+
+def predict(
+    network: nn.Module, images: Any, *, preparation: Preparation | None = None, batch: int = 32, workers: int = 0
+) -> np.ndarray:
+    """The class that a network answers for each picture, int64 (n,)."""
+    pictures = open_pictures(images)
+    weights = next(network.parameters())
+    labelled = _Labelled(pictures, np.zeros(len(pictures), np.int64), preparation or Preparation())
+    loader = torch.utils.data.DataLoader(labelled, batch_size=batch, num_workers=workers, generator=torch.Generator())
+    with in_mode(network, training=False), torch.inference_mode():
+        found = [next(tensors_of(network(x.to(weights)))).argmax(1).cpu() for x, _ in loader]
+    return torch.cat(found).numpy()

@@ -1,0 +1,97 @@
+"""Settings as scikit-learn wants them, and the checks of their values."""
+
+import numbers
+import os
+import re
+import tempfile
+from typing import Any
+
+import numpy as np
+
+from embfast.files.durable import FilePath, descriptor_of
+
+
+def check_int(name: str, value: Any, lowest: int, highest: int) -> None:
+    """ValueError unless value is a whole number in lowest..highest."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not lowest <= value <= highest:
+        raise ValueError(f"{name} must be a whole number from {lowest:,} to {highest:,}, got {value!r}")
+
+
+def check_float(name: str, value: Any, lowest: float, highest: float, *, above: bool = False) -> None:
+    """ValueError unless value is a number in lowest..highest; above=True leaves lowest itself out."""
+    fine = not isinstance(value, bool) and isinstance(value, numbers.Real) and lowest <= value <= highest
+    if not fine or (above and value == lowest):
+        low = f"above {lowest:g}" if above else f"from {lowest:g}"
+        raise ValueError(f"{name} must be a number {low} to {highest:g}, got {value!r}")
+
+
+def check_place(path: FilePath) -> None:
+    """Fails now, and not after hours of training, if a file cannot be written there."""
+    name = os.fspath(path)
+    if isinstance(name, bytes):
+        raise TypeError(f"expected a path of type str or Path, got {name!r}")
+    if descriptor_of(name) is not None:
+        return
+    if os.path.isdir(name):
+        raise IsADirectoryError(f"{name}: is a directory; expected the name of a file")
+    if os.path.exists(name) and not os.path.isfile(name):
+        return  # a pipe, or standard output
+    parent = os.path.dirname(os.path.realpath(name))
+    if not os.path.isdir(parent):
+        raise FileNotFoundError(f"{name}: there is no directory {parent}")
+    try:
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as error:
+        raise PermissionError(f"{name}: no file can be written in {parent}: {error.strerror}") from None
+
+
+def check_flag(name: str, value: Any) -> None:
+    """ValueError unless value is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+
+
+def check_outputs(negatives: Any, hs: Any) -> None:
+    """ValueError unless negative sampling, hierarchical softmax or both are asked for."""
+    check_int("negatives", negatives, 0, 1000)
+    check_flag("hs", hs)
+    if negatives == 0 and not hs:
+        raise ValueError("negatives=0 and hs=False leave nothing to learn from: set negatives >= 1 or hs=True")
+
+
+def check_machine(threads: Any, seed: Any, device: Any = "cpu", of_cpu: str | None = None) -> None:
+    """ValueError unless threads and seed are numbers, and device the CPU or a CUDA device that has what is set.
+
+    of_cpu: what in the settings is of the CPU alone.
+    """
+    if threads is not None:
+        check_int("threads", threads, 1, 4096)
+    check_int("seed", seed, 0, 2**64 - 1)
+    if not isinstance(device, str) or not re.fullmatch(r"cpu|auto|cuda(:\d{1,3})?", device):
+        raise ValueError(f'device must be "cpu", "cuda", "cuda:1" and so on, or "auto", got {device!r}')
+    if of_cpu and device not in ("cpu", "auto"):
+        raise ValueError(f"{of_cpu} is of the CPU alone; use device='cpu'")
+
+
+def plain(value: Any) -> Any:
+    """Settings as JSON takes and gives them: numpy's scalars become Python's, arrays, tuples and ranges lists."""
+    if isinstance(value, dict):
+        return {name: plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple | range | np.ndarray):
+        return [plain(part) for part in value]
+    return plain_scalar(value)
+
+
+def is_changed(value: Any, default: Any) -> bool:
+    return value is not default and (isinstance(value, np.ndarray) or value != default)
+
+
+def plain_scalar(value: Any) -> Any:
+    """Numbers, of numpy too, as Python's int and float, torch's devices by their names; the rest as it is."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, numbers.Real) and not isinstance(value, bool | int | float):
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
+    is_device = type(value).__module__ == "torch" and type(value).__name__ == "device"
+    return str(value) if is_device else value

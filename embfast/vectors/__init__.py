@@ -1,0 +1,1 @@
+"""Keys and rows of numbers: lookup, search, statistics and pictures of them."""

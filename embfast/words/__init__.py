@@ -1,0 +1,1 @@
+"""Word vectors, and the co-occurrence counts that GloVe trains on."""

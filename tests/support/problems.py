@@ -1,0 +1,269 @@
+"""Small training problems for kernels.train_sequences and its reference; run as a script, solves all with the kernel.
+
+EMBFAST_ISA=avx2 python tests/support/problems.py solved.npz
+"""
+
+import sys
+from dataclasses import dataclass, replace
+from itertools import cycle, product
+
+import numpy as np
+
+from embfast import kernels, reference
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Settings of a run; everything random follows from them."""
+
+    dim: int = 8
+    words: int = 12
+    tokens: int = 80
+    window: int = 2
+    shrink: bool = True
+    cbow: bool = False
+    mean: bool = True
+    shared: bool = True
+    centers: int = 1
+    drawn: int = 5
+    noise: int = 997  # draws in the pool: less than a run takes, so that it begins again
+    scale: float = 1.0
+    sampling: bool = True
+    hs: bool = False
+    subsampled: bool = False
+    score: float = 1.0  # standard deviation of the scores at the start
+    lr: float = 0.05
+    seed: int = 1
+    period: int = 0  # words repeat after so many tokens, in place of random ones
+    tags: int = 0  # of a document: from none (save with concat, where all have as many) to this many; 0: no documents
+    tag_weight: int = 1  # a tag stands so many times
+    predict: bool = True  # words of the window predict, beside the tags
+    concat: bool = False
+
+    def arguments(self, dtype=np.float32):
+        """Fresh arguments of train_sequences, weights of this dtype: what float32 holds, whatever the dtype."""
+        rng = np.random.default_rng([self.seed, self.dim, self.words, self.tokens])
+        spread = self.score**0.5 / self.dim**0.25
+
+        def table(rows):
+            weights = kernels.weight_table(rows, self.dim)
+            weights[:, : self.dim] = spread * rng.standard_normal((rows, self.dim))
+            return weights.astype(dtype) if dtype != np.float32 else weights
+
+        counts = np.sort(rng.integers(1, 1000, self.words))[::-1].astype(np.int64)
+        ids = rng.integers(0, self.words, self.tokens).astype(np.int32)
+        if self.period:
+            ids = np.arange(self.tokens, dtype=np.int32) % np.int32(self.period)
+        keep = rng.integers(0, 2**32, self.words, dtype=np.uint32)
+        keep[0] = 2**32 - 1
+        made_by = kernels if dtype == np.float32 else reference
+
+        def wide(rows):
+            """Output rows: as many parts as a hidden row has, each with its padding."""
+            if not self.concat:
+                return table(rows)
+            return np.concatenate([table(rows) for _ in range(self.tags + 2 * self.window)], axis=1)
+
+        documents = {}
+        if self.tags:
+            n = len(self.offsets()) - 1
+            lists = [
+                rng.permutation(2 * n)[: self.tags if self.concat else rng.integers(self.tags + 1)] for _ in range(n)
+            ]
+            if self.tags == 1:
+                lists = [np.array([d]) for d in range(n)]
+            lists = [np.repeat(own, self.tag_weight) for own in lists]
+            documents = {
+                "w_docs": table(2 * n),
+                "tag_offsets": np.cumsum([0, *map(len, lists)]).astype(np.int64),
+                "tags": np.concatenate(lists).astype(np.int32),
+                "words": self.predict,
+                "concat": self.concat,
+            }
+        return documents | {
+            "w_in": table(self.words + self.concat) if self.predict else None,
+            "w_out": aligned(wide(self.words)) if self.sampling else None,
+            "w_nodes": aligned(wide(self.words - 1)) if self.hs else None,
+            "ids": ids,
+            "offsets": self.offsets(),
+            "blocks": self.blocks(),
+            "first_block": 0,
+            "last_block": len(self.blocks()) - 1,
+            "keep": keep if self.subsampled else None,
+            "noise": made_by.NoiseTable(counts**0.75).sample(self.noise, self.seed, 3) if self.sampling else None,
+            "tree": made_by.HuffmanTree(counts) if self.hs else None,
+            "window": self.window,
+            "shrink": self.shrink,
+            "cbow": self.cbow,
+            "mean": self.mean,
+            "shared": self.shared,
+            "centers": self.centers,
+            "drawn": self.drawn,
+            "scale": self.scale,
+            "seed": self.seed,
+            "epoch": 3,
+            "lr_first": self.lr,
+            "lr_last": self.lr / 10,
+            "tokens_before": self.tokens,
+            "tokens_total": 3 * self.tokens,
+            "dim": self.dim,
+            "threads": 1,
+        }
+
+    def offsets(self):
+        """Documents: empty ones in front, between and behind, one of one token, one of two, one of half the text."""
+        n = self.tokens
+        return np.array([0, 0, 1, 3, 3, n // 4, 3 * n // 4, 3 * n // 4, n, n], np.int64)
+
+    def blocks(self):
+        """Blocks that cut documents, one of them empty, one of a single token."""
+        n = self.tokens
+        return np.array([0, n // 3, n // 3, n // 3 + 1, n], np.int64)
+
+    def solve(self, how, dtype=np.float32):
+        """Trains with kernels or reference. Returns arrays: the tally, then the tables by name."""
+        arguments = self.arguments(dtype)
+        tally = how.train_sequences(**arguments)
+        tables = {name: arguments[name] for name in TABLES if arguments.get(name) is not None}
+        return {"tally": np.array(tally, np.float64), **tables}
+
+    def infer(self, how, dtype=np.float32, **changed):
+        """Fits new rows to the problem's documents. Returns arrays: the tally, and all tables by name."""
+        arguments = self.arguments(dtype)
+        for name in ("tag_offsets", "tags", "words", "shared", "blocks", "first_block", "last_block", "epoch"):
+            arguments.pop(name)
+        del arguments["tokens_before"], arguments["tokens_total"]
+        arguments["w_docs"] = arguments["w_docs"][: len(arguments["offsets"]) - 1]
+        arguments |= {"dim": self.dim, "epochs": 3, "averaged": 2, "tag_weight": self.tag_weight, **changed}
+        tally = how.infer_documents(**arguments)
+        tables = {name: arguments[name] for name in TABLES if arguments[name] is not None}
+        return {"tally": np.array(tally, np.float64), **tables}
+
+
+TABLES = ("w_in", "w_out", "w_nodes", "w_docs")
+
+
+def aligned(table):
+    """A copy as kernels want it."""
+    if table.dtype != np.float32:
+        return table
+    made = kernels.weight_table(len(table), table.shape[1])
+    made[:] = table
+    return made
+
+
+WINDOWS = {
+    "sg": {"shared": True},
+    "pairs": {"shared": False},
+    "cbow-mean": {"cbow": True, "mean": True},
+    "cbow-sum": {"cbow": True, "mean": False},
+}
+DOCUMENTS = {
+    "dbow": {"predict": False},
+    "dbow-words": {},
+    "dm-mean": {"cbow": True},
+    "dm-sum": {"cbow": True, "mean": False},
+    "dm-concat": {"cbow": True, "concat": True, "shrink": False},
+}
+
+
+def every_problem():
+    """Problems by name: the product of dims, windows and modes, with the other settings taking turns; then the odd."""
+    found = {}
+    # Lengths of the turns share no factor with each other, so that combinations keep changing. Half of the
+    # vocabularies are wide enough for windows without repeats, half so narrow that every draw collides.
+    drawn = cycle([(5, 1.0), (1, 5.0), (13, 5 / 13), (8, 0.625), (30, 1.0), (11, 0.5), (12, 1.0)])
+    words = cycle([500, 2, 500, 3, 12])
+    centers = cycle([1, 2, 4])
+    extras = cycle(
+        [
+            {},
+            {"subsampled": True},
+            {"shrink": False},
+            {"score": 4.0, "lr": 0.01},
+            {"score": 16.0, "lr": 0.002},
+            {"shrink": False, "subsampled": True},
+            {"seed": 2**63 + 5},
+            {"score": 4.0, "lr": 0.01, "shrink": False},
+            {},
+            {"seed": 2},
+            {"seed": 3, "subsampled": True, "score": 16.0, "lr": 0.002},
+        ]
+    )
+    modes = product((1, 7, 8, 16, 100, 300), (1, 2, 5, 12), WINDOWS, ("ns", "hs", "both"))
+    for dim, window, kind, output in modes:
+        many, scale = (0, 1.0) if output == "hs" else next(drawn)
+        together = 1 if output != "ns" or kind == "pairs" else next(centers)
+        found[f"{kind}-{output}-dim{dim}-window{window}"] = Problem(
+            dim=dim,
+            words=next(words),
+            tokens=40 if kind == "pairs" else 80,
+            window=window,
+            centers=together,
+            drawn=many,
+            scale=scale,
+            sampling=output != "hs",
+            hs=output != "ns",
+            **WINDOWS[kind],
+            **next(extras),
+        )
+    for (kind, how), together in product(WINDOWS.items(), (1, 2, 3, 4, 8, 16)):
+        if kind == "pairs" and together > 1:
+            continue
+        plain = Problem(dim=20, words=600, tokens=150, window=5, centers=together, shrink=False, **how)
+        found[f"{kind}-fast-path-centers{together}"] = plain
+        found[f"{kind}-tiny-centers{together}"] = replace(plain, words=2, tokens=60, drawn=30, scale=0.2, lr=0.01)
+        found[f"{kind}-saturated-centers{together}"] = replace(plain, score=25.0, lr=0.002, words=100)
+        found[f"{kind}-no-negatives-centers{together}"] = replace(plain, drawn=0)
+        # The first word of a window is its last, or just outside it: the far edge of a search for repeats.
+        for period in (2 * plain.window + together - 1, 2 * plain.window + together):
+            found[f"{kind}-period{period}-centers{together}"] = replace(plain, period=period)
+    found["window-wider-than-any-document"] = Problem(window=100, tokens=30)
+    found["far-saturated"] = Problem(score=900.0, words=100, lr=1e-3)
+    found["long-paths"] = Problem(hs=True, words=3000, drawn=20, tokens=60)
+    for (dim, kind, output), several in product(
+        product((1, 7, 8, 16, 100, 300), DOCUMENTS, ("ns", "hs", "both")), (1, 3)
+    ):
+        many, scale = (0, 1.0) if output == "hs" else next(drawn)
+        name = f"{kind}-{output}-dim{dim}-tags{several}"
+        found[name] = Problem(
+            dim=dim,
+            words=next(words),
+            tags=several,
+            centers=next(centers) if output == "ns" else 1,
+            drawn=many,
+            scale=scale,
+            sampling=output != "hs",
+            hs=output != "ns",
+            **{"window": 1 if kind == "dbow" else 3, **next(extras), **DOCUMENTS[kind]},
+        )
+    for (kind, how), together in product(DOCUMENTS.items(), (1, 4)):
+        plain = Problem(dim=20, words=600, tokens=150, window=5, tags=1, drawn=8, centers=together, **how)
+        found[f"{kind}-fast-path-centers{together}"] = plain
+        found[f"{kind}-period7-centers{together}"] = replace(plain, period=7)
+        found[f"{kind}-saturated-centers{together}"] = replace(plain, score=25.0, lr=0.002, words=100)
+    for kind, together in product(("dm-mean", "dm-sum"), (1, 2)):
+        heavy = Problem(dim=20, words=600, tokens=150, window=5, tags=1, drawn=8, centers=together, **DOCUMENTS[kind])
+        heavy = replace(heavy, tag_weight=3)
+        found[f"{kind}-weight3-centers{together}"] = heavy
+        found[f"{kind}-weight3-tags3-centers{together}"] = replace(heavy, tags=3)
+        found[f"{kind}-weight3-few-words-centers{together}"] = replace(heavy, words=2, tokens=60, lr=0.01)
+        if together == 1:
+            found[f"{kind}-weight3-hs"] = replace(heavy, hs=True)
+    # Where few words get many moves in one step, long steps run away, and rounding with them.
+    return {name: replace(p, lr=p.lr / 10) if p.words < 12 and p.window > 1 else p for name, p in found.items()}
+
+
+def main():
+    solved = {"isa": np.array(kernels.isa())}
+    for name, problem in every_problem().items():
+        for part, values in problem.solve(kernels).items():
+            solved[f"{name}/{part}"] = values
+        if problem.tags == 1:
+            for part, values in problem.infer(kernels).items():
+                solved[f"{name}/inferred/{part}"] = values
+    np.savez(sys.argv[1], **solved)
+
+
+if __name__ == "__main__":
+    main()

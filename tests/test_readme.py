@@ -6,6 +6,7 @@ names that the pages use. A block marked `python no-run` is an excerpt. Commands
 
 import ast
 import gzip
+import inspect
 import json
 import re
 import shlex
@@ -201,6 +202,18 @@ def settings_rows():
 @pytest.mark.parametrize(("model", "setting", "default"), list(settings_rows()))
 def test_tables_name_settings_and_their_defaults(model, setting, default):
     assert ast.literal_eval(default) == getattr(embfast, model).settings()[setting].default
+
+
+def test_the_table_of_common_settings_says_which_model_has_which():
+    text = (ROOT / "docs" / "common-settings.md").read_text(encoding="utf-8")
+    columns = ("device", "threads", "seed", "checkpoint", "progress")
+    rows = re.findall(r"^\| (`[A-Z]\w+`.*?) \| (.*) \|$", text, re.MULTILINE)
+    classes = {name: cells.split(" | ") for names, cells in rows for name in re.findall(r"`(\w+)`", names)}
+    assert {"Word2Vec", "Doc2Vec", "GloVe", "Node2Vec", "LINE", "Multimodal", "FullNetworkEmbedding"} <= set(classes)
+    for name, cells in classes.items():
+        model = getattr(embfast, name)
+        has = model.settings().keys() | inspect.signature(model.fit).parameters.keys()
+        assert [cell.startswith("no") for cell in cells] == [column not in has for column in columns], name
 
 
 def test_links_lead_somewhere():

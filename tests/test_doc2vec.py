@@ -518,10 +518,13 @@ def test_the_command_says_what_is_wrong(tmp_path):
         ([path, "-o", output, "--tags", "first"], "docs.txt:1: expected tags, a tab and a text"),
         ([path, "-o", output, "--mode", "pv"], "mode must be one of"),
         ([path, "-o", output, "--infer", tmp_path / "none.safetensors"], "No such file"),
-        ([path, "-o", output, "--tags", "first", "--cache", tmp_path / "c"], "--cache keeps texts without tags"),
-        ([path, "-o", output, "--infer", path, "--save-model", path], "--infer needs -o FILE, and writes nothing else"),
+        ([path, "-o", output, "--tags", "first", "--cache", tmp_path / "c"], "--cache works for text without tags"),
+        (
+            [path, "-o", output, "--infer", path, "--save-model", path],
+            "--infer requires -o FILE and writes no other file",
+        ),
         ([path, "-o", output, "--resume"], "--resume needs --checkpoint"),
-        ([path, "-o", output, "--mode", "dbow", "--save-words", output], "PV-DBOW trains no words"),
+        ([path, "-o", output, "--mode", "dbow", "--save-words", output], "PV-DBOW trains no word vectors"),
     ):
         assert message in run(*arguments, code=2).stderr
 

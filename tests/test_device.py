@@ -130,7 +130,7 @@ def test_documents_learn_as_on_the_cpu(kind, cupy, corpus):
     cosines = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     assert cosines[groups].min() > 0.7
     documents = [["w1", "w2", "w1"], [], ["w3"] * 20, ["not a known word"]]
-    with pytest.warns(UserWarning, match="2 of 4 documents hold no known word"):
+    with pytest.warns(UserWarning, match="2 of 4 documents have no known word"):
         rows = on_device.infer(documents)
     assert_array_equal(rows[[1, 3]], 0)
     assert np.abs(rows[[0, 2]]).min(axis=1).all()
@@ -142,7 +142,7 @@ def test_documents_learn_as_on_the_cpu(kind, cupy, corpus):
 @pytest.mark.parametrize("kind", ["dm", "dbow"])
 def test_inferred_rows_are_those_of_the_reference(kind, cupy, corpus):
     model = Doc2Vec(**settings(device="cuda", **DOCUMENTS[kind])).fit(corpus)
-    part = model._parts()[0]
+    part = model._layouts()[0]
     tables = {name: model._tables.get(f"{part.name}_{name}") for name in ("w_in", "w_out", "w_nodes")}
     tables = {name: None if table is None else table.astype(np.float64) for name, table in tables.items()}
     expected = np.zeros((len(corpus), 16))
@@ -316,10 +316,10 @@ def test_tables_that_do_not_fit_are_counted(cupy, monkeypatch, corpus):
         (Word2Vec(device=1), 'device must be "cpu", "cuda"'),
         (
             Word2Vec(device="cuda", negatives_shared=False),
-            "negatives_shared=False, draws for each pair, is of the CPU alone",
+            "negatives_shared=False with skip-gram runs on the CPU only",
         ),
-        (Word2Vec(device="cuda", dim=1040), "dim=1,040, above 1,024, is of the CPU alone"),
-        (Doc2Vec(device="cuda", dm="concat"), 'dm="concat" is of the CPU alone'),
+        (Word2Vec(device="cuda", dim=1040), r"dim=1,040 \(above 1,024\) runs on the CPU only"),
+        (Doc2Vec(device="cuda", dm="concat"), 'dm="concat" runs on the CPU only'),
     ],
     ids=str,
 )
@@ -330,10 +330,10 @@ def test_settings_that_a_device_does_not_have(model, message, cupy, corpus):
 
 def test_auto_keeps_to_the_cpu_where_the_settings_are_of_the_cpu(cupy, corpus, capsys):
     model = Word2Vec(**settings(device="auto", negatives_shared=False)).fit(corpus)
-    assert model.device_ == "cpu, since negatives_shared=False, draws for each pair, is of the CPU alone"
+    assert model.device_ == "cpu, since negatives_shared=False with skip-gram runs on the CPU only"
     assert f'device="auto": {model.device_}' in capsys.readouterr().err
     model = Doc2Vec(**settings(device="auto", dm="concat")).fit(corpus, progress=False)
-    assert model.device_ == 'cpu, since dm="concat" is of the CPU alone'
+    assert model.device_ == 'cpu, since dm="concat" runs on the CPU only'
 
 
 def test_ids_out_of_range_never_reach_the_device(cupy, corpus):

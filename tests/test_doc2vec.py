@@ -171,7 +171,7 @@ def test_a_tag_counts_as_several_words_of_the_window(documents, corpus):
 
 def test_empty_and_unknown_documents_are_zeros_and_one_warning(corpus):
     model = small(epochs=1).fit(corpus)
-    with pytest.warns(UserWarning, match="2 of 3 documents hold no known word") as caught:
+    with pytest.warns(UserWarning, match="2 of 3 documents have no known word") as caught:
         vectors = model.infer([[], ["a1"], ["unknown", "words"]])
     assert len(caught) == 1
     assert vectors.any(axis=1).tolist() == [False, True, False]
@@ -427,7 +427,7 @@ def test_documents_that_cannot_be_trained_on_or_inferred(documents, corpus, tmp_
 def test_sharing_keeps_the_weight_of_the_negatives(mode):
     for negatives in range(60):
         settings = {"negatives": negatives, **MODES[mode]}
-        for part in Doc2Vec(**settings)._parts():
+        for part in Doc2Vec(**settings)._layouts():
             share = part.sharing
             assert 1 <= share.centers <= kernels.MAX_CENTERS
             assert share.drawn * share.scale == pytest.approx(settings["negatives"])
@@ -490,7 +490,7 @@ def test_the_command_trains_and_infers(documents, tmp_path):
 
     tagged.write_text("n1\ta1 a2 a3\nn2\tnothing known\n")
     result = run(tagged, "--tags", "first", "--infer", model, "-o", tmp_path / "new.npz")
-    assert "1 of 2 documents hold no known word" in result.stderr
+    assert "1 of 2 documents have no known word" in result.stderr
     found = Vectors.load(tmp_path / "new.npz")
     assert found.keys == ["n1", "n2"]
     assert_array_equal(found.matrix[0], expected.infer([["a1", "a2", "a3"]])[0])

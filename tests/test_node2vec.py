@@ -233,10 +233,10 @@ def test_metapaths_visit_the_types_that_they_name():
         ("author,paper", {}, "metapath must be types with commas"),
         ("author,,author", {}, "metapath must be types with commas"),
         ("author,paper,author", None, "needs types="),
-        ("author,paper,author", {"xa0": "author"}, "types: node 'xp0' has none"),
-        ("author,paper,author", ["author"], "a type of each of 33 nodes, got 1"),
+        ("author,paper,author", {"xa0": "author"}, "types: node 'xp0' has no type"),
+        ("author,paper,author", ["author"], "expected one for each of 33 nodes, got 1"),
         ("author,book,author", "all", "no node has the type 'book'; there are author, paper, venue"),
-        (None, "all", "types are for a metapath"),
+        (None, "all", "types are used with a metapath only"),
     ],
 )
 def test_metapaths_that_make_no_sense(metapath, types, message):

@@ -1,4 +1,4 @@
-"""LINE: vectors of a graph's nodes from its edges alone, drawn one by one."""
+"""LINE: node vectors learned from sampled edges."""
 
 import zlib
 from typing import Any
@@ -19,38 +19,40 @@ from embfast.vectors.vectors import Vectors
 
 
 class LINE(Estimator):
-    """Vectors of a graph's nodes that tell neighbours (first order), or nodes with the same neighbours (second order).
+    """Node vectors learned from edges, by first-order proximity (neighbours) or second-order (shared neighbours).
 
     >>> graph = Graph.from_edges([0, 1, 2, 3], [1, 2, 0, 0], names=["a", "b", "c", "d"])
     >>> LINE(order="2", dim=8).fit(graph).vectors_.matrix.shape
     (4, 8)
 
-    An edge is drawn by its weight; the vector of the node that it leaves predicts the node that it leads to, against
-    drawn nodes. In the first order a node has one vector, in the second one as a source and another one as a target,
-    of which vectors_ holds the first.
+    Edges are sampled in proportion to their weights. The vector of an edge's source predicts its target, against
+    negative samples. In the first order a node has one vector; in the second order it has one as a source and one as a
+    target, and vectors_ holds the former.
 
     Settings:
-        order: "1", "2", or "both": each trained alone, scaled to length 1 and put side by side, as the paper does.
-        dim: numbers per vector of each order; with "both" vectors_ have 2 * dim.
-        negatives: nodes drawn against each edge, in proportion to counts_ ** ns_exponent.
-        epochs: each draws as many edges as there are entries in the graph, two for each edge that is not directed. On
-            BlogCatalog 10 epochs at lr=0.1, 20 at 0.05 and 100 at 0.025 reach Macro-F1 of about 21, 23 and 24.
-        ns_exponent: 0.75 in the paper; 0 draws all nodes alike.
-        lr: step on the first edge, falling linearly to min_lr.
-        min_lr: step on the last edge; lr / 10,000 by default.
+        order: "1", "2", or "both": both are trained separately, normalised to length 1 and concatenated, as in the
+            paper.
+        dim: Vector size of each order; with "both", vectors_ have 2 * dim numbers.
+        negatives: Negative samples per edge, drawn in proportion to counts_ ** ns_exponent.
+        epochs: Passes, each sampling as many edges as the graph has entries (two per undirected edge). On BlogCatalog,
+            10 epochs at lr=0.1, 20 at 0.05 and 100 at 0.025 reach a Macro-F1 of about 21, 23 and 24.
+        ns_exponent: Exponent of the counts in the noise distribution: 0.75 in the paper; 0 draws all nodes equally
+            often.
+        lr: Initial learning rate; it decreases linearly to min_lr.
+        min_lr: Final learning rate. Default: lr / 10,000.
         threads: Number of threads. Default: all cores; long runs also try half as many and keep whichever is faster.
         seed: Seed of the first weights and of every random draw, 0 to 2**64 - 1. With one thread, the same seed gives
             the same bits.
     Learned:
         vectors_: Vectors, float32 (len(words_), dim or 2 * dim); row i belongs to node words_[i]. Nodes without an edge
-            keep their small random first vector.
-        words_: names of all nodes, those of the largest degree first.
-        counts_: int64 draws of each node as a target in an epoch, as expected: its degree, or in proportion to the
-            weights that lead to it.
-        loss_: mean loss of each epoch, nats per edge.
+            keep their small random initial vector.
+        words_: Names of all nodes, those of the largest degree first.
+        counts_: Expected number of times that each node is the target of an edge in an epoch, int64: its degree, or in
+            proportion to the weights of its incoming edges.
+        loss_: Mean loss of each epoch in nats per edge.
 
-    Memory: the graph; 12 bytes an entry for drawing edges; 4 * dim * nodes bytes for the first order and twice as many
-    for the second, dim rounded up to a multiple of 16, with "both" the vectors once more; and about 20 MB.
+    Memory: the graph; 12 bytes per entry for sampling edges; 4 * dim * nodes bytes for the first order and twice as
+    much for the second, with dim rounded up to a multiple of 16; with "both", the vectors once more; and about 20 MB.
     Source: Tang et al. 2015, arXiv:1503.03578.
     """
 
@@ -86,24 +88,24 @@ class LINE(Estimator):
         resume: bool = False,
         progress: ProgressOption = None,
     ) -> "LINE":
-        """Trains from scratch, or from a checkpoint, and returns self.
+        """Trains from scratch, or continues from a checkpoint, and returns self.
 
         Args:
-            y: not looked at; scikit-learn's pipelines pass it.
-            checkpoint, checkpoint_minutes, resume, progress: as in Word2Vec.fit.
+            y: Ignored; present for scikit-learn's pipelines.
+            checkpoint, checkpoint_minutes, resume, progress: As in Word2Vec.fit.
 
         Raises:
             TypeError: graph is not a Graph.
-            ValueError: a setting makes no sense, the graph has no edge between two nodes, or is directed and the first
-                order is asked for, or the checkpoint is of another graph or of other settings.
-            FormatError: the checkpoint is damaged.
-            TrainingError: the loss stopped being finite, most often since lr is too high.
-            KeyboardInterrupt: Ctrl-C; the model holds what was learned so far.
+            ValueError: A setting is invalid, the graph has no edge between two nodes, it is directed and the first
+                order is requested, or the checkpoint belongs to another graph or other settings.
+            FormatError: The checkpoint is damaged.
+            TrainingError: The loss became infinite or NaN; most often lr is too high.
+            KeyboardInterrupt: Ctrl-C was pressed; the model holds what it has learned so far.
         """
         run = self._begin(checkpoint, checkpoint_minutes, resume, progress)
         check_graph(graph)
         if graph.directed and "1" in self._orders():
-            raise ValueError('the first order is of edges that are not directed: take order="2" for this graph')
+            raise ValueError('the first order needs undirected edges: use order="2" for this graph')
         into = np.bincount(graph.neighbours, _drawn_weights(graph)[1], len(graph))
         entries = len(graph.neighbours)
         counts = np.where(into > 0, np.maximum(np.round(into * (entries / into.sum())), 1), 0).astype(np.int64)
@@ -167,7 +169,7 @@ class LINE(Estimator):
         return {"w_docs": w_in, "w_out": w_in if order == "1" else self._tables["w_out_2"]}
 
     def _show(self) -> None:
-        """vectors_ and loss_, from the weights as they are now."""
+        """Sets vectors_ and loss_ from the current weights."""
         tables = [self._tables[f"w_in_{order}"][:, : self.dim] for order in self._orders()]
         if len(tables) > 1:
             units = [t / np.maximum(np.linalg.norm(t, axis=1, keepdims=True), np.float32(1e-30)) for t in tables]
@@ -178,8 +180,8 @@ class LINE(Estimator):
     def _check_learned(self) -> None:
         if set(self._names()) != set(self._tables) or self.vectors_.dim != self.dim * len(self._orders()):
             raise ValueError(
-                f"order and dim must stay once trained: the vectors have {self.vectors_.dim} numbers, "
-                f"order={self.order!r} and dim={self.dim} want others; train anew with fit"
+                f"order and dim cannot change once trained: the vectors have {self.vectors_.dim} numbers, "
+                f"which does not match order={self.order!r} and dim={self.dim}; train anew with fit"
             )
 
     def _tensors(self) -> dict[str, np.ndarray]:
@@ -192,7 +194,7 @@ class LINE(Estimator):
 
 
 class _Edges:
-    """The entries of a graph, to be drawn by weight; rows: the number that stands for each node."""
+    """Samples edges of a graph in proportion to their weights. rows: int32, the row of each node."""
 
     def __init__(self, graph: Graph, rows: np.ndarray) -> None:
         self._graph, self._rows = graph, rows
@@ -211,7 +213,7 @@ class _Edges:
 
 
 def _drawn_weights(graph: Graph) -> tuple[np.ndarray, np.ndarray]:
-    """The source of each entry, int32, and how often it is drawn, float64: a self loop, that pulls nowhere, never."""
+    """Source of each entry, int32, and its sampling weight, float64: 0 for self loops, which have no effect."""
     sources = np.repeat(np.arange(len(graph), dtype=np.int32), graph.degrees)
     weights = np.ones(len(graph.neighbours)) if graph.weights is None else graph.weights.astype(np.float64)
     weights[sources == graph.neighbours] = 0
@@ -221,5 +223,5 @@ def _drawn_weights(graph: Graph) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _seed(seed: int, purpose: str) -> int:
-    """Seeds of the two orders and of their edges, apart from each other."""
+    """Different seeds for the two orders and for their edges."""
     return (seed + (zlib.crc32(purpose.encode()) << 32)) % 2**64

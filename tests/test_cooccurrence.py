@@ -132,7 +132,7 @@ def test_ids_that_are_no_words_are_refused():
     for ids in ([0, 3], [-1, 0]):
         with pytest.raises(ValueError, match="ids: expected 0 <= id < n_words"):
             counted(ids, [0, 2], 3, window=2, symmetric=True, distance_weighting=True)
-    with pytest.raises(ValueError, match="offsets: expected them to run from 0"):
+    with pytest.raises(ValueError, match="offsets: expected to rise from 0"):
         counted([0, 1], [0, 1], 3, window=2, symmetric=True, distance_weighting=True)
     with pytest.raises(ValueError, match="offsets: entry 2 does not ascend"):
         counted([0, 1], [0, 2, 1, 2], 3, window=2, symmetric=True, distance_weighting=True)

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import shim
 import standin
-from entry_problems import TABLES, EntryProblem
+from entry_problems import TABLES, EntryProblem, changed
 from numpy.testing import assert_allclose, assert_array_equal
 
 from embfast import CooccurrenceMatrix, Corpus, GloVe, kernels, reference
 from embfast.device import entries as device_glove
 from embfast.device.cuda import Device
-from embfast.device.entries import RUN_JOB, run_shape
+from embfast.device.entries import run_shape
 from embfast.words import glove
 from embfast.words.glove import make_runs
 
@@ -61,21 +61,18 @@ def run_arguments(problem, dtype=np.float32, longest=64):
     )
     n = len(arguments["groups"]) - 1
     arguments["order"] = np.random.default_rng(problem.seed % 2**32).permutation(n).astype(np.int32)
-    return arguments | {"last": n}
+    arguments["job"]["last"] = n
+    return arguments
 
 
 def run_job(arguments, loss, longest=64, first_entry=0):
     """The job for a launch, its shape, and the arrays that it points to."""
     pitch = arguments["w_in"].shape[1] // 4
     arrays = {name: arguments[name] for name in (*TABLES, "entries", "order")}
-    arrays |= {"runs": arguments["groups"].astype(np.int64), "loss": loss}
+    arrays |= {"groups": arguments["groups"].astype(np.int64), "loss": loss}
     arrays["entries"] = np.ascontiguousarray(arrays["entries"][first_entry:])
-    job = np.zeros((), RUN_JOB)
-    for name, array in arrays.items():
-        job[name] = array.ctypes.data
-    for name in ("seed", "epoch", "first", "last", "dim", "x_max", "alpha", "lr"):
-        job[name] = arguments[name]
-    job["first_entry"], job["pitch"], job["longest"] = first_entry, pitch, longest
+    pointers = {name: array.ctypes.data for name, array in arrays.items()}
+    job = changed(arguments["job"], **pointers, first_entry=first_entry, pitch=pitch, longest=longest)
     return job[()], run_shape(pitch, longest), arrays
 
 
@@ -149,13 +146,15 @@ def test_a_slice_of_the_entries_gives_the_same_bits(library):
     library.schedule()
     whole, parts = run_arguments(problem), run_arguments(problem)
     for arguments in (whole, parts):
-        arguments["order"] = np.arange(arguments["last"], dtype=np.int32)
+        arguments["order"] = np.arange(len(arguments["order"]), dtype=np.int32)
     losses = np.zeros((2, 1))
     job, shape, _ = run_job(whole, losses[0])
     library.launch(shape.kernel, 1, 32, [job], shape.shared)
-    middle = int(whole["last"]) // 2
-    for first, last, skipped in ((0, middle, 0), (middle, whole["last"], int(whole["groups"][middle]))):
-        job, shape, _arrays = run_job(parts | {"first": first, "last": last}, losses[1], first_entry=skipped)
+    n = len(whole["order"])
+    middle = n // 2
+    for first, last, skipped in ((0, middle, 0), (middle, n, int(whole["groups"][middle]))):
+        part = parts | {"job": changed(parts["job"], first=first, last=last)}
+        job, shape, _arrays = run_job(part, losses[1], first_entry=skipped)
         library.launch(shape.kernel, 1, 32, [job], shape.shared)
     for name in TABLES:
         assert_array_equal(parts[name], whole[name], name)
@@ -215,10 +214,8 @@ def fitted_by_the_reference(model, matrix):
         turns = reference.random_order(len(parts) - 1, model.seed, epoch)
         orders = [reference.random_order(parts[p + 1] - parts[p], model.seed, epoch * len(turns) + p) for p in turns]
         order = np.concatenate([parts[p] + o for p, o in zip(turns, orders, strict=True)])
-        loss, trained = reference.train_entries(
-            *tables.values(), model.dim, entries, runs, order, 0, len(order), x_max=model.x_max, alpha=model.alpha,
-            lr=model.lr, seed=model.seed, epoch=epoch,
-        )  # fmt: skip
+        job = {**model.get_params(), "epoch": epoch, "first": 0, "last": len(order)}
+        loss, trained = reference.train_entries(job, **tables, entries=entries, groups=runs, order=order)
         losses.append(loss / trained)
     return losses, tables
 
@@ -315,5 +312,5 @@ def test_a_checkpoint_of_the_device_goes_on_on_the_cpu(cupy, matrix, tmp_path):
 
 
 def test_the_job_is_laid_out_as_in_the_source(library):
-    assert library.arguments("train_runs_warp") == [RUN_JOB.itemsize]
-    assert shim.fields("glove.cu", "RunJob") == list(RUN_JOB.names)
+    assert library.arguments("train_runs_warp") == [kernels.GLOVE_JOB.itemsize]
+    assert shim.fields("glove/job.h", "GloveJob") == list(kernels.GLOVE_JOB.names)

@@ -72,10 +72,10 @@ MUTANTS = {
     const float known = sum(score) - log;
     if (bias >= 0 && bias < 4) {
       const float g = weight * (known + y.w[bias]);
-      atomicAdd(reinterpret_cast<float*>(job.w_out + row * job.pitch) + job.dim, -g * rsqrtf(y.sums[bias]));
+      atomicAdd(job.row(job.w_out, row) + job.dim, -g * rsqrtf(y.sums[bias]));
     }
     const float difference =
-        known + __ldcg(reinterpret_cast<const float*>(job.w_out + row * job.pitch) + job.dim), gradient""",
+        known + __ldcg(job.row(job.w_out, row) + job.dim), gradient""",
         None,
         "Not equal to tolerance",
     ),

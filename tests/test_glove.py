@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from entry_problems import TABLES, EntryProblem, every_problem
+from entry_problems import TABLES, EntryProblem, changed, every_problem
 from numpy.testing import assert_allclose, assert_array_equal
 from test_cooccurrence import topics
 from test_word2vec import topic_share
@@ -149,7 +149,8 @@ def test_groups_without_common_rows_give_the_same_bits_on_any_threads(threads):
     alone = arguments["entries"]["row"] // 8 == arguments["entries"]["column"] // 8
     entries = arguments["entries"][alone]
     edges = np.searchsorted(entries["row"] // 8, np.arange(9))
-    arguments |= {"entries": entries, "groups": edges, "order": np.arange(8, dtype=np.int32)[::-1].copy(), "last": 8}
+    arguments |= {"entries": entries, "groups": edges, "order": np.arange(8, dtype=np.int32)[::-1].copy()}
+    arguments["job"]["last"] = 8
     tally = kernels.train_entries(**arguments)
     aligned = {name: kernels.weight_table(64, 18) for name in TABLES}
     for name in TABLES:
@@ -164,7 +165,10 @@ def test_groups_without_common_rows_give_the_same_bits_on_any_threads(threads):
 def test_slices_of_the_order_add_up():
     whole, parts = EntryProblem().arguments(), EntryProblem().arguments()
     loss, n = kernels.train_entries(**whole)
-    tallies = [kernels.train_entries(**{**parts, "first": a, "last": b}) for a, b in ((0, 2), (2, 2), (2, 9))]
+    tallies = [
+        kernels.train_entries(**{**parts, "job": changed(parts["job"], first=a, last=b)})
+        for a, b in ((0, 2), (2, 2), (2, 9))
+    ]
     assert sum(t[1] for t in tallies) == n
     assert sum(t[0] for t in tallies) == pytest.approx(loss)
     for name in TABLES:
@@ -176,12 +180,9 @@ def test_slices_of_the_order_add_up():
     [
         ({"w_in": np.zeros((12, 16), np.float64)}, "w_in: expected a writable C-contiguous float32"),
         ({"w_out": kernels.weight_table(12, 30)}, "w_out: expected 16 columns"),
-        ({"sums_in": kernels.weight_table(11, 9)}, "as many rows of each"),
-        ({"dim": 0}, "dim: expected 1 or more"),
-        ({"dim": 16}, "dim: expected 1 or more, below the columns"),
-        ({"first": 3, "last": 2}, "first <= last"),
-        ({"last": 10}, "first <= last <= 9"),
-        ({"order": np.full(9, 9, np.int32)}, "order: expected groups that there are"),
+        ({"sums_in": kernels.weight_table(11, 9)}, "sums_in: expected 12 rows, as w_in has"),
+        ({"job": np.zeros(1, kernels.GLOVE_JOB)}, "job: expected a record of kernels.GLOVE_JOB"),
+        ({"order": np.full(9, 9, np.int32)}, "order: expected 0 <= group < 9"),
         ({"groups": np.array([0, 5, 4, *[80] * 7])}, "groups: entry . does not ascend"),
         ({"groups": np.array([0, *[81] * 9])}, "groups: entry . does not ascend"),
         ({"groups": np.zeros(10, np.int32)}, "groups: expected an aligned"),
@@ -191,9 +192,25 @@ def test_slices_of_the_order_add_up():
         ({"threads": 0}, "threads: expected"),
     ],
 )
-def test_arguments_that_would_break_memory_are_refused(change, message):
+def test_arrays_that_would_break_memory_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         kernels.train_entries(**{**EntryProblem().arguments(), **change})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dim": 0}, "dim: expected at least 1 and less than the number of columns"),
+        ({"dim": 16}, "dim: expected at least 1 and less than the number of columns"),
+        ({"first": 3, "last": 2}, "first <= last"),
+        ({"last": 10}, "first <= last <= 9"),
+    ],
+)
+def test_settings_that_would_break_memory_are_refused(settings, message):
+    arguments = EntryProblem().arguments()
+    job = changed(arguments.pop("job"), **settings)
+    with pytest.raises(ValueError, match=message):
+        kernels.train_entries(job, **arguments)
 
 
 # ---- the model ----------------------------------------------------------------------------------------------------
@@ -408,20 +425,23 @@ def test_a_setting_without_sense_is_named_with_value_and_range(matrix, name, val
 def test_every_setting_reaches_the_kernel(matrix, corpus, monkeypatch):
     calls = []
 
-    def record(*arrays, **options):
-        calls.append((arrays, options))
+    def record(job, *, threads, **arrays):
+        calls.append(({name: job[name].item() for name in job.dtype.names}, threads, arrays))
         return 1.0, len(matrix)
 
     monkeypatch.setattr(kernels, "train_entries", record)
     model = GloVe(dim=9, epochs=2, x_max=3.0, alpha=0.5, lr=0.125, threads=3, seed=11).fit(matrix)
-    for epoch, (arrays, options) in enumerate(calls):
-        assert options == {"x_max": 3.0, "alpha": 0.5, "lr": 0.125, "seed": 11, "epoch": epoch, "threads": 3}
-        for table, name in zip(arrays[:4], TABLES, strict=True):
-            assert table is model._tables[name]
-        assert arrays[4] == 9
-        assert_array_equal(arrays[7], kernels.random_order(2, 11, epoch))  # a tile in two parts
+    expected = {"dim": 9, "x_max": 3.0, "alpha": 0.5, "lr": 0.125, "seed": 11, "first": 0, "last": 2}
+    for epoch, (job, threads, arrays) in enumerate(calls):
+        assert {name: value for name, value in job.items() if value} == {
+            name: value for name, value in {**expected, "epoch": epoch}.items() if value
+        }
+        assert threads == 3
+        for name in TABLES:
+            assert arrays[name] is model._tables[name]
+        assert_array_equal(arrays["order"], kernels.random_order(2, 11, epoch))  # a tile in two parts
     model.partial_fit(matrix)
-    assert [options["epoch"] for _, options in calls] == [0, 1, 2, 3]
+    assert [job["epoch"] for job, _, _ in calls] == [0, 1, 2, 3]
     counts = []
 
     def count(corpus, **options):

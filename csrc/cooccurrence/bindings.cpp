@@ -40,7 +40,7 @@ void bind_cooccurrence(py::module_& m) {
              options.n_documents = offsets.shape(0) - 1;
              if (options.n_documents < 1 || options.offsets[0] != 0 ||
                  options.offsets[options.n_documents] != ids.shape(0)) {
-               throw py::value_error("offsets: expected them to run from 0 to the number of ids");
+               throw py::value_error("offsets: expected to rise from 0 to the number of ids");
              }
              for (int64_t d = 0; d < options.n_documents; ++d) {
                if (options.offsets[d] > options.offsets[d + 1]) {

@@ -12,16 +12,6 @@ import numpy as np
 from embfast.device.cuda import LANES, MOST_DIM, Device
 from embfast.device.sequences import Lane
 
-# struct RunJob of csrc/glove/glove.cu.
-RUN_JOB = np.dtype(
-    [
-        *((name, np.uint64) for name in ("w_in", "w_out", "sums_in", "sums_out", "entries", "runs", "order", "loss")),
-        *((name, np.uint64) for name in ("seed", "epoch")),
-        *((name, np.int64) for name in ("first", "last", "first_entry")),
-        *((name, np.int32) for name in ("dim", "pitch", "longest")),
-        *((name, np.float32) for name in ("x_max", "alpha", "lr")),
-    ]
-)
 MOST_WARPS = 4  # of a block where a warp takes a run
 
 # All runs at work read rows of w_out that the others have not moved yet. At the start the sums of squares are small and
@@ -65,17 +55,13 @@ class Entries:
     def __init__(
         self,
         device: Device,
+        job: np.ndarray,
         tables: dict[str, np.ndarray],
         entries: np.ndarray,
         parts: np.ndarray,
         runs: np.ndarray,
-        *,
-        dim: int,
-        x_max: float,
-        alpha: float,
-        lr: float,
-        seed: int,
     ) -> None:
+        dim = int(job["dim"])
         if dim > MOST_DIM:
             raise ValueError(f"a device takes vectors of up to {MOST_DIM:,} numbers, got dim={dim:,}; use device='cpu'")
         self.device, self._cupy, self._host = device, device.cupy, tables
@@ -102,12 +88,10 @@ class Entries:
             self._loss = self._cupy.empty(1, np.float64)
             self._held = self._upload(entries.view(np.int32)) if self._whole else None
             self._stream.synchronize()
-        job = np.zeros(1, RUN_JOB)
-        for name, array in (*self._tables.items(), ("runs", self._edges), ("order", self._order), ("loss", self._loss)):
-            job[name] = array.data.ptr
-        job["seed"], job["dim"], job["pitch"], job["longest"] = seed, dim, self._pitch, self._longest
-        job["x_max"], job["alpha"], job["lr"] = x_max, alpha, lr
-        self._job = job
+        self._job = job.reshape(1).copy()
+        for name, array in {**self._tables, "groups": self._edges, "order": self._order, "loss": self._loss}.items():
+            self._job[name] = array.data.ptr
+        self._job["pitch"], self._job["longest"] = self._pitch, self._longest
         self._sent = [-1, -1]  # the part in each lane
 
     def _upload(self, values: np.ndarray) -> Any:

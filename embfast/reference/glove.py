@@ -65,34 +65,18 @@ def entry_step(w, c, w_sums, c_sums, x, *, x_max, alpha, lr):
     return 0.5 * gradient * difference
 
 
-def train_entries(
-    w_in,
-    w_out,
-    sums_in,
-    sums_out,
-    dim,
-    entries,
-    groups,
-    order,
-    first,
-    last,
-    *,
-    x_max,
-    alpha,
-    lr,
-    seed,
-    epoch,
-    threads=1,
-):
-    """What kernels.train_entries does, one entry at a time. Returns the summed loss and the number of entries.
+def train_entries(job, w_in, w_out, sums_in, sums_out, entries, groups, order, threads=1):
+    """Reference for kernels.train_entries, one entry at a time. Returns the summed loss and the number of entries.
 
-    w_in, w_out and their sums of squares (words, dim + 1 or more): column dim is the bias. Group g is
-    entries[groups[g]:groups[g + 1]]; groups order[first:last] are trained in turn, each shuffled anew for the epoch.
+    job: kernels.GLOVE_JOB or a dict with dim, x_max, alpha, lr, seed, epoch, first and last. The tables are
+    (words, dim + 1 or more), and column dim is the bias. Group g is entries[groups[g]:groups[g + 1]]. Groups
+    order[first:last] are trained in turn; each is reshuffled in every epoch.
     """
-    loss, n = 0.0, 0
-    for group in order[first:last]:
+    loss, n, dim = 0.0, 0, int(job["dim"])
+    x_max, alpha, lr = (float(job[name]) for name in ("x_max", "alpha", "lr"))
+    for group in order[int(job["first"]) : int(job["last"])]:
         begin, end = int(groups[group]), int(groups[group + 1])
-        for i in random_order(end - begin, seed, epoch, Purpose.SHUFFLE, begin):
+        for i in random_order(end - begin, job["seed"], job["epoch"], Purpose.SHUFFLE, begin):
             row, column, x = entries[begin + i]
             rows = w_in[row, : dim + 1], w_out[column, : dim + 1], sums_in[row, : dim + 1], sums_out[column, : dim + 1]
             loss += entry_step(*rows, float(x), x_max=x_max, alpha=alpha, lr=lr)

@@ -268,9 +268,16 @@ class GloVe(Estimator):
         )
         return self
 
+    def _job(self) -> np.ndarray:
+        """A record with the settings that the kernels read."""
+        job = np.zeros((), kernels.GLOVE_JOB)
+        for name in ("dim", "x_max", "alpha", "lr", "seed"):
+            job[name] = getattr(self, name)
+        return job
+
     def _cpu_step(self, matrix: CooccurrenceMatrix, place: np.ndarray, blocks: np.ndarray, threads: Threads) -> Any:
         """The entries in groups, and what trains on blocks first..last of an epoch."""
-        state = self._progress
+        state, job = self._progress, self._job()
         groups, entries = group(matrix, place, len(self.words_), self.shuffle, self.seed)
         sizes = np.diff(groups)
         order, ends, ordered = None, None, -1  # of one epoch
@@ -280,24 +287,10 @@ class GloVe(Estimator):
             if ordered != epoch:
                 order = kernels.random_order(len(sizes), self.seed, state.before + epoch)
                 ends, ordered = np.cumsum(sizes[order]), epoch
-            lo, hi = np.searchsorted(ends, blocks[[first, last]], "right")
+            job["epoch"] = state.before + epoch
+            job["first"], job["last"] = np.searchsorted(ends, blocks[[first, last]], "right")
             loss, trained = kernels.train_entries(
-                self._tables["w_in"],
-                self._tables["w_out"],
-                self._tables["sums_in"],
-                self._tables["sums_out"],
-                self.dim,
-                entries,
-                groups,
-                order,
-                int(lo),
-                int(hi),
-                x_max=self.x_max,
-                alpha=self.alpha,
-                lr=self.lr,
-                seed=self.seed,
-                epoch=state.before + epoch,
-                threads=threads.now,
+                job, **self._tables, entries=entries, groups=groups, order=order, threads=threads.now
             )
             return loss, trained, trained
 
@@ -308,18 +301,7 @@ class GloVe(Estimator):
         state = self._progress
         entries, parts, runs = make_runs(matrix, place, len(self.words_), self.seed)
         n_parts, sizes = len(parts) - 1, np.diff(runs)
-        on_device = kernels.device_entries(
-            device,
-            self._tables,
-            entries,
-            parts,
-            runs,
-            dim=self.dim,
-            x_max=self.x_max,
-            alpha=self.alpha,
-            lr=self.lr,
-            seed=self.seed,
-        )
+        on_device = kernels.device_entries(device, self._job(), self._tables, entries, parts, runs)
         turns, edges, ends, ordered = None, None, None, -1  # of one epoch: parts, and their edges in the order of runs
 
         def step(epoch: int, first: int, last: int) -> tuple[float, int, int]:

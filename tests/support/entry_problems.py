@@ -14,6 +14,14 @@ from embfast import kernels, reference
 TABLES = ("w_in", "w_out", "sums_in", "sums_out")
 
 
+def changed(job, **settings):
+    """A copy of a job with other settings."""
+    job = job.copy()
+    for name, value in settings.items():
+        job[name] = value
+    return job
+
+
 @dataclass(frozen=True)
 class EntryProblem:
     """Settings of a run; everything random follows from them."""
@@ -58,21 +66,12 @@ class EntryProblem:
         groups, entries = reference.group_entries(
             self.entries(), place, n_rows=self.words, tile=self.tile, n_groups=n_groups, seed=self.seed
         )
-        return {
-            **tables,
-            "dim": self.dim,
-            "entries": entries,
-            "groups": groups,
-            "order": rng.permutation(n_groups).astype(np.int32),
-            "first": 0,
-            "last": n_groups,
-            "x_max": self.x_max,
-            "alpha": self.alpha,
-            "lr": self.lr,
-            "seed": self.seed,
-            "epoch": self.epoch,
-            "threads": 1,
-        }
+        job = np.zeros((), kernels.GLOVE_JOB)
+        for name in ("dim", "x_max", "alpha", "lr", "seed", "epoch"):
+            job[name] = getattr(self, name)
+        job["last"] = n_groups
+        order = rng.permutation(n_groups).astype(np.int32)
+        return {"job": job, **tables, "entries": entries, "groups": groups, "order": order, "threads": 1}
 
     def solve(self, how, dtype=np.float32):
         """Trains with kernels or reference. Returns arrays: the tally, then the tables by name."""

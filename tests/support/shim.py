@@ -104,14 +104,16 @@ def run(command, folder):
 
 
 def source(name):
-    """Path of a file of csrc, whatever its room."""
-    return next(SOURCES.glob(f"*/{name}"))
+    """Path of a file in csrc, by its name or, if several rooms have such a file, by room/name."""
+    (path,) = SOURCES.rglob(name)
+    return path
 
 
 def fields(file, struct):
     """Names of the fields of a struct of csrc."""
     body = re.search(rf"struct {struct} {{(.*?)\n}};", source(file).read_text(), re.DOTALL)[1]
-    return re.findall(r"[*\s](\w+)(?=[,;])", re.sub(r"//.*", "", body))
+    lines = [line.partition("//")[0] for line in body.splitlines()]
+    return re.findall(r"[*\s](\w+)(?=[,;])", "\n".join(line for line in lines if "(" not in line))
 
 
 ONE_AT_A_TIME = threading.Lock()  # the scheduler of a library is one

@@ -6,6 +6,7 @@ import sys
 import tempfile
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,11 +16,12 @@ from numpy.testing import assert_allclose, assert_array_equal
 from test_word2vec import topic_share
 
 import embfast
-import embfast.words.cooccurrence
+import embfast.words.counting
 from embfast import kernels, reference
 from embfast.errors import FormatError
 from embfast.text.corpus import Corpus
-from embfast.words.cooccurrence import STANFORD, CooccurrenceMatrix, count_pairs
+from embfast.words.cooccurrence import STANFORD, CooccurrenceMatrix
+from embfast.words.counting import CountingPlan, count_pairs, plan_counting
 from embfast.words.glove import GloVe
 
 
@@ -53,19 +55,12 @@ def matrix(corpus):
 
 def counted(ids, offsets, n_words, chunk=None, threads=1, buffer=None, **how):
     """The entries that count_pairs writes, after a few other bytes."""
-    ids, offsets = np.array(ids, np.int32), np.array(offsets, np.int64)
+    text = SimpleNamespace(ids=np.array(ids, np.int32), offsets=np.array(offsets, np.int64), words=range(n_words))
+    plan = CountingPlan(
+        **how, threads=threads, buffer_bytes=buffer or 16 * (n_words + 1), chunk=chunk or max(1, len(ids))
+    )
     with tempfile.TemporaryFile() as stream:
-        n = count_pairs(
-            ids,
-            offsets,
-            n_words,
-            threads=threads,
-            buffer=buffer or 16 * (n_words + 1),
-            chunk=chunk or max(1, len(ids)),
-            stream=stream,
-            begin=24,
-            **how,
-        )
+        n = count_pairs(text, plan, stream, begin=24)
         stream.seek(24)
         data = stream.read()
     assert len(data) == 12 * n
@@ -140,14 +135,15 @@ def test_ids_that_are_no_words_are_refused():
 
 def test_memory_is_planned_and_too_little_is_refused(corpus, monkeypatch):
     for n_words, threads, memory in ((70_000, 1, 0.5), (1_000_000, 8, 2.0), (45, 2, 0.001)):
-        buffer, chunk = embfast.words.cooccurrence._plan(10**9, n_words, threads, memory)
+        text = SimpleNamespace(n_tokens=10**9, words=range(n_words))
+        plan = plan_counting(text, window=5, symmetric=True, distance_weighting=True, threads=threads, memory_gb=memory)
         counter = kernels.CooccurrenceCounter
-        used = buffer + chunk * counter.bytes_per_token + counter.bytes_of_words(n_words)
+        used = plan.buffer_bytes + plan.chunk * counter.bytes_per_token + counter.bytes_of_words(n_words)
         assert used + threads * counter.bytes_per_thread(n_words) <= memory * 1e9
         assert used > 0.5 * memory * 1e9
-    with pytest.raises(ValueError, match=r"memory_gb=0.0001 is too little to count 45 words .* at least 0\.00"):
+    with pytest.raises(ValueError, match=r"memory_gb=0.0001 is too small to count 45 words .* at least 0\.00"):
         CooccurrenceMatrix.from_corpus(corpus, memory_gb=1e-4)
-    monkeypatch.setattr(embfast.words.cooccurrence, "_SMALLEST_CHUNK", 1)
+    monkeypatch.setattr(embfast.words.counting, "_SMALLEST_CHUNK", 1)
     told = []
     little = CooccurrenceMatrix.from_corpus(corpus, memory_gb=2e-5, threads=1, progress=lambda *at: told.append(at))
     assert told == sorted(told)
@@ -158,10 +154,10 @@ def test_memory_is_planned_and_too_little_is_refused(corpus, monkeypatch):
 FULL_DISK = """
 import os, resource, sys
 import numpy as np
-from embfast.words import cooccurrence
+from embfast.words import cooccurrence, counting
 from embfast.text.corpus import Corpus
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-cooccurrence._SMALLEST_CHUNK = 1
+counting._SMALLEST_CHUNK = 1
 ids = np.random.default_rng(0).integers(0, 500, 20_000).astype(np.int32)
 corpus = Corpus([f"w{i}" for i in range(500)], np.bincount(ids, minlength=500), ids, np.array([0, 20_000]))
 try:

@@ -24,14 +24,13 @@ from embfast.training.estimator import check_corpus
 from embfast.training.settings import check_flag, check_float, check_int, check_machine
 from embfast.training.threads import cores
 from embfast.vectors.vectors import Vectors
+from embfast.words.counting import count_pairs, plan_counting
 
 FORMAT, VERSION = "embfast co-occurrences", 1
 STANFORD = np.dtype([("row", "<i4"), ("column", "<i4"), ("value", "<f8")])  # cooccurrence.bin; ids from 1
 
 _HEADER = 1 << 12  # bytes before the entries of a file
 _CHUNK = 1 << 20  # entries per step of the numpy loops: 12 MB
-_BUFFER = 64 << 20  # bytes of counted entries between two writes
-_SMALLEST_CHUNK = 1 << 16  # tokens counted at a time; less makes runs that are mostly headers
 
 
 class CooccurrenceMatrix:
@@ -137,29 +136,16 @@ class CooccurrenceMatrix:
         check_float("memory_gb", memory_gb, 0, 1e6, above=True)
         check_machine(threads, 0)
         check_corpus(corpus)
-        threads = threads or cores()
-        buffer, chunk = _plan(corpus.n_tokens, len(corpus.words), threads, memory_gb)
         settings = {
             "window": int(window),
             "symmetric": bool(symmetric),
             "distance_weighting": bool(distance_weighting),
         }
+        plan = plan_counting(corpus, memory_gb=memory_gb, threads=threads or cores(), **settings)
+        directory = None if path is None else os.path.dirname(os.path.abspath(path))
 
         def write(stream: BinaryIO, begin: int) -> int:
-            directory = None if path is None else os.path.dirname(os.path.abspath(path))
-            return count_pairs(
-                corpus.ids,
-                corpus.offsets,
-                len(corpus.words),
-                **settings,
-                threads=threads,
-                buffer=buffer,
-                chunk=chunk,
-                stream=stream,
-                begin=begin,
-                directory=directory,
-                progress=progress,
-            )
+            return count_pairs(corpus, plan, stream, begin=begin, directory=directory, progress=progress)
 
         if path is not None:
             _write_matrix(path, corpus.words, corpus.counts, settings, write)
@@ -420,81 +406,3 @@ def _write_matrix(
         entries = np.broadcast_to(np.uint8(0), n * kernels.ENTRY.itemsize)  # takes no memory
         stream.seek(0)
         stream.write(tensor_header(metadata, {"entries": entries, **vocabulary}, _HEADER))
-
-
-def _plan(n_tokens: int, n_words: int, threads: int, memory_gb: float) -> tuple[int, int]:
-    """Bytes of the buffer and tokens of a chunk, so that counting stays within the memory."""
-    memory = int(memory_gb * 1e9)
-    counter = kernels.CooccurrenceCounter
-    fixed = counter.bytes_of_words(n_words) + threads * counter.bytes_per_thread(n_words)
-    buffer = max(min(_BUFFER, memory // 8), 16 * (n_words + 1))
-    least = fixed + 16 * (n_words + 1) + min(n_tokens, _SMALLEST_CHUNK) * counter.bytes_per_token
-    chunk = (memory - fixed - buffer) // counter.bytes_per_token
-    if memory < least:
-        raise ValueError(
-            f"memory_gb={memory_gb:g} is too little to count {n_words:,} words on {threads} thread(s): expected at "
-            f"least {least / 1e9:.3f}"
-        )
-    return buffer, max(1, min(max(chunk, _SMALLEST_CHUNK), n_tokens, 2**32 - 1))
-
-
-def count_pairs(
-    ids: np.ndarray,
-    offsets: np.ndarray,
-    n_words: int,
-    *,
-    window: int,
-    symmetric: bool,
-    distance_weighting: bool,
-    threads: int,
-    buffer: int,
-    chunk: int,
-    stream: BinaryIO,
-    begin: int = 0,
-    directory: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> int:
-    """Writes the sorted entries of a corpus to a file from byte `begin` on, and returns how many they are.
-
-    The corpus is counted `chunk` tokens at a time. Where these are several, their sums go through a temporary file
-    without a name in `directory`.
-    """
-    n_tokens = len(ids)
-    chunks = [(lo, min(lo + chunk, n_tokens)) for lo in range(0, n_tokens, chunk)]
-    rounds = len(chunks) + (len(chunks) > 1)
-    done = 0
-
-    def rows(step: Callable[[int], int]) -> None:
-        nonlocal done
-        first = 0
-        while first < n_words:
-            first = step(first)
-            if progress:
-                progress(done + first, rounds * n_words)
-        done += n_words
-
-    with tempfile.TemporaryFile(dir=directory) as spill:
-        try:
-            counter = kernels.CooccurrenceCounter(
-                ids,
-                offsets,
-                n_words=n_words,
-                window=window,
-                symmetric=symmetric,
-                distance_weighting=distance_weighting,
-                threads=threads,
-                buffer_bytes=buffer,
-                spill_fd=spill.fileno(),
-                out_fd=stream.fileno(),
-                out_begin=begin,
-            )
-            for lo, hi in chunks:
-                counter.start(lo, hi, len(chunks) == 1)
-                rows(counter.count)
-                forget_read(ids, lo, hi)
-            if len(chunks) > 1:
-                rows(counter.merge)
-        except OSError as error:
-            where = directory or tempfile.gettempdir()
-            raise OSError(error.errno, f"cannot write co-occurrences in {where}: {os.strerror(error.errno)}") from None
-    return counter.n_entries

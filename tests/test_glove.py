@@ -481,7 +481,7 @@ def test_what_cannot_be_trained_on(corpus):
         GloVe().fit([["a", "b"]])
     with pytest.raises(ValueError, match="at least 2 distinct words to train on, got 1"):
         GloVe().fit(Corpus.from_sentences([["a", "a"]]))
-    with pytest.raises(ValueError, match="no two words stand together"):
+    with pytest.raises(ValueError, match="no two words co-occur"):
         GloVe().fit(Corpus.from_sentences([["a"], ["b"]] * 10))
     with pytest.raises(ValueError, match="not trained yet"):
         GloVe().transform(corpus)

@@ -485,7 +485,7 @@ def test_doctor_says_what_this_machine_can_run():
 
 def test_a_device_that_is_not_there_is_one_red_line(text, tmp_path):
     done = run("word2vec", text, "-o", tmp_path / "vectors.npz", "--device", "cuda:99", code=2)
-    assert "embfast doctor" in done.stderr or "there is no CUDA device 99" in done.stderr
+    assert "embfast doctor" in done.stderr or "CUDA device 99 does not exist" in done.stderr
 
 
 # ---- files that would be lost -------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Co-occurrences: counting against a dictionary, files, scipy's matrices, Stanford's."""
+"""Co-occurrences: counting against a dictionary, files, SciPy and Stanford's format."""
 
 import os
 import subprocess
@@ -26,9 +26,9 @@ from embfast.words.glove import GloVe
 
 
 def topics(n=1_500, seed=0):
-    """Sentences of 12 words of two topics of 20 words, 4 of 5 words of the sentence's own topic, some of neither.
+    """Sentences of 12 words. 4 of 5 topic words are from the sentence's topic; some words have no topic.
 
-    GloVe learns from pairs that occur, so words of different topics must meet at times.
+    GloVe learns from observed pairs only, so words of different topics must sometimes co-occur.
     """
     random = np.random.default_rng(seed)
     own = np.array(["ab", "ba"])[random.integers(2, size=n)]
@@ -54,7 +54,7 @@ def matrix(corpus):
 
 
 def counted(ids, offsets, n_words, chunk=None, threads=1, buffer=None, **how):
-    """The entries that count_pairs writes, after a few other bytes."""
+    """The entries that count_pairs writes, 24 bytes into a file."""
     text = SimpleNamespace(ids=np.array(ids, np.int32), offsets=np.array(offsets, np.int64), words=range(n_words))
     plan = CountingPlan(
         **how, threads=threads, buffer_bytes=buffer or 16 * (n_words + 1), chunk=chunk or max(1, len(ids))
@@ -98,7 +98,7 @@ def test_counting_matches_a_dictionary(text, window, symmetric, distance_weighti
 
 @pytest.mark.parametrize("distance_weighting", [True, False])
 def test_wide_windows_and_many_columns(distance_weighting):
-    """Rows of many columns, so that both ways of sorting them are met, over windows of 1,000 tokens."""
+    """Rows with many columns, which cover both ways of sorting, and windows of 1,000 tokens."""
     rng = np.random.default_rng(1)
     ids = np.minimum(rng.zipf(1.3, 6_000), 2_000).astype(np.int32) - 1
     offsets = np.array([0, 0, 2_500, 2_501, 5_500, 6_000])
@@ -117,13 +117,13 @@ def test_wide_windows_and_many_columns(distance_weighting):
 
 
 def test_sums_stay_exact_where_float32_would_stop():
-    """2^24 + 1 pairs: float32 counting by ones stays at 2^24."""
+    """With 2^24 + 1 pairs, float32 counting by ones would stop at 2^24."""
     n = 2**13 + 1
     entries = counted(np.zeros(n, np.int32), [0, n], 1, window=4096, symmetric=False, distance_weighting=False)
     assert entries.tolist() == [(0, 0, np.float32(4096 * (n - 4096) + 4096 * 4095 // 2))]
 
 
-def test_ids_that_are_no_words_are_refused():
+def test_ids_out_of_range_are_refused():
     for ids in ([0, 3], [-1, 0]):
         with pytest.raises(ValueError, match="ids: expected 0 <= id < n_words"):
             counted(ids, [0, 2], 3, window=2, symmetric=True, distance_weighting=True)
@@ -133,7 +133,7 @@ def test_ids_that_are_no_words_are_refused():
         counted([0, 1], [0, 2, 1, 2], 3, window=2, symmetric=True, distance_weighting=True)
 
 
-def test_memory_is_planned_and_too_little_is_refused(corpus, monkeypatch):
+def test_memory_is_planned_and_too_small_a_limit_is_refused(corpus, monkeypatch):
     for n_words, threads, memory in ((70_000, 1, 0.5), (1_000_000, 8, 2.0), (45, 2, 0.001)):
         text = SimpleNamespace(n_tokens=10**9, words=range(n_words))
         plan = plan_counting(text, window=5, symmetric=True, distance_weighting=True, threads=threads, memory_gb=memory)
@@ -207,7 +207,7 @@ def test_save_and_load(corpus, matrix, tmp_path):
     kept = CooccurrenceMatrix.from_corpus(corpus, window=4, path=tmp_path / "kept")
     same_matrix(kept, matrix)
     assert (tmp_path / "kept").read_bytes() == (tmp_path / "saved").read_bytes()
-    loaded.save(tmp_path / "saved")  # over the file that it is mapped from
+    loaded.save(tmp_path / "saved")  # overwrites the file that it is mapped from
     same_matrix(CooccurrenceMatrix.load(tmp_path / "saved"), matrix)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "saved"]
 
@@ -231,7 +231,7 @@ def test_a_corpus_without_pairs_makes_an_empty_matrix(tmp_path):
         GloVe().fit(empty)
 
 
-def test_files_that_are_cut_or_something_else(matrix, corpus, tmp_path):
+def test_truncated_and_other_files_are_refused(matrix, corpus, tmp_path):
     path = tmp_path / "matrix"
     matrix.save(path)
     whole = path.read_bytes()
@@ -271,7 +271,7 @@ BAD_ENTRIES = pytest.mark.parametrize(
 
 
 @BAD_ENTRIES
-def test_entries_that_cannot_be_are_named(matrix, tmp_path, fields, message):
+def test_invalid_entries_are_named(matrix, tmp_path, fields, message):
     bad = changed(matrix, 7, **fields)
     for use in (GloVe(dim=3).fit, CooccurrenceMatrix.ppmi, lambda m: m.to_stanford(tmp_path / "out")):
         with pytest.raises(ValueError, match=message):
@@ -356,7 +356,7 @@ def test_stanfords_files_and_back(matrix, tmp_path):
         odd.to_stanford(tmp_path / "new.bin", tmp_path / "new.txt")
 
 
-def test_stanfords_files_that_cannot_be(matrix, tmp_path):
+def test_invalid_stanford_files_are_refused(matrix, tmp_path):
     path, vocab = tmp_path / "cooccurrence.bin", tmp_path / "vocab.txt"
     matrix.to_stanford(path, vocab)
     good = np.fromfile(path, STANFORD)
@@ -393,13 +393,13 @@ def test_stanfords_files_that_cannot_be(matrix, tmp_path):
         ("threads", 0),
     ],
 )
-def test_counting_without_sense_is_refused(corpus, name, value):
+def test_invalid_counting_settings_are_refused(corpus, name, value):
     with pytest.raises(ValueError, match=f"^{name} must be"):
         CooccurrenceMatrix.from_corpus(corpus, **{name: value})
 
 
 def test_memory_is_given_back(tmp_path):
-    """Counting into a file and training from it: peak memory is far below what the entries take."""
+    """Peak memory of counting into a file stays far below the size of the entries."""
     script = """
 import resource, sys
 import numpy as np
@@ -412,7 +412,7 @@ matrix = CooccurrenceMatrix.from_corpus(corpus, window=8, memory_gb=0.01, thread
 print(len(matrix), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
     if os.environ.get("LD_PRELOAD"):
-        pytest.skip("the sanitizers take memory of their own")
+        pytest.skip("sanitizers need additional memory")
     environment = {**os.environ, "PYTHONPATH": str(Path(embfast.__file__).parents[1])}
     arguments = [sys.executable, "-c", script, str(tmp_path / "matrix")]
     done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=True)
@@ -436,6 +436,6 @@ def test_a_mapped_corpus_and_matrix_may_be_copied(tmp_path):
         assert len(GloVe(dim=2, epochs=1, threads=1).fit(matrix).vectors_) == 4
 
 
-def test_a_word_that_stands_twice_is_refused():
+def test_duplicate_words_are_refused():
     with pytest.raises(ValueError, match="'x' is listed more than once"):
         CooccurrenceMatrix(["x", "x"], np.ones(2), np.zeros(1, kernels.ENTRY))

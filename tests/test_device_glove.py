@@ -1,4 +1,4 @@
-"""The GloVe kernels of csrc/glove/glove.cu, run on the CPU by the shim, against the reference of the CPU kernel."""
+"""The GloVe kernels of csrc/glove/glove.cu, run on the CPU by the shim and compared with the reference."""
 
 import sys
 from dataclasses import replace
@@ -25,7 +25,7 @@ def library():
 
 
 def device_problems():
-    """Problems by name: widths of a row below, on and above a warp, with the other settings taking turns; the odd."""
+    """Problems by name: rows narrower than, as wide as and wider than a warp, varying settings, and special cases."""
     extras = cycle(
         [
             {},
@@ -51,7 +51,7 @@ PROBLEMS = device_problems()
 
 
 def run_arguments(problem, dtype=np.float32, longest=64):
-    """Arguments of reference.train_entries: entries by row, and groups that are runs of one row."""
+    """Arguments for reference.train_entries: entries sorted by row, and groups that are runs of one row."""
     arguments = problem.arguments(dtype)
     entries = arguments["entries"] = arguments["entries"][np.argsort(arguments["entries"]["row"], kind="stable")]
     edges = np.flatnonzero(np.diff(entries["row"], prepend=-1, append=-1))
@@ -66,7 +66,7 @@ def run_arguments(problem, dtype=np.float32, longest=64):
 
 
 def run_job(arguments, loss, longest=64, first_entry=0):
-    """The job for a launch, its shape, and the arrays that it points to."""
+    """Returns the job for a launch, its launch configuration, and the arrays that it points to."""
     pitch = arguments["w_in"].shape[1] // 4
     arrays = {name: arguments[name] for name in (*TABLES, "entries", "order")}
     arrays |= {"groups": arguments["groups"].astype(np.int64), "loss": loss}
@@ -77,7 +77,7 @@ def run_job(arguments, loss, longest=64, first_entry=0):
 
 
 def solve(library, problem, grid=1, longest=64, threads=None):
-    """What a kernel makes of a problem: the loss, then the tables by name. One team unless there are more threads."""
+    """Solves a problem with a kernel. Returns loss and tables by name. Runs one team unless threads is given."""
     arguments, loss = run_arguments(problem, longest=longest), np.zeros(1)
     job, shape, _ = run_job(arguments, loss, longest)
     threads = threads or (shape.threads if shape.runs == 1 else 32)
@@ -125,7 +125,7 @@ def test_runs_of_any_length(longest, library):
 
 @pytest.mark.parametrize("dim", [20, 200])
 def test_teams_that_run_at_once_see_the_same_entries(dim, library):
-    """Other orders of additions: nearly the same loss and rows."""
+    """A different order of additions gives nearly the same loss and rows."""
     problem = EntryProblem(dim=dim, words=200, n=1_000, lr=0.01)
     library.schedule()
     alone = solve(library, problem)
@@ -141,7 +141,7 @@ def test_teams_that_run_at_once_see_the_same_entries(dim, library):
 
 
 def test_a_slice_of_the_entries_gives_the_same_bits(library):
-    """Draws are numbered over the matrix, wherever the slice begins."""
+    """Draws are indexed over the whole matrix, regardless of where the slice begins."""
     problem = EntryProblem(dim=20, words=20, n=200)
     library.schedule()
     whole, parts = run_arguments(problem), run_arguments(problem)
@@ -161,7 +161,7 @@ def test_a_slice_of_the_entries_gives_the_same_bits(library):
     assert_allclose(*losses, rtol=1e-12)
 
 
-def test_an_entry_that_stands_twice_sees_its_first_step(library):
+def test_a_repeated_column_sees_the_previous_step(library):
     problem = EntryProblem(dim=20, words=4, n=16)
     fast, slow = run_arguments(problem), run_arguments(problem, np.float64)
     for arguments in (fast, slow):
@@ -174,7 +174,7 @@ def test_an_entry_that_stands_twice_sees_its_first_step(library):
 
 
 def test_bytes_per_entry_are_those_of_the_model(library):
-    """A column's row and sums are read and added to once an entry; those of the run's row once a run."""
+    """The row of a column and its sums are read and updated once per entry, those of the run's row once per run."""
     problem = EntryProblem(dim=127, words=100, n=10_000)
     library.schedule()
     arguments = run_arguments(problem)
@@ -187,7 +187,7 @@ def test_bytes_per_entry_are_those_of_the_model(library):
     assert counted["bytes_added"] / len(arguments["entries"]) == pytest.approx(rows * (1 + runs), rel=1e-3)
 
 
-# ---- the host side, on a stand-in for CuPy --------------------------------------------------------------------------
+# ---- host code, with a stand-in for CuPy -----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def matrix():
 
 
 def fitted_by_the_reference(model, matrix):
-    """Loss of each epoch and tables of a fit, a run at a time."""
+    """Loss of each epoch and tables of a fit, one run at a time."""
     n = len(matrix.words)
     entries, parts, runs = make_runs(matrix, np.arange(n, dtype=np.int32), n, model.seed)
     tables = {name: table.astype(np.float64) for name, table in model._fresh(n, 0).items()}
@@ -223,7 +223,7 @@ def fitted_by_the_reference(model, matrix):
 @pytest.mark.parametrize("parts", ["whole", "streamed"])
 @pytest.mark.parametrize("dim", [6, 130])
 def test_a_fit_is_that_of_the_reference(dim, parts, cupy, matrix, monkeypatch):
-    """What the host sends, launches and brings back is all there is; one run at a time, so that it can be compared."""
+    """Covers uploads, launches and downloads. Runs are trained one at a time, which makes the results comparable."""
     monkeypatch.setattr(device_glove, "RUNS_BEFORE", 1 << 40)
     monkeypatch.setattr(glove, "_BLOCK", 500)
     monkeypatch.setattr(glove, "_DEVICE_SLICE", 1_500)

@@ -1,4 +1,4 @@
-"""GloVe: kernel against reference, reference against calculus, the model."""
+"""GloVe: kernel against reference, reference against calculus, and the model."""
 
 import copy
 import signal
@@ -39,7 +39,7 @@ def matrix(corpus):
 
 @pytest.fixture(scope="session", params=["baseline", "avx2", "avx512"])
 def solved(request, solve_on):
-    """What the kernel makes of every problem on one instruction set, which a process chooses once."""
+    """Solutions of all problems on one instruction set, which a process chooses once."""
     return solve_on(request.param, "entry_problems.py")
 
 
@@ -61,7 +61,7 @@ def test_kernel_matches_reference(name, solved):
 
 
 def test_problems_move_far_and_clip():
-    """Or steps too small to see, and a gradient without a limit, would pass."""
+    """Otherwise steps too small to see, and unclipped gradients, would pass."""
     for name in ("dim100-tile4", "dim1-tile0", "many-in-a-tile"):
         before, after = PROBLEMS[name].arguments(np.float64), expected(name)
         assert np.abs(after["w_in"] - before["w_in"]).max() > 0.05, name
@@ -89,7 +89,7 @@ def test_entry_step_follows_the_gradient_of_the_papers_loss(x):
     w, c = rng.standard_normal((2, 6))
     sums = rng.random((2, 6)) + 1
 
-    def loss():  # eq. 8 of the paper, one entry of it, halved as in glove.c
+    def loss():  # one entry of eq. 8 in the paper, halved as in glove.c
         weight = (x / 10.0) ** 0.75 if x < 10.0 else 1.0
         return 0.5 * weight * (w[:5] @ c[:5] + w[5] + c[5] - np.log(x)) ** 2
 
@@ -220,7 +220,7 @@ QUICK = {"dim": 10, "epochs": 3, "x_max": 10.0, "threads": 1}
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """Tiles of 8 words in parts of 20 entries, random groups of 32, and short slices: many in a small matrix."""
+    """Small tiles, parts, random groups and slices, so that a small matrix has many of each."""
     monkeypatch.setattr(embfast.words.glove, "_TILE", 8)
     monkeypatch.setattr(embfast.words.glove, "_PART", 20)
     monkeypatch.setattr(embfast.words.glove, "_GROUP", 32)
@@ -250,9 +250,9 @@ def test_left_sides_alone_learn_too(corpus):
 
 
 def test_the_first_loss_is_the_papers():
-    """Before anything is learned every product and bias is about 0: the cost is the mean of f(x) log(x)^2 / 2."""
+    """Before training all products and biases are about 0, and the cost is the mean of f(x) log(x)^2 / 2."""
     entries = np.zeros(40, kernels.ENTRY)
-    entries["row"], entries["column"] = np.arange(40), np.arange(40)[::-1]  # no word twice on one side
+    entries["row"], entries["column"] = np.arange(40), np.arange(40)[::-1]  # no word is repeated on one side
     entries["value"] = np.exp(np.linspace(-3, 3, 40))
     alone = CooccurrenceMatrix([f"w{i}" for i in range(40)], np.ones(40), entries)
     x = entries["value"].astype(np.float64)
@@ -367,7 +367,7 @@ def test_partial_fit_learns_new_words_beside_the_old():
     }
     assert (np.diff(model.counts_) <= 0).all()
     for word, sums in kept.items():
-        assert (model._tables["sums_out"][model.words_.index(word)] >= sums).all(), "sums of squares only grow"
+        assert (model._tables["sums_out"][model.words_.index(word)] >= sums).all(), "sums of squares never decrease"
     assert topic_share(model.vectors_) > 0.9
     assert {near[0] for near, _ in model.vectors_.most_similar("a3", k=3)} <= {"a", "c"}
     with pytest.raises(ValueError, match="dim must stay 5 once trained, got 6"):
@@ -415,7 +415,7 @@ def test_the_vectors_that_come_out(matrix, corpus, vectors):
         *[("seed", v) for v in (-1, 2**64)],
     ],
 )
-def test_a_setting_without_sense_is_named_with_value_and_range(matrix, name, value):
+def test_an_invalid_setting_is_named_with_value_and_range(matrix, name, value):
     model = GloVe(**{name: value})  # the constructor only stores
     with pytest.raises(ValueError, match=rf"^{name} must be .*(from|above|True or False|one of).*") as caught:
         model.fit(matrix)
@@ -454,7 +454,7 @@ def test_every_setting_reaches_the_kernel(matrix, corpus, monkeypatch):
 
 
 def test_tiles_grow_with_the_vocabulary(monkeypatch):
-    """10^6 words are 61 million tiles of 128; the index of those that there are is bounded."""
+    """10^6 words have 61 million tiles of 128 x 128; the index of tiles is bounded."""
     monkeypatch.setattr(embfast.words.glove, "_MOST_TILES", 9)
     entries = np.array([(0, 999, 1.0), (999, 0, 2.0)], kernels.ENTRY)
     words = [f"w{i}" for i in range(1000)]
@@ -473,7 +473,7 @@ def test_parts_of_tiles_hold_every_entry_once(matrix, small_blocks):
         assert len(set(tile)) == 1
     assert_array_equal(np.sort(entries, order=("row", "column")), matrix.entries)
     first = entries[groups[0] : groups[1]]
-    assert len(set(first["row"])) > 4, "a part is no row-major stretch of its tile"
+    assert len(set(first["row"])) > 4, "a part is not a row-major range of its tile"
 
 
 def test_what_cannot_be_trained_on(corpus):

@@ -319,7 +319,7 @@ def glove_python(pythons: list[str]) -> str | None:
     return None
 
 
-def main(argv: list[str] | None = None) -> None:
+def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--text", type=Path, default=DATA / "wiki-en-2015" / "corpus.txt.xz", help="plain or .xz")
@@ -345,8 +345,11 @@ def main(argv: list[str] | None = None) -> None:
     part.add_argument("--speed", action="store_true", help="measure speed only")
     part.add_argument("--quality", action="store_true", help="measure quality only, and count once")
     add("--json", type=Path, help="output file, written after every run; default: bench/results/glove-<date>.json")
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
 
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
     args.glove_python = glove_python(args.rivals_python)
     programs = [*OURS, *([STANFORD] if args.stanford else []), *(["glove-python"] if args.glove_python else [])]
     programs = [p for p in programs if p not in args.leave_out]

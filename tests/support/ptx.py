@@ -84,6 +84,35 @@ class Memory:
         return held, (addresses - np.uint64(start)).astype(np.int64)
 
 
+def simple_operations(dtype):
+    """Instructions whose result depends only on their operands, for operands of this dtype."""
+    return {
+        "mov": lambda a: a,
+        "cvta": lambda a: a,
+        "add": lambda a, b: a + b,
+        "sub": lambda a, b: a - b,
+        "mul": lambda a, b: a * b,
+        "mad": lambda a, b, c: a * b + c,
+        "div": lambda a, b: a / b if dtype.kind == "f" else np.trunc(a / b).astype(dtype),
+        "rem": lambda a, b: np.fmod(a, b),
+        "min": lambda a, b: np.fmin(a, b) if dtype.kind == "f" else np.minimum(a, b),
+        "max": lambda a, b: np.fmax(a, b) if dtype.kind == "f" else np.maximum(a, b),
+        "neg": lambda a: -a,
+        "abs": np.abs,
+        "and": lambda a, b: a & b,
+        "or": lambda a, b: a | b,
+        "xor": lambda a, b: a ^ b,
+        "not": lambda a: ~a,
+        "ex2": np.exp2,
+        "lg2": np.log2,
+        "rsqrt": lambda a: (1 / np.sqrt(a)).astype(dtype),
+        "rcp": lambda a: np.divide(1, a, dtype=dtype),
+        "popc": lambda a: np.array([int(v).bit_count() for v in a], "u4"),
+        "clz": lambda a: np.array([8 * dtype.itemsize - int(v).bit_length() for v in a], "u4"),
+        "brev": lambda a: np.array([int(f"{int(v):032b}"[::-1], 2) for v in a], "u4"),
+    }
+
+
 class Warp:
     """State of a warp that executes a kernel."""
 
@@ -235,31 +264,7 @@ class Warp:
             lengths = np.array([int(v).bit_length() for v in x[0]], np.int64)
             result = np.where(lengths, 32 - lengths if "shiftamt" in operation else lengths - 1, 2**32 - 1).astype("u4")
         else:
-            simple = {
-                "mov": lambda a: a,
-                "cvta": lambda a: a,
-                "add": lambda a, b: a + b,
-                "sub": lambda a, b: a - b,
-                "mul": lambda a, b: a * b,
-                "mad": lambda a, b, c: a * b + c,
-                "div": lambda a, b: a / b if dtype.kind == "f" else np.trunc(a / b).astype(dtype),
-                "rem": lambda a, b: np.fmod(a, b),
-                "min": lambda a, b: np.fmin(a, b) if dtype.kind == "f" else np.minimum(a, b),
-                "max": lambda a, b: np.fmax(a, b) if dtype.kind == "f" else np.maximum(a, b),
-                "neg": lambda a: -a,
-                "abs": np.abs,
-                "and": lambda a, b: a & b,
-                "or": lambda a, b: a | b,
-                "xor": lambda a, b: a ^ b,
-                "not": lambda a: ~a,
-                "ex2": np.exp2,
-                "lg2": np.log2,
-                "rsqrt": lambda a: (1 / np.sqrt(a)).astype(dtype),
-                "rcp": lambda a: np.divide(1, a, dtype=dtype),
-                "popc": lambda a: np.array([int(v).bit_count() for v in a], "u4"),
-                "clz": lambda a: np.array([8 * dtype.itemsize - int(v).bit_length() for v in a], "u4"),
-                "brev": lambda a: np.array([int(f"{int(v):032b}"[::-1], 2) for v in a], "u4"),
-            }
+            simple = simple_operations(dtype)
             if kind not in simple:
                 raise NotImplementedError(f"instruction is not implemented: {instruction.text}")
             result = simple[kind](*x)

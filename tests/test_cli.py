@@ -267,7 +267,7 @@ def test_glove_keeps_a_matrix_and_takes_it_again(text, tmp_path):
     assert again["settings"]["window"] is None
     assert "memory_gb=1e-05 is too small" in fails("glove", text, "-o", out, "--memory-gb", 1e-5, "-q")
     assert "x_max must be a number" in fails("glove", text, "-o", out, "--x-max", 0)
-    assert "something else" in fails("glove", "--matrix", tmp_path / "m.safetensors", "-o", out, "-q")
+    assert "another kind of safetensors file" in fails("glove", "--matrix", tmp_path / "m.safetensors", "-o", out, "-q")
     assert "--checkpoint" in fails("glove", text, "-o", out, "--resume")
     flags = ["-o", out, "--checkpoint", tmp_path / "c.safetensors", *small]
     assert "not there yet" in run("glove", text, *flags, "--resume").stderr

@@ -24,7 +24,7 @@ from torch import nn
 from embfast import reference
 from embfast.errors import FormatError
 from embfast.files.ternary import TernaryMatrix
-from embfast.images import embeddings as images
+from embfast.images import embeddings, estimator
 from embfast.images.backbones import Backbone
 from embfast.images.embeddings import FullNetworkEmbedding, LayerEmbedding
 from embfast.images.map import plot_images
@@ -257,7 +257,8 @@ def test_power_keeps_the_sign():
 
 @pytest.mark.parametrize("numbers", [1 << 22, 60])  # one block, and many of 5 x reduce rows
 def test_reduction_is_pca(numbers, monkeypatch):
-    monkeypatch.setattr(images, "_NUMBERS", numbers)
+    for module in (embeddings, estimator):
+        monkeypatch.setattr(module, "CHUNK", numbers)
     pictures = photographs(43)
     raw = one_layer(layer=1, l2=False).fit_transform(pictures)
     for whiten in (False, True):
@@ -400,7 +401,7 @@ def folder(tmp_path, monkeypatch):
     for i, pixels in enumerate(photographs(8)):
         Image.fromarray(pixels).save(tmp_path / "in" / f"{i}.png")
     monkeypatch.setattr(
-        images, "load_backbone", lambda name, weights, preparation: Backbone(plain(), name, preparation or SMALL)
+        estimator, "load_backbone", lambda name, weights, preparation: Backbone(plain(), name, preparation or SMALL)
     )
     return tmp_path / "in"
 

@@ -18,15 +18,13 @@ from torch import nn
 
 from embfast.images import transfer
 from embfast.images.extract import Run
+from embfast.images.fine_tuning import Transferred, fine_tune, predict
 from embfast.images.transfer import (
     Score,
-    Transferred,
     classify,
     few_shot_splits,
-    fine_tune,
     nearest_neighbours,
-    predict,
-    retrieval,
+    retrieval_by_labels,
     scores,
     sweep_dims,
     sweep_layers,
@@ -158,7 +156,7 @@ def average_precision_by_hand(rows, labels, i, distance):
 
 @pytest.mark.parametrize("block", [1 << 22, 50])
 def test_mean_average_precision(block, monkeypatch):
-    monkeypatch.setattr(transfer, "_BLOCK", block)
+    monkeypatch.setattr(transfer, "_CHUNK", block)
     rows, labels = clouds(25, 6, spread=3.0)
     labels[7] = 9  # alone: nothing to find
     distances = {
@@ -166,19 +164,19 @@ def test_mean_average_precision(block, monkeypatch):
         "manhattan": lambda a, b: np.abs(a - b).sum(),
         "cosine": lambda a, b: 1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b),
     }
-    found = retrieval(rows, labels, distances)
+    found = retrieval_by_labels(rows, labels, distances)
     for metric, distance in distances.items():
         each = [average_precision_by_hand(rows, labels, i, distance) for i in range(25) if i != 7]
         assert_allclose(found[metric], np.mean(each), rtol=1e-12)
-    two = retrieval(rows, labels, ["euclidean"], queries=[3, 7])["euclidean"]
+    two = retrieval_by_labels(rows, labels, ["euclidean"], queries=[3, 7])["euclidean"]
     assert_allclose(two, average_precision_by_hand(rows, labels, 3, distances["euclidean"]))
     with pytest.raises(ValueError, match="no picture that asks"):
-        retrieval(rows, labels, queries=[7])
+        retrieval_by_labels(rows, labels, queries=[7])
 
 
 def test_ternary_rows_are_searched_too():
     rows = np.array([[1, 0, -1], [1, 0, -1], [-1, 1, 0], [-1, 1, 0]], np.int8)
-    assert retrieval(rows, [0, 0, 1, 1], ["cosine", "hamming"]) == {"cosine": 1.0, "hamming": 1.0}
+    assert retrieval_by_labels(rows, [0, 0, 1, 1], ["cosine", "hamming"]) == {"cosine": 1.0, "hamming": 1.0}
 
 
 def test_nearest_neighbours():

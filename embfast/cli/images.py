@@ -64,7 +64,8 @@ def images(
     """
     from dataclasses import replace
 
-    from embfast.images.embeddings import FullNetworkEmbedding, ImageEmbedding, LayerEmbedding
+    from embfast.images.embeddings import FullNetworkEmbedding, LayerEmbedding
+    from embfast.images.estimator import ImageEmbedding
     from embfast.images.pictures import encoder_of, open_pictures
     from embfast.training.model_file import model_class
 

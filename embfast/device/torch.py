@@ -14,7 +14,7 @@ def world() -> tuple[int, int]:
     return 0, 1
 
 
-def choose_device(name: str | None, or_cpu: bool = False) -> torch.device:
+def torch_device(name: str | None, or_cpu: bool = False) -> torch.device:
     """The device of a name, by default CUDA where there is one; of several processes each takes its own.
 
     or_cpu: the CPU in place of a CUDA device that is not there, for models that were trained on one.

@@ -6,9 +6,6 @@ arXiv:1403.6382), Full-Network Embedding (Garcia-Gasulla et al. 2017, arXiv:1705
 
 from __future__ import annotations
 
-import copy
-import os
-from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import pairwise
@@ -17,257 +14,19 @@ from typing import Any
 import numpy as np
 
 from embfast import kernels
-from embfast.errors import FormatError
 from embfast.files.durable import FilePath
 from embfast.files.scratch import scratch_array
 from embfast.files.tensors import TensorFile, row_blocks
 from embfast.files.ternary import LOWER, UPPER, TernaryMatrix, levels, thresholds
-from embfast.images.backbones import Backbone, load_backbone
-from embfast.images.extract import Batch, Extractor, Features, ProgressOption, Run, reporting
-from embfast.images.pictures import Pictures, Preparation, open_pictures
-from embfast.training.estimator import Estimator
+from embfast.images.estimator import CHUNK, ImageEmbedding
+from embfast.images.extract import Extractor, Run
+from embfast.images.features import Batch
+from embfast.images.pictures import Pictures, Preparation
+from embfast.images.progress import ImageProgress, reporting
 from embfast.training.loop import first_interrupt
-from embfast.training.model_file import write_model
-from embfast.training.progress import Progress
-from embfast.training.settings import check_flag, check_float, check_int, plain
+from embfast.training.settings import check_flag, check_float, check_int
 from embfast.vectors.moments import Moments
 from embfast.vectors.vectors import Vectors
-
-_NUMBERS = 1 << 22  # features worked on at once: 16 MB
-
-
-class ImageEmbedding(Estimator):
-    """What LayerEmbedding and FullNetworkEmbedding share: a network, where features are taken, and running it.
-
-    Learned:
-        layers_: for each layer its name and its columns of a picture's features, (name, first, last).
-        broken_: pictures of the last call that could not be read, with errors="skip", and why.
-    """
-
-    backbone: Any
-    weights: FilePath | None
-    preparation: Preparation | dict[str, Any] | None
-    at: str
-    pool: str
-    batch: int
-    precision: str
-    device: str | None
-    workers: int
-    compile: bool
-    errors: str
-    layers_: list[tuple[str, int, int]]
-    broken_: dict[str, str]
-
-    words_: list[str] = []
-    counts_ = np.empty(0, np.int64)
-    loss_: list[float] = []
-    _progress = Progress()
-    _fingerprint: dict[str, Any] | None = None
-    _loaded: tuple[tuple[Any, Any, Any], Backbone] | None = None
-
-    # ---- what the two say for themselves --------------------------------------------------------------------------
-
-    @abstractmethod
-    def _check(self) -> None:
-        """ValueError unless the settings make sense."""
-
-    @abstractmethod
-    def _wanted(self) -> str | int | Sequence[str | int]:
-        """The layers, as Trace.select takes them."""
-
-    @abstractmethod
-    def _learn(self, features: np.ndarray) -> None:
-        """Takes what it needs from the features of all pictures to train on, (n, dim)."""
-
-    @abstractmethod
-    def _rows(self, features: np.ndarray) -> np.ndarray:
-        """What becomes of some rows of features."""
-
-    @abstractmethod
-    def _matrix(self, features: np.ndarray) -> Any:
-        """What becomes of all rows, as Vectors hold it."""
-
-    def _run(self) -> Run:
-        return Run(self.batch, self.precision, self.device, self.workers, self.compile, self.errors)
-
-    # ---- scikit-learn's methods -----------------------------------------------------------------------------------
-
-    def fit(
-        self, images: Any, y: Any = None, *, work: FilePath | None = None, progress: ProgressOption = None
-    ) -> ImageEmbedding:
-        """Learns from pictures to train on, and from nothing else; returns self.
-
-        Settings:
-            images: a folder, files, tars, arrays or a data set: see pictures.open_pictures.
-            y: not looked at; scikit-learn's pipelines pass it.
-            work: a folder that keeps the features, and from which a run that was stopped goes on; embed and transform
-                of the same pictures with the same folder take them from there.
-            progress: True or False for a bar, or a callable that gets (done, in all).
-
-        Raises:
-            FormatError: a picture cannot be read, with errors="strict".
-            ValueError: settings that make no sense, no pictures, or a folder of other features.
-            ImportError: torch, Pillow or what the backbone needs is not installed; says what to install.
-        """
-        pictures, extractor = self._start(images, fitting=True)
-        self._fit(pictures, extractor, work, progress)
-        self._accept(extractor)
-        return self
-
-    def transform(self, images: Any, *, work: FilePath | None = None, progress: ProgressOption = None) -> np.ndarray:
-        """A row for each picture. With errors="skip", pictures that could not be read have no row: see broken_."""
-        pictures, extractor = self._start(images)
-        return self._transformed(self._features(pictures, extractor, work, progress).matrix)
-
-    def fit_transform(
-        self, images: Any, y: Any = None, *, work: FilePath | None = None, progress: ProgressOption = None
-    ) -> np.ndarray:
-        """fit and transform of the same pictures, which go through the network once."""
-        return self._transformed(self._fit_features(images, work, progress).matrix)
-
-    def embed(self, images: Any, *, work: FilePath | None = None, progress: ProgressOption = None) -> Vectors:
-        """Vectors of pictures, keyed by their paths below the folder, their names in the tar, or their numbers."""
-        pictures, extractor = self._start(images)
-        features = self._features(pictures, extractor, work, progress)
-        return Vectors(features.keys, self._matrix(features.matrix))
-
-    def fit_embed(self, images: Any, *, work: FilePath | None = None, progress: ProgressOption = None) -> Vectors:
-        """fit and embed of the same pictures, which go through the network once."""
-        features = self._fit_features(images, work, progress)
-        return Vectors(features.keys, self._matrix(features.matrix))
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "layers_")
-
-    def _check_fitted(self) -> None:
-        if not hasattr(self, "layers_"):
-            raise ValueError(f"this {type(self).__name__} is not trained yet: call fit first")
-
-    # ---- running --------------------------------------------------------------------------------------------------
-
-    def network(self) -> Backbone:
-        """The network, its name, and how pictures are made ready for it; loaded at the first call."""
-        asked = (self.backbone, self.weights, self.preparation)
-        if self._loaded is None or any(was is not now for was, now in zip(self._loaded[0], asked, strict=True)):
-            preparation = self.preparation
-            if isinstance(preparation, dict):
-                preparation = Preparation(
-                    **{name: tuple(value) if isinstance(value, list) else value for name, value in preparation.items()}
-                )
-            if self.backbone is None:
-                raise ValueError(
-                    "the network was a module of yours, which is not in the file: load(path, backbone=...)"
-                )
-            self._loaded = asked, load_backbone(self.backbone, self.weights, preparation)
-        return self._loaded[1]
-
-    def _start(self, images: Any, fitting: bool = False) -> tuple[Pictures, Extractor]:
-        if not fitting:
-            self._check_fitted()
-        self._check()
-        self._run().check()
-        pictures = open_pictures(images)
-        extractor = Extractor(self.network(), pictures, self._wanted(), self.at, self.pool, self._run())
-        if fitting:
-            return pictures, extractor
-        layers = _columns(extractor)
-        if layers != self.layers_:
-            raise ValueError(
-                f"was fitted to {len(self.layers_)} layers with {self.layers_[-1][2]} features of a picture, the "
-                f"network now gives {len(layers)} with {layers[-1][2]}: another network, setting or size of picture"
-            )
-        now = self._of_features(extractor)
-        changed = [name for name in now if self._fingerprint.get(name) != now[name]]
-        if changed:
-            raise ValueError(f"was fitted to the same network with other {', '.join(changed)}; fit again")
-        return pictures, extractor
-
-    def _accept(self, extractor: Extractor) -> None:
-        self.layers_, self._fingerprint = _columns(extractor), self._of_features(extractor)
-
-    def _of_features(self, extractor: Extractor) -> dict[str, Any]:
-        """What the numbers of features depend on, beside their layers."""
-        run = extractor.run
-        preparation = plain(asdict(extractor.backbone.preparation))
-        given = {"at": self.at, "pool": self.pool, "views": run.views, "combine": run.combine}
-        return {"weights": extractor.weights, **given, "preparation": preparation}
-
-    def _features(
-        self, pictures: Pictures, extractor: Extractor, work: FilePath | None, progress: ProgressOption
-    ) -> Features:
-        features = extractor.features(pictures, work, progress)
-        self.broken_ = features.broken
-        return features
-
-    def _fit_features(self, images: Any, work: FilePath | None, progress: ProgressOption) -> Features:
-        pictures, extractor = self._start(images, fitting=True)
-        features = self._features(pictures, extractor, work, progress)
-        self._learn(_some(features.matrix))
-        self._accept(extractor)
-        return features
-
-    def _fit(self, pictures: Pictures, extractor: Extractor, work: FilePath | None, progress: ProgressOption) -> None:
-        features = self._features(pictures, extractor, work, progress)
-        self._learn(_some(features.matrix))
-
-    def _transformed(self, features: np.ndarray) -> np.ndarray:
-        out = None
-        for lo, rows in row_blocks(features, _NUMBERS):
-            made = self._rows(rows)
-            if out is None:
-                out = scratch_array(len(features) * made.shape[1], made.dtype.type).reshape(len(features), -1)
-            out[lo : lo + len(rows)] = made
-        return self._rows(features) if out is None else out
-
-    # ---- files ----------------------------------------------------------------------------------------------------
-
-    def save(self, path: FilePath) -> None:
-        """Writes settings and what was learned, without the network: a name is loaded again, a module given to load.
-
-        Raises:
-            ValueError: not trained yet, or reduce was changed since.
-        """
-        self._check_fitted()
-        self._check_learned()
-        saved = copy.copy(self)
-        saved.backbone = self.backbone if isinstance(self.backbone, str) else None
-        saved.weights = None if self.weights is None else os.fspath(self.weights)
-        saved.device = None if self.device is None else str(self.device)
-        if isinstance(self.preparation, Preparation):
-            saved.preparation = asdict(self.preparation)
-        saved._fingerprint = {**self._fingerprint, "layers": self.layers_}
-        write_model(path, saved)
-
-    @classmethod
-    def load(cls, path: FilePath, backbone: Any = None) -> ImageEmbedding:
-        """Reads what save wrote; backbone is the module to use where save was of one with a module.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            FormatError: the file is cut short or damaged, or holds another class.
-        """
-        model = super().load(path)
-        if backbone is not None:
-            model.backbone = backbone
-        return model
-
-    def _restore(self, file: TensorFile) -> None:
-        found = dict(self._fingerprint or {})
-        try:
-            self.layers_ = [(str(name), int(first), int(last)) for name, first, last in found.pop("layers")]
-        except (KeyError, TypeError, ValueError) as error:
-            raise FormatError(f"{file.path}: expected the layers of an image embedding: {error!r}") from None
-        self._fingerprint = found
-
-
-def _columns(extractor: Extractor) -> list[tuple[str, int, int]]:
-    return [(point.name, *columns) for point, columns in zip(extractor.points, extractor.columns, strict=True)]
-
-
-def _some(features: np.ndarray) -> np.ndarray:
-    if not len(features):
-        raise ValueError("expected at least one picture that can be read, got none")
-    return features
 
 
 class FullNetworkEmbedding(ImageEmbedding):
@@ -351,7 +110,7 @@ class FullNetworkEmbedding(ImageEmbedding):
     def _wanted(self) -> str | int | Sequence[str | int]:
         return self.layers
 
-    def _fit(self, pictures: Pictures, extractor: Extractor, work: FilePath | None, progress: ProgressOption) -> None:
+    def _fit(self, pictures: Pictures, extractor: Extractor, work: FilePath | None, progress: ImageProgress) -> None:
         if work is not None:
             super()._fit(pictures, extractor, work, progress)
             return
@@ -364,7 +123,7 @@ class FullNetworkEmbedding(ImageEmbedding):
 
     def _learn(self, features: np.ndarray) -> None:
         moments = Moments(features.shape[1])
-        for _, rows in row_blocks(features, _NUMBERS):
+        for _, rows in row_blocks(features, CHUNK):
             moments.add(rows)
         self._take(moments)
 
@@ -376,7 +135,7 @@ class FullNetworkEmbedding(ImageEmbedding):
     def _thresholds(self) -> tuple[np.ndarray, np.ndarray]:
         return thresholds(self.mean_, self.sd_, self.lower, self.upper)
 
-    def transform(self, images: Any, *, work: FilePath | None = None, progress: ProgressOption = None) -> np.ndarray:
+    def transform(self, images: Any, *, work: FilePath | None = None, progress: ImageProgress = None) -> np.ndarray:
         """int8 (n, dim), a row for each picture; errors="skip" leaves out what cannot be read: see broken_."""
         if work is not None:
             return super().transform(images, work=work, progress=progress)
@@ -390,7 +149,7 @@ class FullNetworkEmbedding(ImageEmbedding):
             self.broken_.update((pictures.keys[i], why) for i, why in batch.broken)
         return out[:n]
 
-    def embed(self, images: Any, *, work: FilePath | None = None, progress: ProgressOption = None) -> Vectors:
+    def embed(self, images: Any, *, work: FilePath | None = None, progress: ImageProgress = None) -> Vectors:
         """Vectors in two bits a feature, keyed by paths below the folder, names in the tar, or numbers."""
         if work is not None:
             return super().embed(images, work=work, progress=progress)
@@ -423,7 +182,7 @@ class FullNetworkEmbedding(ImageEmbedding):
         self.n_images_ = int(file.read("images", "I64", (1,))[0])
 
 
-def _watched(extractor: Extractor, pictures: Pictures, progress: ProgressOption) -> Any:
+def _watched(extractor: Extractor, pictures: Pictures, progress: ImageProgress) -> Any:
     """Batches as they come, with progress; Ctrl-C ends after the running one."""
     with first_interrupt() as interrupted, reporting(progress, len(pictures)) as report:
         batch: Batch
@@ -520,7 +279,7 @@ class LayerEmbedding(ImageEmbedding):
         common = super()._run()
         return Run(**{**asdict(common), "views": self.views, "combine": self.combine})
 
-    def _fit(self, pictures: Pictures, extractor: Extractor, work: FilePath | None, progress: ProgressOption) -> None:
+    def _fit(self, pictures: Pictures, extractor: Extractor, work: FilePath | None, progress: ImageProgress) -> None:
         self.broken_ = {}
         if self.reduce:
             super()._fit(pictures, extractor, work, progress)  # otherwise there is nothing to learn from pictures
@@ -538,7 +297,7 @@ class LayerEmbedding(ImageEmbedding):
                 f"reduce must be at most {min(n, dim)} with {n} pictures of {dim} features, got {self.reduce}"
             )
         pca = IncrementalPCA(self.reduce)
-        step = min(n, max(self.reduce, 5 * self.reduce, _NUMBERS // dim))
+        step = min(n, max(self.reduce, 5 * self.reduce, CHUNK // dim))
         edges = [*range(0, n - step + 1, step), n]  # the last block takes the rest: none is smaller than reduce
         for lo, hi in pairwise(edges):
             pca.partial_fit(self._scaled(features[lo:hi]))

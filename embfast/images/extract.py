@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from embfast.device.torch import choose_device
+from embfast.device.torch import torch_device
 from embfast.errors import FormatError
-from embfast.files.durable import replacing, sync
-from embfast.files.scratch import scratch_array
 from embfast.images.backbones import Backbone
+from embfast.images.features import Batch, Features, FolderFeatures, ScratchFeatures
 from embfast.images.pictures import VIEWS, Pictures, Preparation
 from embfast.images.pooling import Tapped, dim_of
+from embfast.images.progress import ImageProgress, reporting
 from embfast.images.trace import trace
 from embfast.training.loop import first_interrupt
 from embfast.training.settings import check_flag, check_int
@@ -39,22 +36,9 @@ except ImportError:
     raise ImportError("networks need torch: pip install embfast[images]") from None
 
 
-# ---- places -------------------------------------------------------------------------------------------------------
-
-
-# ---- features -----------------------------------------------------------------------------------------------------
-
-
-# ---- pictures through a network -----------------------------------------------------------------------------------
-
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ERRORS = ("strict", "skip")
 COMBINING = ("mean", "stack")
-
-_SAVE_SECONDS = 30.0  # between two records of how far a run has come
-_FORMAT = 1
-
-ProgressOption = bool | Callable[[int, int], None] | None
 
 
 @dataclass(frozen=True)
@@ -94,29 +78,12 @@ class Run:
         ):
             if getattr(self, name) not in among:
                 raise ValueError(f"{name} must be one of {', '.join(among)}, got {getattr(self, name)!r}")
-        choose_device(self.device)
+        torch_device(self.device)
 
     @property
     def place(self) -> torch.device:
         """The device, chosen where none was named."""
-        return choose_device(self.device)
-
-
-class Batch(NamedTuple):
-    """Features of some pictures: their numbers, float32 (n, dim), those that could not be read, and the next number."""
-
-    numbers: list[int]
-    rows: np.ndarray
-    broken: list[tuple[int, str]]
-    stop: int
-
-
-class Features(NamedTuple):
-    """Features of pictures: a row for each that could be read, float32 (n, dim), and why others could not."""
-
-    keys: list[str]
-    matrix: np.ndarray
-    broken: dict[str, str]
+        return torch_device(self.device)
 
 
 class _Batches(torch.utils.data.Dataset):
@@ -242,7 +209,7 @@ class Extractor:
         return torch.addcmul(self._shift, ready.float(), self._scale).permute(0, 3, 1, 2).to(self.dtype)
 
     def features(
-        self, pictures: Pictures, work: str | os.PathLike[str] | None = None, progress: ProgressOption = None
+        self, pictures: Pictures, work: str | os.PathLike[str] | None = None, progress: ImageProgress = None
     ) -> Features:
         """Features of all pictures; large ones lie in a file that is mapped, not in memory.
 
@@ -255,7 +222,10 @@ class Extractor:
         Raises:
             ValueError: the folder has features of other pictures, layers or weights.
         """
-        made = _Kept(Path(work), self, pictures) if work is not None else _Scratch(len(pictures), self.dim)
+        if work is None:
+            made = ScratchFeatures(len(pictures), self.dim)
+        else:
+            made = FolderFeatures(Path(work), self.dim, self.fingerprint(pictures))
         with (
             made as sink,
             first_interrupt() as interrupted,
@@ -296,132 +266,3 @@ class Extractor:
             "precision": self.run.precision,
             "errors": self.run.errors,
         }
-
-
-class _Scratch:
-    """Features that go with the process: in memory, or in a file without a name when they are many."""
-
-    def __init__(self, n: int, dim: int) -> None:
-        self.rows = scratch_array(n * dim, np.float32).reshape(n, dim)
-        self.n = self.stop = 0
-        self.broken: list[tuple[int, str]] = []
-
-    def __enter__(self) -> _Scratch:
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        pass
-
-    def add(self, batch: Batch) -> None:
-        self.rows[self.n : self.n + len(batch.rows)] = batch.rows
-        self.n += len(batch.rows)
-        self.stop = batch.stop
-        self.broken += batch.broken
-
-    def save(self) -> None:
-        pass  # there is nothing to come back to
-
-    def finish(self) -> np.ndarray:
-        return self.rows[: self.n]
-
-
-class _Kept:
-    """Features in a folder: features.f32, rows one after the other, and progress.json, how many of them count."""
-
-    def __init__(self, folder: Path, extractor: Extractor, pictures: Pictures) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path, self.record, self.dim = folder / "features.f32", folder / "progress.json", extractor.dim
-        self.fingerprint, self.n, self.stop = extractor.fingerprint(pictures), 0, 0
-        self.broken: list[tuple[int, str]] = []
-        if self.record.exists():
-            self._resume()
-        self.stream = open(self.path, "r+b" if self.path.exists() else "w+b")  # noqa: SIM115
-        self.stream.truncate(self.n * self.dim * 4)
-        self.stream.seek(0, os.SEEK_END)
-        self.saved = time.monotonic()
-
-    def __enter__(self) -> _Kept:
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self.stream.close()
-
-    def _resume(self) -> None:
-        try:
-            found = json.loads(self.record.read_text(encoding="utf-8"))
-            was, self.n, self.stop = found["fingerprint"], int(found["rows"]), int(found["stop"])
-            self.broken = [(int(i), str(why)) for i, why in found["broken"]]
-            if found["format"] != _FORMAT:
-                raise FormatError(f"{self.record}: expected format {_FORMAT}, got {found['format']!r}")
-        except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise FormatError(f"{self.record}: expected the record of an extraction, got {error!r}") from None
-        changed = [
-            f"{name} was {was.get(name)!r}, is {value!r}"
-            for name, value in self.fingerprint.items()
-            if was.get(name) != value
-        ]
-        if changed:
-            raise ValueError(
-                f"{self.record.parent}: has the features of another run: {'; '.join(changed)}. Name another folder, or "
-                "remove this one"
-            )
-        size = self.path.stat().st_size if self.path.exists() else 0
-        if size < self.n * self.dim * 4:
-            raise FormatError(f"{self.path}: expected {self.n * self.dim * 4:,} bytes at least, got {size:,}")
-
-    def add(self, batch: Batch) -> None:
-        self.stream.write(np.ascontiguousarray(batch.rows).data)
-        self.n += len(batch.rows)
-        self.stop = batch.stop
-        self.broken += batch.broken
-        if time.monotonic() - self.saved >= _SAVE_SECONDS:
-            self.save()
-
-    def save(self) -> None:
-        self.stream.flush()
-        sync(self.path)
-        with replacing(self.record) as stream:
-            found = {"format": _FORMAT, "rows": self.n, "stop": self.stop, "broken": self.broken}
-            stream.write(json.dumps(found | {"fingerprint": self.fingerprint}, indent=1).encode())
-        self.saved = time.monotonic()
-
-    def finish(self) -> np.ndarray:
-        self.save()
-        if self.n == 0:
-            return np.empty((0, self.dim), np.float32)
-        return np.memmap(self.path, np.float32, "r", shape=(self.n, self.dim))
-
-
-@contextmanager
-def reporting(progress: ProgressOption, total: int, first: int = 0) -> Iterator[Callable[[int], None]]:
-    """What to do with the number of pictures done: a callable gets it, a terminal shows a bar, a log (True) lines."""
-    terminal = hasattr(sys.stderr, "isatty") and sys.stderr.isatty()
-    if callable(progress):
-        yield lambda done: progress(done, total)
-    elif progress is False or (progress is None and not terminal):
-        yield lambda done: None
-    elif not terminal:
-        began = last = time.monotonic()
-
-        def line(done: int) -> None:
-            nonlocal last
-            now = time.monotonic()
-            if now - last >= 10 or done >= total:
-                rate = (done - first) / max(now - began, 1e-9)
-                print(f"{done:,} of {total:,} images  {rate:,.1f} images/s", file=sys.stderr, flush=True)
-                last = now
-
-        yield line
-    else:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task, began = bar.add_task("images", total=total, completed=first, rate=""), time.monotonic()
-
-            def show(done: int) -> None:
-                rate = (done - first) / max(time.monotonic() - began, 1e-9)
-                bar.update(task, completed=done, rate=f"{rate:,.1f} images/s")
-
-            yield show

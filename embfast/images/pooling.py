@@ -21,7 +21,7 @@ except ImportError:
 POOLING = ("mean", "max", "gem", "grid", "none")
 GEM_POWER = 3.0  # Radenovic et al. 2018, arXiv:1711.02512
 GRID = 2  # cells along each side of pool="grid"
-_BLOCK = 1 << 18  # half-precision numbers widened at once: they and their copy fit into a cache
+_CHUNK = 1 << 18  # half-precision numbers widened at once: they and their copy fit into a cache
 
 
 def pooled(tensor: Tensor, channels: int, pooling: str) -> Tensor:
@@ -46,7 +46,7 @@ def pooled(tensor: Tensor, channels: int, pooling: str) -> Tensor:
         return rows.float().clamp(min=1e-6).pow(GEM_POWER).mean(1).pow(1 / GEM_POWER)
     if rows.dtype == torch.float32:
         return rows.mean(1)
-    step = max(1, _BLOCK // max(1, rows[0].numel()))  # torch widens all of a half-precision map before it adds up
+    step = max(1, _CHUNK // max(1, rows[0].numel()))  # torch widens all of a half-precision map before it adds up
     return torch.cat([part.mean(1, dtype=torch.float32) for part in rows.split(step)])
 
 

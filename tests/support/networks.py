@@ -5,7 +5,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from embfast.images.pictures import Preparation
+from embfast.images.backbones import Backbone
+from embfast.images.extract import Extractor, Run
+from embfast.images.pictures import Preparation, open_pictures
+from embfast.images.pooling import dim_of
+from embfast.images.trace import trace
 
 SMALL = Preparation(16, 16)
 VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
@@ -145,3 +149,27 @@ def photographs(n, side=16, seed=0, classes=0):
         tints = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200]])[np.arange(n) % classes]
         made = 0.6 * made + 0.4 * tints[:, None, None, :]
     return np.clip(made + random.normal(0, 8, made.shape), 0, 255).astype(np.uint8)
+
+
+def traced(network, side=16):
+    return trace(network, torch.zeros(1, 3, side, side))
+
+
+def traced_without_numbers(make, side=224):
+    """A full-size network on torch's meta device, which computes shapes alone."""
+    with torch.device("meta"):
+        network = make()
+        return network, trace(network, torch.zeros(1, 3, side, side))
+
+
+def total(points, pool="mean"):
+    return sum(dim_of(point, pool) for point in points)
+
+
+def extractor(network, pictures, layers="all", preparation=SMALL, **options):
+    run = Run(**{name: options.pop(name) for name in list(options) if name in Run.__dataclass_fields__})
+    return Extractor(Backbone(network, "test", preparation), open_pictures(pictures), layers, run=run, **options)
+
+
+def features(network, pictures, layers="all", **options):
+    return extractor(network, pictures, layers, **options).features(open_pictures(pictures)).matrix

@@ -197,7 +197,7 @@ def accuracy(folder: Path, work: Path | None, seeds: int, per_class: tuple[int, 
     pictures = open_pictures(folder)
     labels = np.array([key.split("/")[0] for key in pictures.keys])
     backbone = load_backbone("efficientnet_lite0")
-    extractor = Extractor(backbone, pictures, ["all", "penultimate"], run=Run(batch=batch))
+    extractor = Extractor(backbone, pictures, ["all", "penultimate"], run=Run(batch=batch, device="auto"))
     features = extractor.features(pictures, work).matrix
     end = extractor.columns[-1][0]  # the penultimate layer comes last
     every, last = features[:, :end], features[:, end:]

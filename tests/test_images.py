@@ -102,7 +102,7 @@ def test_features_that_never_change_are_0_and_nothing_is_nan():
     assert (embedding.sd_[[2, 3]] == 0).all()
     assert (levels[:, [2, 3]] == 0).all()
     assert (embedding.transform(photographs(5, seed=3))[:, [2, 3]] == 0).all()
-    with pytest.raises(ValueError, match="at least two pictures"):  # nothing changes in a single one
+    with pytest.raises(ValueError, match="at least two images"):  # nothing changes in a single one
         fne(network).fit(train[:1])
     assert np.isfinite(embedding.mean_).all()
 
@@ -124,7 +124,7 @@ def test_a_picture_that_gives_no_numbers_is_named(kind):
     embedding = kind(plain(), preparation=SMALL, batch=4)
     embedding.fit(floats)
     floats[6, 1, 2, 3] = np.nan
-    with pytest.raises(FormatError, match=r"^6: expected features that are finite"):
+    with pytest.raises(FormatError, match=r"^6: expected finite features"):
         embedding.transform(floats)
     assert len(embedding.set_params(errors="skip").transform(floats)) == 8
     assert list(embedding.broken_) == ["6"]
@@ -143,18 +143,48 @@ def test_settings_of_numpy_and_torch_are_saved(kind, tmp_path):
 
 
 @BOTH
-@pytest.mark.parametrize("device", ["cuda", "foo"])
-def test_a_device_that_is_not_there(kind, device):
-    if device == "cuda" and torch.cuda.is_available():
-        pytest.skip("there is one")
-    with pytest.raises(ValueError, match="device"):
+@pytest.mark.parametrize(
+    ("device", "match"),
+    [
+        ("cuda", "device='cuda', but torch sees no CUDA device here"),
+        ("foo", 'device must be "cpu", "cuda", "cuda:1" and so on, or "auto", got \'foo\''),
+        (None, 'device must be "cpu", .* got None'),
+    ],
+)
+def test_devices_that_are_missing_or_unknown(kind, device, match, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=match):
         kind(plain(), preparation=SMALL, device=device).fit(photographs(3))
+
+
+@BOTH
+def test_auto_says_once_a_run_which_device_it_takes(kind, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    embedding = kind(plain(), preparation=SMALL, device="auto")
+    for call in (embedding.fit, embedding.transform, embedding.embed, embedding.fit_transform, embedding.fit_embed):
+        call(photographs(3))
+        assert capsys.readouterr().err == 'device="auto": cpu, since torch sees no CUDA device here\n'
+        call(photographs(3), progress=False)
+        assert capsys.readouterr().err == ""
+
+
+@BOTH
+def test_a_model_saved_with_a_gpu_loads_without_one(kind, tmp_path, monkeypatch):
+    embedding = kind(plain(), preparation=SMALL)
+    rows = embedding.fit_transform(photographs(3))
+    embedding.set_params(device=torch.device("cuda")).save(tmp_path / "m.safetensors")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    loaded = kind.load(tmp_path / "m.safetensors", backbone=plain())
+    assert loaded.device == "cuda"
+    with pytest.raises(ValueError, match="torch sees no CUDA device here"):
+        loaded.transform(photographs(3))
+    assert_array_equal(loaded.set_params(device="auto").transform(photographs(3), progress=False), rows)
 
 
 def test_reducing_is_learned(tmp_path):
     embedding = one_layer().fit(photographs(5)).set_params(reduce=2)
     for use in (lambda: embedding.transform(photographs(2)), lambda: embedding.save(tmp_path / "m.safetensors")):
-        with pytest.raises(ValueError, match="fitted with reduce=0, which is 2 now"):
+        with pytest.raises(ValueError, match="fitted with reduce=0, but reduce is now 2"):
             use()
 
 
@@ -351,7 +381,7 @@ def test_broken_pictures_are_left_out_and_named(tmp_path):
     assert embedding.embed(tmp_path).keys == [f"{i}.png" for i in (0, 1, 2, 4, 5)]
     assert embedding.transform(tmp_path).shape == (5, 18)
     assert one_layer(errors="skip").fit_embed(tmp_path).keys == [f"{i}.png" for i in (0, 1, 2, 4, 5)]
-    with pytest.raises(ValueError, match="at least one picture that can be read"):
+    with pytest.raises(ValueError, match="at least one image that can be read"):
         one_layer(errors="skip", reduce=1).fit([tmp_path / "3.png"])
 
 
@@ -360,7 +390,7 @@ def test_broken_pictures_are_left_out_and_named(tmp_path):
     [
         ({"power": 0}, "power must be a number above 0"),
         ({"whiten": True}, "whiten needs reduce"),
-        ({"reduce": 99}, "reduce must be at most 4 with 4 pictures of 6 features, got 99"),
+        ({"reduce": 99}, "reduce must be at most 4 with 4 images of 6 features, got 99"),
         ({"l2": 1}, "l2 must be True or False"),
         ({"layer": "nowhere"}, "there is no layer 'nowhere'"),
     ],

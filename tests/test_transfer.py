@@ -53,7 +53,7 @@ def test_splits_have_so_many_of_each_class_and_share_nothing():
     assert_array_equal(next(few_shot_splits(labels, 2, [3]))[0], found[3][0])
     train, test = next(few_shot_splits(labels, 2, [0], test_per_class=4))
     assert_array_equal(np.unique(labels[test], return_counts=True)[1], [4, 4, 4])
-    with pytest.raises(ValueError, match="class 'a': expected 6 pictures to train on and 1 to test on, got 6"):
+    with pytest.raises(ValueError, match="class 'a': expected 6 images to train on and 1 to test on, got 6"):
         next(few_shot_splits(labels, 6))
     with pytest.raises(ValueError, match="at least 2 classes"):
         next(few_shot_splits(["a", "a"], 1))
@@ -73,7 +73,7 @@ def test_wide_rows_are_turned_without_changing_the_classifier():
     """The same answers as LinearSVC gives on all 300 numbers of 40 rows."""
     train, labels = clouds(40, 300)
     test, _ = clouds(200, 300, seed=1)
-    rows, others = transfer._turned(train, test)
+    rows, others = transfer._rotated(train, test)
     assert rows.shape[1] <= 40
     assert_allclose(rows @ rows.T, train @ train.T, atol=1e-9)
     assert_allclose(others @ rows.T, test @ train.T, atol=1e-9)
@@ -137,7 +137,7 @@ def test_every_layer_is_scored_in_one_pass(tmp_path):
     assert sum(ran) == 40 + 1  # and one picture to find the layers
     assert [(row.layer, row.dim) for row in table] == [("1", 5), ("4", 7), ("8", 6)]
     assert table[0].accuracy.mean >= 0.9  # tints are what the first layer sees
-    with pytest.raises(ValueError, match="a label for each of 40 pictures, got 39"):
+    with pytest.raises(ValueError, match="a label for each of 40 images, got 39"):
         sweep_layers(pictures, labels[1:], network, preparation=SMALL)
 
 
@@ -170,7 +170,7 @@ def test_mean_average_precision(block, monkeypatch):
         assert_allclose(found[metric], np.mean(each), rtol=1e-12)
     two = retrieval_by_labels(rows, labels, ["euclidean"], queries=[3, 7])["euclidean"]
     assert_allclose(two, average_precision_by_hand(rows, labels, 3, distances["euclidean"]))
-    with pytest.raises(ValueError, match="no picture that asks"):
+    with pytest.raises(ValueError, match="no query has another row with its label"):
         retrieval_by_labels(rows, labels, queries=[7])
 
 
@@ -294,7 +294,7 @@ def test_fine_tuning_learns():
     ("labels", "options", "match"),
     [
         ([0, 1, 2, 5], {}, "labels must be from 0 to 2, got 0 to 5"),
-        ([0, 1], {}, "expected a label for each of 4 pictures"),
+        ([0, 1], {}, "expected a label for each of 4 images"),
         ([0, 1, 2, 0], {"lr": 0}, "lr must be a number above 0"),
         ([0, 1, 2, 0], {"lr": 900.0, "epochs": 30}, "the loss became .* lower lr, which is 900"),
     ],
@@ -322,7 +322,7 @@ def test_fine_tuning_leaves_the_mode_of_each_part(monkeypatch):
     with pytest.raises(ValueError, match="labels must be"):
         fine_tune(network, photographs(4), [0, 1, 0, 99], preparation=SMALL, epochs=1)
     assert [part.training for part in network.modules()] == before
-    with pytest.raises(TypeError, match="whole numbers"):
+    with pytest.raises(TypeError, match="expected integers, got float64"):
         fine_tune(network, photographs(4), [0.0, 1.7, 0.0, 1.0], preparation=SMALL)
     with pytest.raises(ValueError, match="batch"):
         fine_tune(network, photographs(4), [0, 1, 0, 1], preparation=SMALL, batch=0)

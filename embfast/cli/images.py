@@ -40,7 +40,9 @@ def images(
     ] = None,
     batch: Annotated[int, typer.Option(help="Images at once.")] = 32,
     precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; CUDA where there is one.")] = None,
+    device: Annotated[
+        str, typer.Option(help="Where to run the network: cpu, cuda, cuda:1, or auto (CUDA where a device is usable).")
+    ] = "cpu",
     workers: Annotated[int, typer.Option(help="Processes that read images.")] = 0,
     compile: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,
     errors: Annotated[str, typer.Option(help="Images that cannot be read: strict (an error) or skip.")] = "strict",

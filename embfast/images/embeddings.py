@@ -1,4 +1,4 @@
-"""Images as vectors: one layer of a pretrained network, or all of them as Full-Network Embedding.
+"""Image vectors: one layer of a pretrained network, or all layers as a Full-Network Embedding.
 
 Sources: DeCAF (Donahue et al. 2014, arXiv:1310.1531), CNN features off-the-shelf (Razavian et al. 2014,
 arXiv:1403.6382), Full-Network Embedding (Garcia-Gasulla et al. 2017, arXiv:1705.07706).
@@ -30,11 +30,12 @@ from embfast.vectors.vectors import Vectors
 
 
 class FullNetworkEmbedding(ImageEmbedding):
-    """Every layer of a network in one vector of -1, 0 and 1: how unusual each feature is among the pictures fitted to.
+    """Every layer of a network in one vector of -1, 0 and 1, which say how unusual each feature is.
 
-    1. The spatial mean of every channel of every convolution, and every linear layer but the classifying one.
-    2. Standardised by mean and standard deviation (ddof 0) of the pictures given to fit, and of no others.
-    3. Above `upper` becomes 1, below `lower` -1, the rest 0. A feature that never changes is 0.
+    1. Features are the spatial mean of every channel of every convolution, and the outputs of every linear layer except
+       the classifier.
+    2. They are standardised by the mean and standard deviation (ddof 0) of the images given to fit.
+    3. Values above `upper` become 1, values below `lower` become -1, all others 0. A constant feature is 0.
 
     >>> import torch
     >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 5, 3))
@@ -45,29 +46,31 @@ class FullNetworkEmbedding(ImageEmbedding):
     >>> embedding.embed(images)
     Vectors(6 keys, dim=9)
 
-    transform gives int8, embed gives Vectors of two bits a feature, searched by counting bits. fit without `work` keeps
-    nothing but three numbers a feature.
+    transform returns int8. embed returns Vectors that take two bits per feature and are searched by counting bits. fit
+    without `work` keeps only three numbers per feature in memory.
 
     Settings:
         backbone: "efficientnet_lite0", a name that torchvision or timm knows, or a torch module.
-        weights: a .safetensors or .pth file for it; None takes the published ones.
-        preparation: how pictures are made ready (a pictures.Preparation); None does as the network was trained.
+        weights: A .safetensors or .pth file of its weights. None takes the published weights.
+        preparation: How images are resized, cropped and standardised, a pictures.Preparation. None takes that of the
+            network's training.
         layers: "all", "convs", "linears", names (with * and ?), or numbers in the order of the network.
-        at: each layer is taken "after" its non-linearity, "before" it (after batch normalisation), or as its own
-            "output". A layer that no non-linearity follows directly is taken as it is.
-        pool: over places of a map: "mean", "max", "gem", "grid" (2 x 2 cells), "none".
-        lower, upper: thresholds in standard deviations.
-        batch: pictures at once.
+        at: Where a layer is taken: "after" its non-linearity, "before" it (after batch normalisation), or at its own
+            "output". A layer that no non-linearity follows directly is taken at its (normalised) output.
+        pool: Pooling over the positions of a map: "mean", "max", "gem", "grid" (2 x 2 cells) or "none".
+        lower, upper: Thresholds in standard deviations.
+        batch: Images per batch. Memory grows with it.
         precision: "float32", "bfloat16" or "float16".
-        device: "cpu", "cuda", ...; None takes CUDA where there is one.
-        workers: processes that read pictures.
-        compile: use torch.compile.
-        errors: "strict" stops at a picture that cannot be read, "skip" leaves it out.
+        device: Where to run the network: "cpu", "cuda", "cuda:1", or "auto" (CUDA where a device is usable, otherwise
+            the CPU; the choice is printed).
+        workers: Number of processes that read images. 0 reads them in the main process.
+        compile: Compile the network by torch.compile.
+        errors: "strict" stops at an image that cannot be read; "skip" leaves it out.
     Learned:
-        mean_, sd_: float64 (dim,), of the features of the pictures fitted to.
-        n_images_: how many those were.
-        layers_: (name, first, last) of each layer: its columns.
-        broken_: pictures of the last call that could not be read, and why.
+        mean_, sd_: Mean and standard deviation of the features of the training images, float64 (dim,).
+        n_images_: Number of training images.
+        layers_: (name, first, last) of each layer: its columns are first to last - 1.
+        broken_: Images that the last call could not read, and why.
     Source: Garcia-Gasulla et al. 2017, arXiv:1705.07706.
     """
 
@@ -83,7 +86,7 @@ class FullNetworkEmbedding(ImageEmbedding):
         upper: float = UPPER,
         batch: int = 32,
         precision: str = "float32",
-        device: str | None = None,
+        device: str = "cpu",
         workers: int = 0,
         compile: bool = False,
         errors: str = "strict",
@@ -129,17 +132,19 @@ class FullNetworkEmbedding(ImageEmbedding):
 
     def _take(self, moments: Moments) -> None:
         if moments.n < 2:
-            raise ValueError(f"expected at least two pictures to standardise by, got {moments.n}: all would be 0")
+            raise ValueError(
+                f"expected at least two images to standardise by, got {moments.n}: all features would be 0"
+            )
         self.mean_, self.sd_, self.n_images_ = moments.mean, moments.sd, moments.n
 
     def _thresholds(self) -> tuple[np.ndarray, np.ndarray]:
         return thresholds(self.mean_, self.sd_, self.lower, self.upper)
 
     def transform(self, images: Any, *, work: FilePath | None = None, progress: ImageProgress = None) -> np.ndarray:
-        """int8 (n, dim), a row for each picture; errors="skip" leaves out what cannot be read: see broken_."""
+        """One row per image, int8 (n, dim). With errors="skip", unreadable images have no row; broken_ lists them."""
         if work is not None:
             return super().transform(images, work=work, progress=progress)
-        pictures, extractor = self._start(images)
+        pictures, extractor = self._start(images, progress)
         out = scratch_array(len(pictures) * extractor.dim, np.int8).reshape(len(pictures), -1)
         low, high = self._thresholds()
         n, self.broken_ = 0, {}
@@ -150,10 +155,10 @@ class FullNetworkEmbedding(ImageEmbedding):
         return out[:n]
 
     def embed(self, images: Any, *, work: FilePath | None = None, progress: ImageProgress = None) -> Vectors:
-        """Vectors in two bits a feature, keyed by paths below the folder, names in the tar, or numbers."""
+        """Vectors of two bits per feature, keyed by path relative to the folder, name in the tar, or number."""
         if work is not None:
             return super().embed(images, work=work, progress=progress)
-        pictures, extractor = self._start(images)
+        pictures, extractor = self._start(images, progress)
         planes = kernels.bit_planes(len(pictures), extractor.dim)
         low, high = self._thresholds()
         keys: list[str] = []
@@ -183,7 +188,7 @@ class FullNetworkEmbedding(ImageEmbedding):
 
 
 def _watched(extractor: Extractor, pictures: Pictures, progress: ImageProgress) -> Any:
-    """Batches as they come, with progress; Ctrl-C ends after the running one."""
+    """Batches of features, with progress; Ctrl-C stops after the current batch."""
     with first_interrupt() as interrupted, reporting(progress, len(pictures)) as report:
         batch: Batch
         for batch in extractor.stream(pictures):
@@ -194,7 +199,7 @@ def _watched(extractor: Extractor, pictures: Pictures, progress: ImageProgress) 
 
 
 class LayerEmbedding(ImageEmbedding):
-    """One layer of a network, or a few, as the vector of a picture.
+    """One layer of a network, or several concatenated, as image vectors.
 
     >>> import torch
     >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 5, 3))
@@ -202,26 +207,26 @@ class LayerEmbedding(ImageEmbedding):
     >>> LayerEmbedding(network, layer=0, preparation=Preparation(8, 8)).fit_transform(images).shape
     (6, 4)
 
-    Features go through signed power, L2 norm, PCA (with whitening), and the L2 norm again, as far as asked for.
-    DeCAF is l2=False; CNN features off-the-shelf are l2=True with views="ten", and with power=2 or reduce= and whiten=
-    in retrieval.
+    Features pass through a signed power, L2 normalisation, PCA (with whitening) and L2 normalisation again, each only
+    if its setting asks for it. DeCAF is l2=False. CNN features off-the-shelf are l2=True with views="ten"; for
+    retrieval, they add power=2, or reduce= and whiten=.
 
     Settings:
-        backbone, weights, preparation: as FullNetworkEmbedding has them.
-        layer: "penultimate", what the classifying layer is given; a number in the order of the network, from the end
-            when negative; a name of a layer or any module (with * and ?); or a list of these, put one after the other.
-        at, pool: as FullNetworkEmbedding has them.
-        views: pictures made of each: "one", "flip" (and its mirror image), "rotations" (four), "ten" (corners, middle
-            and their mirror images).
-        combine: features of the views are averaged ("mean") or put one after the other ("stack").
-        power: features become sign(x) * |x| ** power; 1 leaves them.
-        l2: vectors get length 1.
-        reduce: numbers that PCA leaves; 0 for none of it.
-        whiten: each of these gets variance 1.
-        batch, precision, device, workers, compile, errors: as FullNetworkEmbedding has them.
+        backbone, weights, preparation: As for FullNetworkEmbedding.
+        layer: "penultimate", the input of the classifier; a number in the order of the network, negative from its end;
+            the name of a layer or of any module (with * and ?); or a list of these, which are concatenated.
+        at, pool: As for FullNetworkEmbedding.
+        views: Crops and mirror images made of each image: "one", "flip" (the image and its mirror image), "rotations"
+            (four quarter turns), "ten" (corners and middle, and their mirror images).
+        combine: Whether the features of the views are averaged ("mean") or concatenated ("stack").
+        power: Features become sign(x) * |x| ** power. 1 disables it.
+        l2: Scale vectors to length 1.
+        reduce: Number of principal components to keep. 0 disables PCA.
+        whiten: Scale each component to variance 1.
+        batch, precision, device, workers, compile, errors: As for FullNetworkEmbedding.
     Learned:
-        components_, center_, variances_: with reduce, float32 (reduce, dim), (dim,) and (reduce,).
-        layers_, broken_: as in FullNetworkEmbedding.
+        components_, center_, variances_: With reduce, the PCA: float32 (reduce, dim), (dim,) and (reduce,).
+        layers_, broken_: As for FullNetworkEmbedding.
     """
 
     def __init__(
@@ -240,7 +245,7 @@ class LayerEmbedding(ImageEmbedding):
         whiten: bool = False,
         batch: int = 32,
         precision: str = "float32",
-        device: str | None = None,
+        device: str = "cpu",
         workers: int = 0,
         compile: bool = False,
         errors: str = "strict",
@@ -270,7 +275,7 @@ class LayerEmbedding(ImageEmbedding):
         check_flag("whiten", self.whiten)
         check_int("reduce", self.reduce, 0, 1 << 20)
         if self.whiten and not self.reduce:
-            raise ValueError("whiten needs reduce, the number of directions to keep")
+            raise ValueError("whiten needs reduce, the number of principal components to keep")
 
     def _wanted(self) -> str | int | Sequence[str | int]:
         return self.layer
@@ -282,7 +287,7 @@ class LayerEmbedding(ImageEmbedding):
     def _fit(self, pictures: Pictures, extractor: Extractor, work: FilePath | None, progress: ImageProgress) -> None:
         self.broken_ = {}
         if self.reduce:
-            super()._fit(pictures, extractor, work, progress)  # otherwise there is nothing to learn from pictures
+            super()._fit(pictures, extractor, work, progress)  # without PCA, nothing is learned from the images
 
     def _learn(self, features: np.ndarray) -> None:
         if not self.reduce:
@@ -294,11 +299,14 @@ class LayerEmbedding(ImageEmbedding):
         n, dim = features.shape
         if self.reduce > min(n, dim):
             raise ValueError(
-                f"reduce must be at most {min(n, dim)} with {n} pictures of {dim} features, got {self.reduce}"
+                f"reduce must be at most {min(n, dim)} with {n} images of {dim} features, got {self.reduce}"
             )
         pca = IncrementalPCA(self.reduce)
         step = min(n, max(self.reduce, 5 * self.reduce, CHUNK // dim))
-        edges = [*range(0, n - step + 1, step), n]  # the last block takes the rest: none is smaller than reduce
+        edges = [
+            *range(0, n - step + 1, step),
+            n,
+        ]  # no chunk is smaller than reduce
         for lo, hi in pairwise(edges):
             pca.partial_fit(self._scaled(features[lo:hi]))
         self.components_ = pca.components_.astype(np.float32)
@@ -327,7 +335,7 @@ class LayerEmbedding(ImageEmbedding):
     def _check_learned(self) -> None:
         learned = len(self.components_) if hasattr(self, "components_") else 0
         if self.reduce and self.reduce != learned:
-            raise ValueError(f"was fitted with reduce={learned}, which is {self.reduce} now: fit again")
+            raise ValueError(f"was fitted with reduce={learned}, but reduce is now {self.reduce}: fit again")
 
     def _tensors(self) -> dict[str, np.ndarray]:
         if not self.reduce:

@@ -1,4 +1,4 @@
-"""The base class of image embeddings: running a network, scikit-learn's methods, and model files."""
+"""The base class of image embeddings: scikit-learn's methods, the network, and model files."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from embfast.training.progress import Progress
 from embfast.training.settings import plain
 from embfast.vectors.vectors import Vectors
 
-CHUNK = 1 << 22  # features worked on at once: 16 MB
+CHUNK = 1 << 22  # features processed at once: 16 MB
 
 
 class ImageEmbedding(Estimator):
-    """What LayerEmbedding and FullNetworkEmbedding share: a network, where features are taken, and running it.
+    """Base class of LayerEmbedding and FullNetworkEmbedding: features of chosen layers of one network.
 
     Learned:
-        layers_: for each layer its name and its columns of a picture's features, (name, first, last).
-        broken_: pictures of the last call that could not be read, with errors="skip", and why.
+        layers_: (name, first, last) of each layer: its columns of an image's features are first to last - 1.
+        broken_: Images that the last call could not read, with errors="skip", and why.
     """
 
     backbone: Any
@@ -44,7 +44,7 @@ class ImageEmbedding(Estimator):
     pool: str
     batch: int
     precision: str
-    device: str | None
+    device: str
     workers: int
     compile: bool
     errors: str
@@ -58,27 +58,27 @@ class ImageEmbedding(Estimator):
     _fingerprint: dict[str, Any] | None = None
     _loaded: tuple[tuple[Any, Any, Any], Backbone] | None = None
 
-    # ---- what the two say for themselves --------------------------------------------------------------------------
+    # ---- defined by each class ------------------------------------------------------------------------------------
 
     @abstractmethod
     def _check(self) -> None:
-        """ValueError unless the settings make sense."""
+        """ValueError if a setting is invalid."""
 
     @abstractmethod
     def _wanted(self) -> str | int | Sequence[str | int]:
-        """The layers, as Trace.select takes them."""
+        """The layers to take, for Trace.select."""
 
     @abstractmethod
     def _learn(self, features: np.ndarray) -> None:
-        """Takes what it needs from the features of all pictures to train on, (n, dim)."""
+        """Learns from the features of all training images, (n, dim)."""
 
     @abstractmethod
     def _rows(self, features: np.ndarray) -> np.ndarray:
-        """What becomes of some rows of features."""
+        """Transforms a chunk of features."""
 
     @abstractmethod
     def _matrix(self, features: np.ndarray) -> Any:
-        """What becomes of all rows, as Vectors hold it."""
+        """Transforms all features to the matrix of Vectors."""
 
     def _run(self) -> Run:
         return Run(self.batch, self.precision, self.device, self.workers, self.compile, self.errors)
@@ -88,44 +88,44 @@ class ImageEmbedding(Estimator):
     def fit(
         self, images: Any, y: Any = None, *, work: FilePath | None = None, progress: ImageProgress = None
     ) -> ImageEmbedding:
-        """Learns from pictures to train on, and from nothing else; returns self.
+        """Learns from the training images and returns self.
 
         Settings:
-            images: a folder, files, tars, arrays or a data set: see pictures.open_pictures.
-            y: not looked at; scikit-learn's pipelines pass it.
-            work: a folder that keeps the features, and from which a run that was stopped goes on; embed and transform
-                of the same pictures with the same folder take them from there.
-            progress: True or False for a bar, or a callable that gets (done, in all).
+            images: A folder, files, tars, arrays or a data set; see pictures.open_pictures.
+            y: Ignored; scikit-learn's pipelines pass it.
+            work: Folder that keeps the features. A stopped run resumes from it, and embed and transform of the same
+                images with the same folder read their features from it.
+            progress: True or False for a bar or none, or a callable that gets (done, total).
 
         Raises:
-            FormatError: a picture cannot be read, with errors="strict".
-            ValueError: settings that make no sense, no pictures, or a folder of other features.
-            ImportError: torch, Pillow or what the backbone needs is not installed; says what to install.
+            FormatError: an image cannot be read, with errors="strict".
+            ValueError: a setting is invalid, there are no images, or the folder holds other features.
+            ImportError: torch, Pillow or the library of the backbone is missing; the message says what to install.
         """
-        pictures, extractor = self._start(images, fitting=True)
+        pictures, extractor = self._start(images, progress, fitting=True)
         self._fit(pictures, extractor, work, progress)
         self._accept(extractor)
         return self
 
     def transform(self, images: Any, *, work: FilePath | None = None, progress: ImageProgress = None) -> np.ndarray:
-        """A row for each picture. With errors="skip", pictures that could not be read have no row: see broken_."""
-        pictures, extractor = self._start(images)
+        """One row per image. With errors="skip", images that cannot be read have no row; broken_ lists them."""
+        pictures, extractor = self._start(images, progress)
         return self._transformed(self._features(pictures, extractor, work, progress).matrix)
 
     def fit_transform(
         self, images: Any, y: Any = None, *, work: FilePath | None = None, progress: ImageProgress = None
     ) -> np.ndarray:
-        """fit and transform of the same pictures, which go through the network once."""
+        """Fits to the images and transforms them in one pass through the network."""
         return self._transformed(self._fit_features(images, work, progress).matrix)
 
     def embed(self, images: Any, *, work: FilePath | None = None, progress: ImageProgress = None) -> Vectors:
-        """Vectors of pictures, keyed by their paths below the folder, their names in the tar, or their numbers."""
-        pictures, extractor = self._start(images)
+        """Vectors of the images, keyed by path relative to the folder, name in the tar, or number."""
+        pictures, extractor = self._start(images, progress)
         features = self._features(pictures, extractor, work, progress)
         return Vectors(features.keys, self._matrix(features.matrix))
 
     def fit_embed(self, images: Any, *, work: FilePath | None = None, progress: ImageProgress = None) -> Vectors:
-        """fit and embed of the same pictures, which go through the network once."""
+        """Fits to the images and embeds them in one pass through the network."""
         features = self._fit_features(images, work, progress)
         return Vectors(features.keys, self._matrix(features.matrix))
 
@@ -139,7 +139,7 @@ class ImageEmbedding(Estimator):
     # ---- running --------------------------------------------------------------------------------------------------
 
     def network(self) -> Backbone:
-        """The network, its name, and how pictures are made ready for it; loaded at the first call."""
+        """The network, its name and its preparation of images; loaded at the first call."""
         asked = (self.backbone, self.weights, self.preparation)
         if self._loaded is None or any(was is not now for was, now in zip(self._loaded[0], asked, strict=True)):
             preparation = self.preparation
@@ -149,25 +149,25 @@ class ImageEmbedding(Estimator):
                 )
             if self.backbone is None:
                 raise ValueError(
-                    "the network was a module of yours, which is not in the file: load(path, backbone=...)"
+                    "the file does not hold the network, a torch module: pass it as load(path, backbone=...)"
                 )
             self._loaded = asked, load_backbone(self.backbone, self.weights, preparation)
         return self._loaded[1]
 
-    def _start(self, images: Any, fitting: bool = False) -> tuple[Pictures, Extractor]:
+    def _start(self, images: Any, progress: ImageProgress, fitting: bool = False) -> tuple[Pictures, Extractor]:
         if not fitting:
             self._check_fitted()
         self._check()
         self._run().check()
         pictures = open_pictures(images)
-        extractor = Extractor(self.network(), pictures, self._wanted(), self.at, self.pool, self._run())
+        extractor = Extractor(self.network(), pictures, self._wanted(), self.at, self.pool, self._run(), progress)
         if fitting:
             return pictures, extractor
-        layers = columns_of(extractor)
+        layers = _columns(extractor)
         if layers != self.layers_:
             raise ValueError(
-                f"was fitted to {len(self.layers_)} layers with {self.layers_[-1][2]} features of a picture, the "
-                f"network now gives {len(layers)} with {layers[-1][2]}: another network, setting or size of picture"
+                f"was fitted to {len(self.layers_)} layers with {self.layers_[-1][2]} features per image, but the "
+                f"network now gives {len(layers)} with {layers[-1][2]}: network, settings or image size have changed"
             )
         now = self._of_features(extractor)
         changed = [name for name in now if self._fingerprint.get(name) != now[name]]
@@ -176,10 +176,10 @@ class ImageEmbedding(Estimator):
         return pictures, extractor
 
     def _accept(self, extractor: Extractor) -> None:
-        self.layers_, self._fingerprint = columns_of(extractor), self._of_features(extractor)
+        self.layers_, self._fingerprint = _columns(extractor), self._of_features(extractor)
 
     def _of_features(self, extractor: Extractor) -> dict[str, Any]:
-        """What the numbers of features depend on, beside their layers."""
+        """Everything but the layers that determines the features."""
         run = extractor.run
         preparation = plain(asdict(extractor.backbone.preparation))
         given = {"at": self.at, "pool": self.pool, "views": run.views, "combine": run.combine}
@@ -193,15 +193,15 @@ class ImageEmbedding(Estimator):
         return features
 
     def _fit_features(self, images: Any, work: FilePath | None, progress: ImageProgress) -> Features:
-        pictures, extractor = self._start(images, fitting=True)
+        pictures, extractor = self._start(images, progress, fitting=True)
         features = self._features(pictures, extractor, work, progress)
-        self._learn(not_empty(features.matrix))
+        self._learn(_not_empty(features.matrix))
         self._accept(extractor)
         return features
 
     def _fit(self, pictures: Pictures, extractor: Extractor, work: FilePath | None, progress: ImageProgress) -> None:
         features = self._features(pictures, extractor, work, progress)
-        self._learn(not_empty(features.matrix))
+        self._learn(_not_empty(features.matrix))
 
     def _transformed(self, features: np.ndarray) -> np.ndarray:
         out = None
@@ -215,17 +215,16 @@ class ImageEmbedding(Estimator):
     # ---- files ----------------------------------------------------------------------------------------------------
 
     def save(self, path: FilePath) -> None:
-        """Writes settings and what was learned, without the network: a name is loaded again, a module given to load.
+        """Writes the settings and what was learned, without the network: load it by its name, or pass a module to load.
 
         Raises:
-            ValueError: not trained yet, or reduce was changed since.
+            ValueError: the model is not trained yet, or reduce has changed since.
         """
         self._check_fitted()
         self._check_learned()
         saved = copy.copy(self)
         saved.backbone = self.backbone if isinstance(self.backbone, str) else None
         saved.weights = None if self.weights is None else os.fspath(self.weights)
-        saved.device = None if self.device is None else str(self.device)
         if isinstance(self.preparation, Preparation):
             saved.preparation = asdict(self.preparation)
         saved._fingerprint = {**self._fingerprint, "layers": self.layers_}
@@ -233,11 +232,11 @@ class ImageEmbedding(Estimator):
 
     @classmethod
     def load(cls, path: FilePath, backbone: Any = None) -> ImageEmbedding:
-        """Reads what save wrote; backbone is the module to use where save was of one with a module.
+        """Reads a model that save wrote. A model whose backbone was a torch module needs it as `backbone`.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            FormatError: the file is cut short or damaged, or holds another class.
+            FileNotFoundError: the file does not exist.
+            FormatError: the file is truncated or damaged, or holds another class.
         """
         model = super().load(path)
         if backbone is not None:
@@ -253,11 +252,11 @@ class ImageEmbedding(Estimator):
         self._fingerprint = found
 
 
-def columns_of(extractor: Extractor) -> list[tuple[str, int, int]]:
+def _columns(extractor: Extractor) -> list[tuple[str, int, int]]:
     return [(point.name, *columns) for point, columns in zip(extractor.points, extractor.columns, strict=True)]
 
 
-def not_empty(features: np.ndarray) -> np.ndarray:
+def _not_empty(features: np.ndarray) -> np.ndarray:
     if not len(features):
-        raise ValueError("expected at least one picture that can be read, got none")
+        raise ValueError("expected at least one image that can be read, got none")
     return features

@@ -1,4 +1,4 @@
-"""Features of images: batches, and where they are kept, in memory or in a folder that a stopped run resumes from."""
+"""Features of images: batches, and storage in memory or in a folder that a later run resumes from."""
 
 from __future__ import annotations
 
@@ -14,12 +14,17 @@ from embfast.errors import FormatError
 from embfast.files.durable import replacing, sync
 from embfast.files.scratch import scratch_array
 
-SAVE_SECONDS = 30.0  # between two records of how far a run has come
+SAVE_SECONDS = 30.0  # between two saves of the progress of a run
 _FORMAT = 1
 
 
 class Batch(NamedTuple):
-    """Features of some pictures: their numbers, float32 (n, dim), those that could not be read, and the next number."""
+    """Features of consecutive images.
+
+    numbers: Images that were read. Row i, float32 (n, dim), holds the features of image numbers[i].
+    broken: Images that could not be read, and why.
+    stop: The number after the last image of the batch.
+    """
 
     numbers: list[int]
     rows: np.ndarray
@@ -28,7 +33,7 @@ class Batch(NamedTuple):
 
 
 class Features(NamedTuple):
-    """Features of pictures: a row for each that could be read, float32 (n, dim), and why others could not."""
+    """Keys and features, float32 (n, dim), of the images that could be read; broken says why others could not."""
 
     keys: list[str]
     matrix: np.ndarray
@@ -36,7 +41,7 @@ class Features(NamedTuple):
 
 
 class ScratchFeatures:
-    """Features that go with the process: in memory, or in a file without a name when they are many."""
+    """Features that last as long as the process: in memory, or in an unnamed temporary file if the matrix is large."""
 
     def __init__(self, n: int, dim: int) -> None:
         self.rows = scratch_array(n * dim, np.float32).reshape(n, dim)
@@ -56,14 +61,14 @@ class ScratchFeatures:
         self.broken += batch.broken
 
     def save(self) -> None:
-        pass  # there is nothing to come back to
+        pass  # nothing to resume from
 
     def finish(self) -> np.ndarray:
         return self.rows[: self.n]
 
 
 class FolderFeatures:
-    """Features in a folder: features.f32, rows one after the other, and progress.json, how many of them count."""
+    """Features in a folder: features.f32 holds the rows, progress.json the number of valid rows and the fingerprint."""
 
     def __init__(self, folder: Path, dim: int, fingerprint: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)

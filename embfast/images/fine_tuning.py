@@ -1,4 +1,4 @@
-"""Fine-tuning: networks whose first layers are kept, training on labelled images, and prediction.
+"""Fine-tuning: networks that keep their first layers, training on labelled images, and prediction.
 
 Source: Yosinski et al. 2014, arXiv:1411.1792.
 """
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from embfast.images.extract import Run
+from embfast.device.torch import torch_device
 from embfast.images.pictures import Pictures, Preparation, open_pictures
 from embfast.images.trace import in_mode, tensors_of, trace
 from embfast.training.settings import check_float, check_int
@@ -25,18 +25,18 @@ except ImportError:
 
 
 class Transferred(nn.Module):
-    """A network whose first n layers come from a trained one and whose others start anew: AnB, or AnB+ when not frozen.
+    """A network that keeps the first n layers of a trained network and reinitialises the others.
 
-    Frozen layers have no gradient, and their batch normalisation stays in eval mode whatever train() says: its running
-    means would otherwise follow the new pictures.
+    It is called AnB if the kept layers are frozen, AnB+ if they learn too. Frozen layers get no gradient, and their
+    batch normalisation stays in eval mode even after train(); otherwise its running means would follow the new images.
 
     Settings:
-        module: the trained network; it is copied, not changed.
-        n: layers that are kept, in the order of the network, of a Trace's layers.
-        classes: outputs of a new classifying layer; None keeps their number.
-        frozen: AnB (True), or AnB+ (False), where kept layers learn too.
-        example: shape of a picture, (channels, height, width).
-        seed: of new weights.
+        module: The trained network. It is copied, not changed.
+        n: Number of layers to keep, counted in the order of the network as Trace.layers has them.
+        classes: Number of outputs of a new classifier. None keeps the number of outputs.
+        frozen: True for AnB, False for AnB+.
+        example: Shape of an image, (channels, height, width).
+        seed: Seed of the new weights.
     Source: Yosinski et al. 2014, arXiv:1411.1792.
     """
 
@@ -88,7 +88,7 @@ class Transferred(nn.Module):
         self.kept = [kept for kept in self.kept if kept != name]
 
     def train(self, mode: bool = True) -> Transferred:
-        """As of any module, but that frozen layers stay in eval mode."""
+        """Sets train or eval mode, except for frozen layers, which stay in eval mode."""
         super().train(mode)
         parts = dict(self.module.named_modules())
         for name in getattr(self, "frozen", ()):
@@ -96,12 +96,12 @@ class Transferred(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the network answers."""
+        """The output of the network."""
         return self.module(x)
 
 
 def _is_unit(name: str, part: nn.Module, called: list[str]) -> bool:
-    """Whether a module learns or not as one: it has no parts, or none that run on their own, as torch's attention."""
+    """Whether a module is kept or reset as a whole: it has no submodules, or never calls them, as torch's attention."""
     return not any(part.children()) or (
         bool(name)
         and next(part.parameters(recurse=False), None) is not None
@@ -110,7 +110,7 @@ def _is_unit(name: str, part: nn.Module, called: list[str]) -> bool:
 
 
 def _first_of(name: str, called: list[str]) -> str | None:
-    """The place of a module in the course of a network: itself, or the first to run of those that it stands among."""
+    """The module by which to order a module: itself if it is called, otherwise the first called one near it."""
     while name not in called and name:
         name = name.rpartition(".")[0]
         found = next((other for other in called if other.startswith(f"{name}." if name else "")), None)
@@ -120,7 +120,7 @@ def _first_of(name: str, called: list[str]) -> str | None:
 
 
 class _Labelled(torch.utils.data.Dataset):
-    """Prepared pictures with their labels."""
+    """Prepared images with their labels."""
 
     def __init__(self, pictures: Pictures, codes: np.ndarray, preparation: Preparation) -> None:
         self.pictures, self.codes, self.preparation = pictures, codes, preparation
@@ -150,37 +150,42 @@ def fine_tune(
     batch: int = 32,
     workers: int = 0,
     flip: bool = True,
-    device: str | None = None,
+    device: str = "cpu",
     seed: int = 0,
 ) -> list[float]:
-    """Trains a network on labelled pictures in place, by SGD with momentum; returns the mean loss of each epoch.
+    """Trains a network in place on labelled images, by SGD with momentum; returns the mean loss of each epoch.
 
-    Afterwards each part is in train or eval mode as it was before.
+    Afterwards every submodule is in train or eval mode as before.
 
     Settings:
-        labels: whole numbers from 0, the outputs of the network.
-        preparation: how pictures are made ready.
-        lr: falls to 0 along half a cosine.
-        flip: show half of the pictures mirrored.
-        seed: of the order and of the mirroring.
+        labels: Numbers of the network's outputs, integers from 0.
+        preparation: How images are resized, cropped and standardised.
+        epochs: Passes over the images.
+        lr: Learning rate of the first batch. It falls to 0 along half a cosine.
+        momentum, weight_decay: As for torch.optim.SGD.
+        batch: Images per batch.
+        workers: Number of processes that read images. 0 reads them in the main process.
+        flip: Mirror a random half of the images.
+        device: Where to train: "cpu", "cuda", "cuda:1", or "auto" (CUDA where a device is usable, otherwise the CPU;
+            the choice is printed).
+        seed: Seed of the order and the mirroring.
 
     Raises:
-        ValueError: labels that are no outputs, nothing to learn, or a loss that is not finite any more.
+        ValueError: a label is no output, every layer is frozen, or the loss is no longer finite.
     """
     check_int("epochs", epochs, 1, 1 << 20)
     check_int("batch", batch, 1, 1 << 20)
     check_float("lr", lr, 0, 1e3, above=True)
     if np.asarray(labels).dtype.kind not in "iu":
-        raise TypeError(f"labels: expected whole numbers, got {np.asarray(labels).dtype}")
+        raise TypeError(f"labels: expected integers, got {np.asarray(labels).dtype}")
     pictures, codes = open_pictures(images), np.asarray(labels, np.int64)
     if codes.shape != (len(pictures),):
-        raise ValueError(f"expected a label for each of {len(pictures)} pictures, got {codes.shape}")
+        raise ValueError(f"expected a label for each of {len(pictures)} images, got {codes.shape}")
     learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if not learning:
-        raise ValueError("every layer is frozen: there is nothing to learn")
-    place = Run(device=device).place
+        raise ValueError("every layer is frozen: there is nothing to train")
+    place = torch_device(device)
     network.to(place)
-    kind = learning[0].dtype
     draws = torch.Generator().manual_seed(seed)
     loader = torch.utils.data.DataLoader(
         _Labelled(pictures, codes, preparation or Preparation()),
@@ -188,7 +193,8 @@ def fine_tune(
         shuffle=True,
         num_workers=workers,
         generator=draws,
-        drop_last=len(pictures) > batch and len(pictures) % batch == 1,  # batch normalisation cannot train on one
+        drop_last=len(pictures) > batch
+        and len(pictures) % batch == 1,  # batch normalisation needs two images
     )
     optimiser = torch.optim.SGD(learning, lr, momentum, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * len(loader))
@@ -200,12 +206,7 @@ def fine_tune(
                 if flip:
                     mirrored = torch.rand(len(x), 1, 1, 1, generator=draws) < 0.5
                     x = torch.where(mirrored, x.flip(3), x)
-                outputs = next(tensors_of(network(x.to(place, kind))))  # other heads behind it are not trained
-                if int(y.min()) < 0 or int(y.max()) >= outputs.shape[1]:
-                    raise ValueError(
-                        f"labels must be from 0 to {outputs.shape[1] - 1}, got {int(y.min())} to {int(y.max())}"
-                    )
-                loss = nn.functional.cross_entropy(outputs, y.to(place))
+                loss = _loss(network, x.to(place, learning[0].dtype), y)
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
@@ -217,10 +218,19 @@ def fine_tune(
     return losses
 
 
+def _loss(network: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of the network's first output; other outputs are not trained."""
+    outputs = next(tensors_of(network(x)))
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= outputs.shape[1]:
+        raise ValueError(f"labels must be from 0 to {outputs.shape[1] - 1}, got {low} to {high}")
+    return nn.functional.cross_entropy(outputs, labels.to(x.device))
+
+
 def predict(
     network: nn.Module, images: Any, *, preparation: Preparation | None = None, batch: int = 32, workers: int = 0
 ) -> np.ndarray:
-    """The class that a network answers for each picture, int64 (n,)."""
+    """The class that the network predicts for each image, int64 (n,). Runs on the network's own device."""
     pictures = open_pictures(images)
     weights = next(network.parameters())
     labelled = _Labelled(pictures, np.zeros(len(pictures), np.int64), preparation or Preparation())

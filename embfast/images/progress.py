@@ -1,4 +1,4 @@
-"""Progress of images that pass through a network."""
+"""Progress of a run of images through a network."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-ImageProgress = bool | Callable[[int, int], None] | None
+ImageProgress = bool | Callable[[int, int], None] | None  # a callable gets (images done, images in all)
 
 
 @contextmanager
 def reporting(progress: ImageProgress, total: int, first: int = 0) -> Iterator[Callable[[int], None]]:
-    """What to do with the number of pictures done: a callable gets it, a terminal shows a bar, a log (True) lines."""
+    """Gives a function that reports the number of images done: to a callable, or as a bar or lines of a log on stderr.
+
+    A terminal shows a bar unless progress is False. If stderr is no terminal, True prints a line every ten seconds.
+    """
     terminal = hasattr(sys.stderr, "isatty") and sys.stderr.isatty()
     if callable(progress):
         yield lambda done: progress(done, total)

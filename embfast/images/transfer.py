@@ -1,4 +1,4 @@
-"""Studies of transfer: which layer, how few pictures, how many dimensions, which distance, and fine-tuning.
+"""Transfer studies: accuracy by layer, number of training images and dimension, and retrieval by distance.
 
 Sources: layer by layer, Yosinski et al. 2014 (arXiv:1411.1792) and Azizpour et al. 2014 (arXiv:1406.5774); a linear SVM
 on features, Razavian et al. 2014 (arXiv:1403.6382).
@@ -22,20 +22,20 @@ from embfast.training.settings import check_float, check_int
 try:
     from torch import nn
 except ImportError:
-    raise ImportError("studies of transfer need torch: pip install embfast[images]") from None
+    raise ImportError("transfer studies need torch: pip install embfast[images]") from None
 try:
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import pairwise_distances
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
     from sklearn.svm import LinearSVC
 except ImportError:
-    raise ImportError("studies of transfer need scikit-learn: pip install embfast[images]") from None
+    raise ImportError("transfer studies need scikit-learn: pip install embfast[images]") from None
 
 SCALING = ("l2", "standard", "none")
 CLASSIFIERS = ("svm", "logistic")
 C_TRIED = tuple(10.0**power for power in range(-3, 4))
 
-_CHUNK = 1 << 22  # distances held at once: 32 MB in float64
+_CHUNK = 1 << 22  # distances in memory at once: 32 MB in float64
 
 Split = tuple[np.ndarray, np.ndarray]
 
@@ -45,7 +45,7 @@ Split = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Score:
-    """One figure measured several times, on other splits or with other seeds.
+    """One figure, measured on several splits or with several seeds.
 
     >>> print(Score((0.5, 0.6, 0.7)))
     0.600 ± 0.248 (3)
@@ -55,19 +55,19 @@ class Score:
 
     @property
     def mean(self) -> float:
-        """Their mean."""
+        """Mean of the values."""
         return math.fsum(self.values) / len(self.values)
 
     @property
     def interval(self) -> float:
-        """Half the width of the 95 % interval of the mean, by Student's t; infinite for a single value.
+        """Half the width of the 95% confidence interval of the mean, by Student's t; infinite for a single value.
 
-        Splits of one data set share pictures, so it covers the choice of the split, not that of the data set.
+        Splits of one data set share images, so the interval covers the choice of the split, not of the data set.
         """
         n = len(self.values)
         if n < 2:
             return math.inf
-        from scipy.stats import t  # scikit-learn has it installed
+        from scipy.stats import t  # scikit-learn depends on scipy
 
         variance = math.fsum((value - self.mean) ** 2 for value in self.values) / (n - 1)
         return float(t.ppf(0.975, n - 1)) * math.sqrt(variance / n)
@@ -79,12 +79,12 @@ class Score:
 def few_shot_splits(
     labels: Sequence[Any], per_class: int, seeds: Iterable[int] = range(5), test_per_class: int | None = None
 ) -> Iterator[Split]:
-    """For each seed, per_class pictures of each class to train on, and the others (or so many of each) to test on.
+    """One split per seed: per_class training images of each class, and the others, or test_per_class, to test on.
 
-    Yields row numbers, int64, rising.
+    Yields ascending row numbers, int64.
 
     Raises:
-        ValueError: a class has no picture left to test on.
+        ValueError: a class has no image left to test on.
     """
     check_int("per_class", per_class, 1, 1 << 40)
     codes, names = _codes(labels)
@@ -96,7 +96,7 @@ def few_shot_splits(
             rest = len(rows) - per_class if test_per_class is None else test_per_class
             if rest < 1 or len(rows) < per_class + rest:
                 raise ValueError(
-                    f"class {name!r}: expected {per_class} pictures to train on and {max(rest, 1)} to test on, "
+                    f"class {name!r}: expected {per_class} images to train on and {max(rest, 1)} to test on, "
                     f"got {len(rows)}"
                 )
             train.append(rows[:per_class])
@@ -111,7 +111,7 @@ def _codes(labels: Sequence[Any]) -> tuple[np.ndarray, list[Any]]:
     return codes.reshape(-1), names.tolist()
 
 
-# ---- classifying --------------------------------------------------------------------------------------------------
+# ---- classification -----------------------------------------------------------------------------------------------
 
 
 def classify(
@@ -125,15 +125,15 @@ def classify(
     C: float | None = 1.0,
     seed: int = 0,
 ) -> float:
-    """The accuracy on test of a linear classifier trained on train.
+    """Test accuracy of a linear classifier.
 
     Settings:
-        train, test: (n, dim), of any number type.
+        train, test: Features, (n, dim), of any numeric dtype.
         classifier: "svm" (LinearSVC) or "logistic".
-        scaling: "l2" gives each row length 1; "standard" takes mean and standard deviation of train; "none" is for
+        scaling: "l2" scales each row to length 1; "standard" uses mean and standard deviation of train; "none" suits
             rows of -1, 0 and 1.
-        C: the weight of errors; None takes the best of 0.001 to 1000 by cross-validation on train.
-        seed: of the classifier and of the folds.
+        C: Inverse regularisation strength. None chooses among 0.001 to 1000 by cross-validation on train.
+        seed: Seed of the classifier and of the folds.
     """
     if classifier not in CLASSIFIERS or scaling not in SCALING:
         raise ValueError(
@@ -143,8 +143,8 @@ def classify(
     if C is not None:
         check_float("C", C, 0, math.inf, above=True)
     rows, others = _scaled(train, test, scaling)
-    dual = rows.shape[0] <= rows.shape[1]  # liblinear's other solver may take minutes to end nowhere there
-    rows, others = _turned(rows, others)
+    dual = rows.shape[0] <= rows.shape[1]  # there, the primal solver may run for minutes without converging
+    rows, others = _rotated(rows, others)
     made = (
         LinearSVC(C=1.0 if C is None else C, dual=dual, max_iter=20_000, random_state=seed)
         if classifier == "svm"
@@ -170,28 +170,28 @@ def _scaled(train: np.ndarray, test: np.ndarray, scaling: str) -> tuple[np.ndarr
     return (train - mean) * scale, (test - mean) * scale
 
 
-def _turned(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same rows in fewer numbers where there are more numbers than rows, for the same linear classifier.
+def _rotated(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows rotated into fewer dimensions if dim exceeds the number of rows, with the same linear classifier.
 
-    A linear classifier with an L2 penalty lies in the space that its rows span: in an orthonormal basis of it nothing
-    changes but the time it takes.
+    The weights of a linear classifier with an L2 penalty lie in the span of the training rows. In an orthonormal basis
+    of the span, the classifier is the same and training is faster.
     """
     if train.shape[1] <= train.shape[0]:
         return train, test
     squares, turn = np.linalg.eigh(train @ train.T)
     kept = squares > squares[-1] * 1e-12
-    if not kept.any():  # no number of any row tells it from another
+    if not kept.any():  # all rows are 0
         return train[:, :1], test[:, :1]
     basis = turn[:, kept] / np.sqrt(squares[kept])
     return turn[:, kept] * np.sqrt(squares[kept]), (test @ train.T) @ basis
 
 
 def scores(rows: np.ndarray, labels: Sequence[Any], splits: Iterable[Split], **options: Any) -> Score:
-    """classify on each split of one matrix, with classify's options."""
+    """Runs classify on each split of one matrix, with the options of classify."""
     labels = np.asarray(labels)
     found = [classify(rows[train], labels[train], rows[test], labels[test], **options) for train, test in splits]
     if not found:
-        raise ValueError("expected at least one split, got none; an iterator gives its splits once")
+        raise ValueError("expected at least one split, got none; an iterator yields its splits only once")
     return Score(tuple(found))
 
 
@@ -199,7 +199,7 @@ def scores(rows: np.ndarray, labels: Sequence[Any], splits: Iterable[Split], **o
 
 
 class LayerScore(NamedTuple):
-    """What a linear classifier makes of one layer: its name, its features, and the accuracy."""
+    """Accuracy of a linear classifier on one layer: the layer's name, number of features, and accuracy."""
 
     layer: str
     dim: int
@@ -222,23 +222,23 @@ def sweep_layers(
     progress: ImageProgress = None,
     **options: Any,
 ) -> list[LayerScore]:
-    """Scores every layer by a linear classifier; the pictures go through the network once.
+    """Scores every layer by a linear classifier, in one pass of the images through the network.
 
     Settings:
-        layers, at, pool: as FullNetworkEmbedding has them.
-        splits: pairs of row numbers to train and test on, say few_shot_splits; by default five folds.
-        run: a cnn.Run: batch, device, workers, ...
-        work: a folder that keeps the features, as in FullNetworkEmbedding.fit.
-        options: classify's.
+        backbone, layers, at, pool, weights, preparation: As for FullNetworkEmbedding.
+        splits: Pairs of row numbers to train and test on, such as few_shot_splits. Default: five folds.
+        run: Batch size, device, workers and so on, an extract.Run.
+        work: Folder that keeps the features, as in FullNetworkEmbedding.fit.
+        options: Options of classify.
     """
     pictures = open_pictures(images)
     if len(labels) != len(pictures):
-        raise ValueError(f"expected a label for each of {len(pictures)} pictures, got {len(labels)}")
+        raise ValueError(f"expected a label for each of {len(pictures)} images, got {len(labels)}")
     codes, _ = _codes(labels)
     run = run or Run()
     if run.errors == "skip":
-        raise ValueError('labels belong to pictures by number: a study needs errors="strict"')
-    extractor = Extractor(load_backbone(backbone, weights, preparation), pictures, layers, at, pool, run)
+        raise ValueError('labels are matched to images by position, which needs errors="strict"')
+    extractor = Extractor(load_backbone(backbone, weights, preparation), pictures, layers, at, pool, run, progress)
     features = extractor.features(pictures, work, progress).matrix
     if splits is None:
         splits = StratifiedKFold(5, shuffle=True, random_state=0).split(codes, codes)
@@ -259,7 +259,7 @@ def sweep_dims(
     whiten: bool = False,
     **options: Any,
 ) -> dict[int, float]:
-    """Accuracy with the first so many principal components of train, which is turned once for all of them."""
+    """Accuracy with the first `dim` principal components of train, for each dim; PCA is computed once."""
     from sklearn.decomposition import PCA
 
     dims = sorted(set(dims))
@@ -282,16 +282,17 @@ def sweep_dims(
 def retrieval_by_labels(
     rows: np.ndarray, labels: Sequence[Any], metrics: Iterable[str] = ("cosine", "euclidean"), queries: Any = None
 ) -> dict[str, float]:
-    """Mean average precision when each picture looks for the others of its label, under each distance.
+    """Mean average precision of retrieving the images with a query's label, under each distance.
+
+    Rows at equal distance are ranked by row number. Keeps 32 MB of distances in memory at a time. For recall between
+    images and captions, see evaluate.retrieval.
 
     Settings:
-        metrics: names of scikit-learn's pairwise distances: "cosine", "euclidean", "manhattan", "hamming", ...
-        queries: row numbers that ask; all when None. One whose label has no other row is left out.
-
-    Of equal distances the lower row comes first. Holds 32 MB of distances at a time.
+        metrics: Names of scikit-learn's pairwise distances: "cosine", "euclidean", "manhattan", "hamming", ...
+        queries: Row numbers of the queries. None takes all rows. A query whose label no other row has is left out.
 
     Raises:
-        ValueError: no query has another row of its label.
+        ValueError: no query has another row with its label.
     """
     codes, _ = _codes(labels)
     rows = np.asarray(rows)
@@ -299,7 +300,7 @@ def retrieval_by_labels(
     asking = np.arange(len(rows)) if queries is None else np.asarray(queries)
     asking = asking[np.bincount(codes)[codes[asking]] > 1]
     if not len(asking):
-        raise ValueError("no picture that asks has another one of its label")
+        raise ValueError("no query has another row with its label")
     found = {}
     for metric in metrics:
         precisions = []
@@ -307,7 +308,7 @@ def retrieval_by_labels(
         for lo in range(0, len(asking), step):
             part = asking[lo : lo + step]
             distances = pairwise_distances(rows[part], rows, metric=metric)
-            distances[np.arange(len(part)), part] = np.inf  # itself comes last, and does not count
+            distances[np.arange(len(part)), part] = np.inf  # the query itself comes last and is cut off
             order = np.argsort(distances, axis=1, kind="stable")[:, :-1]
             relevant = codes[order] == codes[part][:, None]
             at_rank = np.cumsum(relevant, axis=1) / np.arange(1, order.shape[1] + 1)
@@ -325,7 +326,7 @@ def nearest_neighbours(
     k: int = 5,
     metric: str = "cosine",
 ) -> float:
-    """The accuracy on test of the vote of the k nearest rows of train."""
+    """Test accuracy of a majority vote among the k nearest training rows."""
     from sklearn.neighbors import KNeighborsClassifier
 
     check_int("k", k, 1, len(train))

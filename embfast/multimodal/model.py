@@ -259,7 +259,7 @@ class Multimodal(Estimator):
         from embfast.device.torch import torch_device
 
         self._ready()
-        torch_device(self.device)
+        torch_device(self.device or "auto", progress=False)
         self._check_learned()
         training, validation = training_and_validation(captions, validation)
         check_finite(images, np.arange(len(images)), IMAGES)
@@ -342,7 +342,7 @@ class Multimodal(Estimator):
         from embfast.device.torch import torch_device
         from embfast.multimodal import towers
 
-        self._device = torch_device(self.device, or_cpu)
+        self._device = torch_device(self.device or "auto", or_cpu, progress=False)
         self._built = self._shaping()
         dim = int(self._n_in[IMAGES] if self.loss == "mse" else self.dim)
         hidden, word_dim = int(self.hidden), int(self._word_dim)

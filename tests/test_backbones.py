@@ -48,7 +48,7 @@ def test_weights_that_do_not_fit(tmp_path):
     (tmp_path / "text.pth").write_text("no weights")
     for name, match in {
         "less": "it has no 0.bias",
-        "more": "it has extra, which it has not",
+        "more": "it has extra, which the network has not",
         "other": r"it has 0.bias \(9,\), not \(5,\)",
         "list": "expected a dict of tensors",
         "text": "expected weights, got a file that torch cannot read",

@@ -120,7 +120,7 @@ def folder_with_a_broken_one(tmp_path):
 
 def test_a_broken_picture_stops_the_run_or_is_left_out(folder_with_a_broken_one):
     pictures = open_pictures(folder_with_a_broken_one)
-    with pytest.raises(FormatError, match=r"2\.png: expected a picture"):
+    with pytest.raises(FormatError, match=r"2\.png: expected an image"):
         extractor(plain(), pictures).features(pictures)
     found = extractor(plain(), pictures, errors="skip", batch=2).features(pictures)
     assert found.keys == ["0.png", "1.png", "3.png", "4.png"]
@@ -171,7 +171,7 @@ def test_threads_share_a_network():
 
 def test_views_of_floats_are_refused():
     ready = np.random.default_rng(0).random((4, 3, 16, 16), np.float32)
-    with pytest.raises(ValueError, match="views='flip' are made of pictures; 0 came as floats"):
+    with pytest.raises(ValueError, match="views='flip' needs pixels, but 0 is given as floats"):
         features(plain(), ready, views="flip", combine="stack")
 
 

@@ -392,7 +392,7 @@ def test_broken_pictures_are_left_out_and_named(tmp_path):
         ({"whiten": True}, "whiten needs reduce"),
         ({"reduce": 99}, "reduce must be at most 4 with 4 images of 6 features, got 99"),
         ({"l2": 1}, "l2 must be True or False"),
-        ({"layer": "nowhere"}, "there is no layer 'nowhere'"),
+        ({"layer": "nowhere"}, "no layer 'nowhere'"),
     ],
 )
 def test_settings_that_make_no_sense(options, match):
@@ -420,7 +420,7 @@ def test_thumbnails_are_drawn_where_their_vectors_lie(tmp_path):
         assert np.argmax(patch) == corner % 3
     with pytest.raises(KeyError, match="'x' is not among the 30 images"):
         plot_images(Vectors(["x"], np.ones((1, 2), np.float32)), tints, path)
-    with pytest.raises(ValueError, match=r"map\.doc: expected a picture's extension"):
+    with pytest.raises(ValueError, match=r"map\.doc: expected an image extension"):
         plot_images(vectors, tints, tmp_path / "map.doc")
 
 
@@ -465,14 +465,14 @@ def test_the_command_line_says_what_is_wrong(folder, tmp_path):
     out = tmp_path / "out.npz"
     assert "nothing to write" in fails("images", folder)
     assert "nowhere: no such file or folder" in fails("images", "nowhere", "-o", out)
-    assert "there is no layer 'x'" in fails("images", folder, "-o", out, "--layer", "x")
+    assert "no layer 'x'" in fails("images", folder, "-o", out, "--layer", "x")
     assert "cannot tell the format" in fails("images", folder, "-o", tmp_path / "out.what")
     Vectors(["a"], np.ones((1, 2), np.float32)).save(tmp_path / "v.safetensors")
     assert "expected a model that --save-model wrote" in fails(
         "images", folder, "-o", out, "--model", tmp_path / "v.safetensors"
     )
     (folder / "5.png").write_bytes(b"")
-    assert "5.png: expected a picture" in fails("images", folder, "-o", out)
+    assert "5.png: expected an image" in fails("images", folder, "-o", out)
     assert "left out: " in run("images", folder, "-o", out, "--errors", "skip").stderr
     assert len(Vectors.load(out)) == 7
 

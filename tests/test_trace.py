@@ -215,9 +215,9 @@ def test_layers_are_chosen_by_name_rule_and_number():
 @pytest.mark.parametrize(
     ("layers", "match"),
     [
-        ("what", "there is no layer 'what'; there are 0, 2, 7, 9, and modules by their names"),
-        (3, "layer 3: there are 3, 0 to 2"),
-        (-4, "layer -4: there are 3"),
+        ("what", "no layer 'what': the network has 0, 2, 7, 9, and modules by their names"),
+        (3, "no layer 3: the network has 3, 0 to 2"),
+        (-4, "no layer -4: the network has 3"),
         ([], "at least one layer"),
     ],
 )

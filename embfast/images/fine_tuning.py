@@ -193,8 +193,7 @@ def fine_tune(
         shuffle=True,
         num_workers=workers,
         generator=draws,
-        drop_last=len(pictures) > batch
-        and len(pictures) % batch == 1,  # batch normalisation needs two images
+        drop_last=len(pictures) > batch and len(pictures) % batch == 1,  # batch normalisation needs two images
     )
     optimiser = torch.optim.SGD(learning, lr, momentum, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * len(loader))

@@ -325,7 +325,7 @@ def test_what_holds_no_pictures(images, error, match):
 
 
 def test_an_empty_folder(tmp_path):
-    with pytest.raises(ValueError, match="no images with these extensions: .avif"):
+    with pytest.raises(ValueError, match=r"no images with these extensions: \.avif"):
         open_pictures(tmp_path)
 
 

@@ -19,7 +19,7 @@ from embfast.images.pictures import open_pictures
 from embfast.images.pooling import Tapped
 
 
-def test_weights_go_through_files(tmp_path):
+def test_weights_are_loaded_from_files(tmp_path):
     network = plain()
     torch.save(network.state_dict(), tmp_path / "a.pth")
     wrapped = {"epoch": 3, "state_dict": {f"module.{name}": value for name, value in network.state_dict().items()}}
@@ -59,7 +59,7 @@ def test_weights_that_do_not_fit(tmp_path):
         load_weights(plain(), tmp_path / "gone.pth")
 
 
-def test_names_that_nobody_knows():
+def test_unknown_names():
     with pytest.raises(ValueError, match="backbone 'nonesuch': efficientnet_lite0 is built in"):
         load_backbone("nonesuch")
     with pytest.raises(ValueError, match="torchvision/NAME"):
@@ -77,7 +77,7 @@ def efficientnet():
 
 
 def test_efficientnet_knows_its_classes(efficientnet, data):
-    """Real weights on real pictures: the first 24 classes of ImageNet, fish and birds, one picture each."""
+    """Real weights on one image of each of the first 24 ImageNet classes, fish and birds."""
     import io
     import tarfile
 

@@ -26,12 +26,12 @@ from embfast.images.pictures import Preparation, open_pictures
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-def test_a_network_is_given_what_its_weights_are(dtype, precision):
+def test_input_has_the_dtype_of_the_weights(dtype, precision):
     wide = features(plain(), photographs(3), "all", precision=precision)
     assert_allclose(features(plain().to(dtype), photographs(3), "all", precision=precision), wide, rtol=0.05, atol=0.05)
 
 
-def test_a_network_is_left_as_it_was():
+def test_a_network_is_unchanged_afterwards():
     network = seeded(Tangled)
     network.train()
     network.left.eval()
@@ -44,7 +44,7 @@ def test_a_network_is_left_as_it_was():
 
 
 def test_running_means_are_used_and_dropout_is_off():
-    """The published code forgot eval(): two runs differed, and so did a picture in other company."""
+    """The published code forgot eval(), so features changed between runs and with the other images of a batch."""
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Conv2d(4, 5, 1))
     network.train()
     pictures = photographs(6)
@@ -53,7 +53,7 @@ def test_running_means_are_used_and_dropout_is_off():
     assert_allclose(features(network, pictures[2:3]), together[2:3], atol=1e-5)
 
 
-def test_volumes():
+def test_3d_convolutions():
     class Volumes(nn.Module):
         def __init__(self):
             super().__init__()
@@ -66,7 +66,7 @@ def test_volumes():
 
 
 @pytest.mark.parametrize("network", [Tangled, lambda: ResNet((1, 1), 8, 5), lambda: vgg16(1 / 16, 32, 5)])
-def test_a_picture_has_the_same_features_in_any_batch(network):
+def test_an_image_has_the_same_features_in_any_batch(network):
     network, pictures = seeded(network), photographs(67, 32)
     preparation = Preparation(32, 32)
     one = features(network, pictures, batch=1, preparation=preparation)
@@ -75,7 +75,7 @@ def test_a_picture_has_the_same_features_in_any_batch(network):
     assert_allclose(one, many, atol=2e-5)
 
 
-def test_pictures_are_scaled_as_the_network_was_trained():
+def test_images_are_standardised_by_the_preparation():
     preparation = Preparation(16, 16, (0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
     network, pictures = plain(), photographs(3)
     ready = (pictures / 255 - preparation.mean) / preparation.std
@@ -84,7 +84,7 @@ def test_pictures_are_scaled_as_the_network_was_trained():
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_half_precision_is_near(precision):
+def test_half_precision_is_close_to_float32(precision):
     network, pictures = plain(), photographs(6)
     full, half = features(network, pictures), features(network, pictures, precision=precision)
     assert half.dtype == np.float32
@@ -92,7 +92,7 @@ def test_half_precision_is_near(precision):
     assert not np.array_equal(half, full)
 
 
-def test_views_are_averaged_or_put_one_after_the_other():
+def test_views_are_averaged_or_concatenated():
     network, pictures = plain(), photographs(5)
     mirrored = np.ascontiguousarray(pictures[:, :, ::-1])
     both = features(network, pictures), features(network, mirrored)
@@ -102,7 +102,7 @@ def test_views_are_averaged_or_put_one_after_the_other():
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-def test_workers_read_the_same(tmp_path):
+def test_workers_give_the_same_features(tmp_path):
     network, pictures = plain(), photographs(9)
     alone = features(network, pictures, batch=2)
     assert_allclose(features(network, pictures, batch=2, workers=2), alone, atol=1e-6)
@@ -118,7 +118,7 @@ def folder_with_a_broken_one(tmp_path):
     return tmp_path
 
 
-def test_a_broken_picture_stops_the_run_or_is_left_out(folder_with_a_broken_one):
+def test_a_broken_image_stops_the_run_or_is_left_out(folder_with_a_broken_one):
     pictures = open_pictures(folder_with_a_broken_one)
     with pytest.raises(FormatError, match=r"2\.png: expected an image"):
         extractor(plain(), pictures).features(pictures)
@@ -128,7 +128,7 @@ def test_a_broken_picture_stops_the_run_or_is_left_out(folder_with_a_broken_one)
     assert_allclose(found.matrix, features(plain(), photographs(5))[[0, 1, 3, 4]], atol=1e-6)
 
 
-def test_floats_of_another_shape_are_named():
+def test_floats_of_different_shapes_are_reported():
     pictures = [np.zeros((3, 8, 8), np.float32), np.zeros((3, 9, 8), np.float32)]
     with pytest.raises(FormatError, match=r"1: expected shape \(3, 8, 8\) as the one before, got \(3, 9, 8\)"):
         features(plain(), pictures)
@@ -145,12 +145,12 @@ def test_floats_of_another_shape_are_named():
         ({"at": "behind"}, "at must be one of after, before, output, got 'behind'"),
     ],
 )
-def test_runs_that_make_no_sense(options, match):
+def test_invalid_settings_of_runs(options, match):
     with pytest.raises(ValueError, match=match):
         features(plain(), photographs(2), **options)
 
 
-def test_features_leave_the_random_numbers_of_torch_alone():
+def test_the_random_state_of_torch_is_unchanged():
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
@@ -169,7 +169,7 @@ def test_threads_share_a_network():
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in network.modules())
 
 
-def test_views_of_floats_are_refused():
+def test_floats_have_no_views():
     ready = np.random.default_rng(0).random((4, 3, 16, 16), np.float32)
     with pytest.raises(ValueError, match="views='flip' needs pixels, but 0 is given as floats"):
         features(plain(), ready, views="flip", combine="stack")
@@ -178,7 +178,7 @@ def test_views_of_floats_are_refused():
 # ---- stopping and resuming ----------------------------------------------------------------------------------------
 
 
-def test_a_stopped_run_goes_on_where_it_was(tmp_path):
+def test_a_stopped_run_resumes(tmp_path):
     network, pictures = plain(), open_pictures(photographs(20))
     whole = features(network, pictures)
 
@@ -194,7 +194,7 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path):
     found = extractor(network, pictures, batch=5).features(pictures, tmp_path, lambda done, _: seen.append(done))
     assert seen == [13, 18, 20]
     assert_allclose(found.matrix, whole, atol=1e-6)
-    again = extractor(network, pictures).features(pictures, tmp_path, lambda *_: pytest.fail("nothing was left to do"))
+    again = extractor(network, pictures).features(pictures, tmp_path, lambda *_: pytest.fail("the run is finished"))
     assert_array_equal(again.matrix, found.matrix)
 
 
@@ -214,7 +214,7 @@ Extractor(backbone, pictures, run=Run(batch=2)).features(pictures, {work!r}, lam
 """
 
 
-def test_a_killed_run_goes_on_where_its_record_says(tmp_path):
+def test_a_killed_run_resumes_from_its_last_save(tmp_path):
     script = KILLED.format(tests=str(Path(__file__).parent / "support"), work=str(tmp_path / "work"))
     process = subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[1])
     record, deadline = tmp_path / "work" / "progress.json", time.monotonic() + 60
@@ -227,7 +227,7 @@ def test_a_killed_run_goes_on_where_its_record_says(tmp_path):
     kept = json.loads(record.read_text())["stop"]
     assert 4 <= kept < 40
     with open(tmp_path / "work" / "features.f32", "ab") as stream:
-        stream.write(b"half a row")  # what was on its way when it was killed
+        stream.write(b"half a row")  # written after the last save
     pictures, seen = open_pictures(photographs(40)), []
     made = extractor(plain(), pictures, batch=2)
     found = made.features(pictures, tmp_path / "work", lambda done, _: seen.append(done))

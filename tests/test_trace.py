@@ -57,7 +57,7 @@ def test_resnet50_has_53_convolutions():
     assert names["conv1"] == ("bn1", "relu")
     assert names["layer1.0.conv1"] == ("layer1.0.bn1", "layer1.0.relu")
     assert names["layer1.0.conv2"] == ("layer1.0.bn2", "layer1.0.relu#2")
-    # What goes into a sum is taken before it, though the addition changes the same tensor in place.
+    # A term of a sum is taken before the addition, although the addition changes the same tensor in place.
     assert names["layer1.0.conv3"] == ("layer1.0.bn3", "layer1.0.bn3")
     assert names["layer1.0.downsample.0"] == ("layer1.0.downsample.1", "layer1.0.downsample.1")
     assert [point.name for point in found.select(["layer1.0", "avgpool"])] == ["layer1.0", "avgpool"]
@@ -79,7 +79,7 @@ def test_efficientnet_has_21008_features():
 
 
 class Tokens(nn.Module):
-    """Maps with their channels last, as those of Swin."""
+    """A layer on maps with channels last, as in Swin."""
 
     def __init__(self):
         super().__init__()
@@ -94,7 +94,7 @@ class Last(nn.Module):
         return x.permute(0, 2, 3, 1)
 
 
-def test_channels_are_where_they_were_before_a_sum():
+def test_a_sum_has_the_channel_axis_of_its_terms():
     network = seeded(lambda: nn.Sequential(nn.Conv2d(3, 6, 4, 2), Last(), Tokens()))
     assert dim_of(traced(network).select("2")[0], "mean") == 6
     expected = network(torch.from_numpy(photographs(2) / np.float32(255)).permute(0, 3, 1, 2)).mean((1, 2))
@@ -112,7 +112,7 @@ class Residual(nn.Module):
         return self.give(x, self.second(x))
 
 
-def test_the_penultimate_place_of_a_network_without_a_classifier_is_its_output():
+def test_without_a_classifier_penultimate_is_the_output():
     network = seeded(Residual)
     pixels = photographs(2)
     expected = network(torch.from_numpy(pixels / np.float32(255)).permute(0, 3, 1, 2)).flatten(1).detach()
@@ -128,7 +128,7 @@ def test_the_penultimate_place_of_a_network_without_a_classifier_is_its_output()
     [lambda x, y: (y, x), lambda x, y: {"logits": y, "hidden": x}, lambda x, y: [[y], x]],
     ids=["tuple", "dict", "list"],
 )
-def test_logits_among_other_results_are_the_classifying_layers(give):
+def test_a_classifier_is_found_among_several_outputs(give):
     class Two(nn.Module):
         def __init__(self):
             super().__init__()
@@ -144,7 +144,7 @@ def test_logits_among_other_results_are_the_classifying_layers(give):
     assert features(seeded(Two), photographs(3), "penultimate").shape == (3, 9)
 
 
-def test_numbers_of_numpy_are_numbers_of_layers():
+def test_numpy_integers_select_layers():
     found = traced(plain())
     assert found.select(np.arange(2)) == found.select([0, 1]) == found.select([np.int64(0), np.int32(1)])
 
@@ -164,7 +164,7 @@ def test_a_tangled_network():
 
 
 def by_hand(network, x):
-    """What a Tangled network computes, layer by layer: name to (output, before, after)."""
+    """The maps of a Tangled network: layer name to (output, before, after)."""
     found = {}
     y = network.first(x)
     found["first"] = y, y, y.relu()
@@ -190,10 +190,10 @@ def test_features_are_the_means_of_what_the_network_computes(at):
         expected = torch.cat([found[AT[::-1].index(at)].mean((2, 3)) for found in maps.values()], 1)
         with Tapped(network, traced(network).select("all", at)) as tapped:
             assert_allclose(tapped(x), expected, atol=1e-6)
-            assert_allclose(tapped(x), expected, atol=1e-6)  # counts of calls begin again
+            assert_allclose(tapped(x), expected, atol=1e-6)  # call counts are reset
 
 
-def test_layers_are_chosen_by_name_rule_and_number():
+def test_layers_are_selected_by_name_pattern_and_number():
     found = traced(plain())
 
     def chosen(*layers, **options):
@@ -206,8 +206,8 @@ def test_layers_are_chosen_by_name_rule_and_number():
     assert chosen("linears") == ["8"]
     assert chosen("penultimate") == ["penultimate"]
     assert chosen(-1) == chosen(2) == ["8"]
-    assert chosen([2, 0, "0"]) == ["1", "8"]  # each once, in the order of the network
-    assert chosen("9") == ["9"]  # the classifying layer too, when named
+    assert chosen([2, 0, "0"]) == ["1", "8"]  # without repetition, in the order of the network
+    assert chosen("9") == ["9"]  # the classifier too, if it is named
     assert chosen("5") == ["5"]
     assert chosen("[02]") == ["1", "4"]
 
@@ -221,7 +221,7 @@ def test_layers_are_chosen_by_name_rule_and_number():
         ([], "at least one layer"),
     ],
 )
-def test_layers_that_are_not_there(layers, match):
+def test_layers_that_do_not_exist(layers, match):
     with pytest.raises(ValueError, match=match):
         traced(plain()).select(layers)
 
@@ -241,8 +241,8 @@ def test_a_network_that_ends_in_softmax_or_in_a_convolution():
     assert ends.penultimate.name == "1"
 
 
-def test_tokens_have_their_channels_last():
-    """A linear layer over places, as transformers and ConvNeXt have it, is pooled over all axes but the last."""
+def test_tokens_have_channels_last():
+    """A linear layer applied to every position, as in transformers, is pooled over all axes but the last."""
 
     class Tokens(nn.Module):
         def __init__(self):
@@ -262,7 +262,7 @@ def test_tokens_have_their_channels_last():
         assert_allclose(tapped(x)[:, 6:], mixed.mean(1), atol=1e-6)
 
 
-def test_the_network_runs_no_further_than_it_has_to():
+def test_the_network_stops_at_the_last_point():
     network, reached = plain(), []
     network[7].register_forward_pre_hook(lambda *_: reached.append(7))
     found = traced(network)
@@ -272,7 +272,7 @@ def test_the_network_runs_no_further_than_it_has_to():
     assert not reached
 
 
-def test_a_network_that_decides_as_it_goes():
+def test_a_network_whose_control_flow_depends_on_its_input():
     class Fickle(nn.Module):
         def __init__(self):
             super().__init__()
@@ -288,8 +288,8 @@ def test_a_network_that_decides_as_it_goes():
         tapped(torch.ones(1, 3, 4, 4))
 
 
-def test_no_map_outlives_its_layer():
-    """Ten maps of 1 MB each: at any time few of them are alive."""
+def test_no_activation_map_outlives_its_layer():
+    """Of ten maps of 1 MB each, at most two are alive at a time."""
     import weakref
 
     alive, most = weakref.WeakSet(), []
@@ -311,7 +311,7 @@ def test_no_map_outlives_its_layer():
 
 
 class Head(nn.Module):
-    """A classifier that pools the map that it is given before its one linear function."""
+    """A classifier that pools its input map before its linear function."""
 
     def __init__(self):
         super().__init__()
@@ -322,7 +322,7 @@ class Head(nn.Module):
 
 
 class Flat(nn.Linear):
-    """A linear layer that flattens first."""
+    """A linear layer that flattens its input."""
 
     def forward(self, x):
         return super().forward(x.flatten(1))
@@ -339,7 +339,7 @@ class Headed(nn.Module):
 
 
 @pytest.mark.parametrize("named", [False, True])
-def test_the_penultimate_place_is_what_the_linear_function_is_given(named):
+def test_penultimate_is_the_input_of_the_linear_function(named):
     network = seeded(Headed, Head(), named)
     x = torch.rand(4, 3, 16, 16)
     with torch.no_grad(), Tapped(network, traced(network).select("penultimate")) as tapped:
@@ -372,13 +372,13 @@ def test_pooling():
 
 
 def test_half_precision_means_are_taken_in_float32():
-    """600,000 numbers around 1: added up in bfloat16 they would end at 256."""
+    """40,000 values around 1 per map: their sum in bfloat16 would stop at 256."""
     maps = torch.randn(5, 3, 200, 200).add(1).bfloat16()
     assert_allclose(pooled(maps, 1, "mean"), maps.double().mean((2, 3)), atol=1e-5)
 
 
 @pytest.mark.parametrize("pool", POOLING)
-def test_dim_of_says_what_pooled_gives(pool):
+def test_dim_of_is_the_dimension_of_pooled(pool):
     pictures = photographs(2)
     made = extractor(plain(), pictures, pool=pool)
     assert features(plain(), pictures, pool=pool).shape == (2, made.dim)

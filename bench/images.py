@@ -250,9 +250,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--precision", nargs="*", default=["float32"], choices=list(PRECISIONS))
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument(
-        "--dim", type=int, default=12_416, help="features per row to pack; default: VGG16's; 0 skips it"
-    )
+    parser.add_argument("--dim", type=int, default=12_416, help="features per row to pack, by default VGG16's; 0 skips")
     parser.add_argument("--labelled", type=Path, nargs="*", default=[], help="folders with one subfolder per class")
     parser.add_argument("--work", type=Path, help="folder that keeps the features of --labelled")
     parser.add_argument("--seeds", type=int, default=5)

@@ -25,9 +25,7 @@ from embfast import kernels
 from embfast.files.ternary import LOWER, UPPER, TernaryMatrix, thresholds
 
 K = 10
-READ = (
-    1 << 25
-)  # floats read to measure memory bandwidth: 128 MB, so that a pass takes only milliseconds and few are interrupted
+READ = 1 << 25  # floats, 128 MB, read to measure bandwidth; a pass is short enough to run uninterrupted
 
 
 def take_turns(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, dict[str, float]]:
@@ -123,7 +121,7 @@ def main(words: list[str] | None = None) -> None:
 
     machine = {**machine_and_commit(), "kernels": kernels.isa(), "blas_threads": os.environ.get("OPENBLAS_NUM_THREADS")}
     print(f"{args.rows} x {args.dim}, median of {args.repeats}, one core; {json.dumps(machine)}")
-    print(f"bytes a row: {matrix.nbytes / len(matrix):,.0f}, as float32 {4 * matrix.dim:,}\n")
+    print(f"bytes per row: {matrix.nbytes / len(matrix):,.0f}, as float32 {4 * matrix.dim:,}\n")
     read = making["read"]["median"]
     print(f"{'GB/s of features':24}{'median':>10}{'of reading':>12}")
     for name, rate in making.items():

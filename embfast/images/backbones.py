@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from embfast.errors import FormatError
+from embfast.files.durable import FilePath
 from embfast.images.pictures import Preparation
 
 try:
@@ -152,7 +153,7 @@ class Backbone(NamedTuple):
 
 
 def load_backbone(
-    backbone: str | nn.Module, weights: str | os.PathLike[str] | None = None, preparation: Preparation | None = None
+    backbone: str | nn.Module, weights: FilePath | None = None, preparation: Preparation | None = None
 ) -> Backbone:
     """Loads a network and its weights.
 
@@ -245,7 +246,7 @@ def _timm(name: str, weights: Any) -> tuple[nn.Module, Preparation] | None:
 # ---- weights ------------------------------------------------------------------------------------------------------
 
 
-def load_weights(module: nn.Module, path: str | os.PathLike[str]) -> None:
+def load_weights(module: nn.Module, path: FilePath) -> None:
     """Loads weights into a network, from a .safetensors file or a state_dict or checkpoint that torch.save wrote.
 
     No code in the file is executed. The prefix "module." of DataParallel is removed.

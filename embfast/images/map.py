@@ -1,12 +1,11 @@
 """Maps of images: thumbnails on a plane, placed by the images' vectors."""
 
-import os
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from embfast.files.durable import replacing
+from embfast.files.durable import FilePath, replacing
 from embfast.vectors.plot import project
 from embfast.vectors.vectors import Vectors
 
@@ -14,7 +13,7 @@ from embfast.vectors.vectors import Vectors
 def plot_images(
     vectors: Vectors,
     images: Any,
-    path: str | os.PathLike[str],
+    path: FilePath,
     keys: Iterable[str] | None = None,
     n: int = 400,
     method: str = "tsne",

@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from embfast.errors import FormatError
+from embfast.files.durable import FilePath
 
 try:
     from PIL import Image, ImageOps
@@ -208,7 +209,7 @@ class Pictures(ABC):
 class FilePictures(Pictures):
     """Image files. Keys default to the paths as given."""
 
-    def __init__(self, paths: Sequence[str | os.PathLike[str]], keys: list[str] | None = None) -> None:
+    def __init__(self, paths: Sequence[FilePath], keys: list[str] | None = None) -> None:
         self.paths = [os.fspath(path) for path in paths]
         super().__init__(list(self.paths) if keys is None else keys)
 
@@ -226,7 +227,7 @@ class FilePictures(Pictures):
 class TarPictures(Pictures):
     """Images in uncompressed tar files. Keys are member names, prefixed by the name of the tar if there are several."""
 
-    def __init__(self, paths: Sequence[str | os.PathLike[str]]) -> None:
+    def __init__(self, paths: Sequence[FilePath]) -> None:
         self.members: list[tuple[str, int, int]] = []
         keys = []
         for path in map(os.fspath, paths):
@@ -468,7 +469,7 @@ def thumbnail_of(pictures: Pictures, i: int, side: int) -> np.ndarray:
         raise FormatError(f"{pictures.place(i)}: expected an image: {error or type(error).__name__}") from None
 
 
-def encoder_of(path: str | os.PathLike[str]) -> Callable[[np.ndarray, BinaryIO], None]:
+def encoder_of(path: FilePath) -> Callable[[np.ndarray, BinaryIO], None]:
     """A function that writes uint8 (height, width, 3) in the format of the path's extension, or ValueError."""
     extension = Path(path).suffix.lower()
     format = Image.registered_extensions().get(extension)

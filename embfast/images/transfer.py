@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from embfast.files.durable import FilePath
 from embfast.images.backbones import load_backbone
 from embfast.images.extract import Extractor, Run
 from embfast.images.pictures import Preparation, open_pictures
@@ -215,10 +216,10 @@ def sweep_layers(
     at: str = "after",
     pool: str = "mean",
     splits: Iterable[Split] | None = None,
-    weights: str | None = None,
+    weights: FilePath | None = None,
     preparation: Preparation | None = None,
     run: Run | None = None,
-    work: str | None = None,
+    work: FilePath | None = None,
     progress: ImageProgress = None,
     **options: Any,
 ) -> list[LayerScore]:

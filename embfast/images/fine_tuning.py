@@ -137,6 +137,15 @@ class _Labelled(torch.utils.data.Dataset):
         return torch.from_numpy(np.ascontiguousarray(ready)), int(self.codes[i])
 
 
+def _labelled(images: Any, labels: Sequence[int], preparation: Preparation) -> _Labelled:
+    if np.asarray(labels).dtype.kind not in "iu":
+        raise TypeError(f"labels: expected integers, got {np.asarray(labels).dtype}")
+    pictures, codes = open_pictures(images), np.asarray(labels, np.int64)
+    if codes.shape != (len(pictures),):
+        raise ValueError(f"expected a label for each of {len(pictures)} images, got {codes.shape}")
+    return _Labelled(pictures, codes, preparation)
+
+
 def fine_tune(
     network: nn.Module,
     images: Any,
@@ -176,11 +185,7 @@ def fine_tune(
     check_int("epochs", epochs, 1, 1 << 20)
     check_int("batch", batch, 1, 1 << 20)
     check_float("lr", lr, 0, 1e3, above=True)
-    if np.asarray(labels).dtype.kind not in "iu":
-        raise TypeError(f"labels: expected integers, got {np.asarray(labels).dtype}")
-    pictures, codes = open_pictures(images), np.asarray(labels, np.int64)
-    if codes.shape != (len(pictures),):
-        raise ValueError(f"expected a label for each of {len(pictures)} images, got {codes.shape}")
+    labelled = _labelled(images, labels, preparation or Preparation())
     learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if not learning:
         raise ValueError("every layer is frozen: there is nothing to train")
@@ -188,12 +193,12 @@ def fine_tune(
     network.to(place)
     draws = torch.Generator().manual_seed(seed)
     loader = torch.utils.data.DataLoader(
-        _Labelled(pictures, codes, preparation or Preparation()),
+        labelled,
         batch_size=batch,
         shuffle=True,
         num_workers=workers,
         generator=draws,
-        drop_last=len(pictures) > batch and len(pictures) % batch == 1,  # batch normalisation needs two images
+        drop_last=len(labelled) > batch and len(labelled) % batch == 1,  # batch normalisation needs two images
     )
     optimiser = torch.optim.SGD(learning, lr, momentum, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * len(loader))

@@ -506,7 +506,7 @@ def test_word_vectors_come_in_and_may_stay_as_they_are():
         ({"loss": "infonce", "similarity": "order"}, "infonce"),
         ({"bidirectional": 1}, "bidirectional must be True or False"),
         ({"lr": 0}, "lr must be"),
-        ({"device": "abacus"}, "device: "),
+        ({"device": "abacus"}, "device must be "),
     ],
 )
 def test_settings_are_checked(settings, says):

@@ -256,10 +256,10 @@ class Multimodal(Estimator):
         """
         if not hasattr(self, "vectors_"):
             return self.fit(images, captions, others=others, validation=validation, missing=missing, progress=progress)
-        from embfast.device.torch import choose_device
+        from embfast.device.torch import torch_device
 
         self._ready()
-        choose_device(self.device)
+        torch_device(self.device or "auto", progress=False)
         self._check_learned()
         training, validation = training_and_validation(captions, validation)
         check_finite(images, np.arange(len(images)), IMAGES)
@@ -339,10 +339,10 @@ class Multimodal(Estimator):
             import torch
         except ImportError as error:
             raise ImportError("Multimodal needs torch: pip install embfast[multimodal]") from error
-        from embfast.device.torch import choose_device
+        from embfast.device.torch import torch_device
         from embfast.multimodal import towers
 
-        self._device = choose_device(self.device, or_cpu)
+        self._device = torch_device(self.device or "auto", or_cpu, progress=False)
         self._built = self._shaping()
         dim = int(self._n_in[IMAGES] if self.loss == "mse" else self.dim)
         hidden, word_dim = int(self.hidden), int(self._word_dim)

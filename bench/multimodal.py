@@ -35,7 +35,8 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from bench.machine import machine_and_commit, report, write_json
 from embfast.multimodal.captions import Captions, encode, vocabulary
-from embfast.multimodal.model import Examples, Multimodal
+from embfast.multimodal.examples import Examples, Words
+from embfast.multimodal.model import Multimodal
 from embfast.multimodal.ranking import ranking_loss
 from embfast.multimodal.towers import SequenceTower, into_space, pack
 from embfast.vectors.vectors import Vectors
@@ -96,13 +97,11 @@ def measure_steps(captions: Captions, args: argparse.Namespace) -> dict[str, Any
     tower = SequenceTower(len(words), args.word_dim, args.dim)
     optimizer = torch.optim.Adam(tower.parameters(), lr=2e-4, fused=True)
     images = Vectors(captions.images, np.ones((len(captions.images), 1), np.float32))
-    model = Multimodal(batch=args.batch)
-    model.words_ = words
-    data = Examples(images, captions, {}, "error", model._read)
+    data = Examples(images, captions, {}, "error", lambda texts: Words(ids, offsets))
     rng = np.random.default_rng(0)
 
     def drawn(bucketed: bool) -> list[np.ndarray]:
-        plan = model.set_params(bucketed=bucketed)._plan(data, 0)
+        plan = data.plan(0, seed=0, batch=args.batch, bucketed=bucketed, distinct_images=False)
         return [plan[i] for i in rng.permutation(len(plan))[: args.batches]]
 
     ways = {

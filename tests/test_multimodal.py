@@ -21,8 +21,9 @@ torch = pytest.importorskip("torch")
 from embfast.documents.doc2vec import Doc2Vec
 from embfast.errors import TrainingError
 from embfast.files.ternary import TernaryMatrix
-from embfast.multimodal.captions import Captions, Linked
-from embfast.multimodal.model import Examples, Multimodal
+from embfast.multimodal.captions import Captions, Linked, encode
+from embfast.multimodal.examples import Examples, Words
+from embfast.multimodal.model import Multimodal
 from embfast.vectors.vectors import Vectors
 
 
@@ -74,6 +75,20 @@ def test_one_thread_gives_the_same_bits_and_another_seed_others():
     assert first.loss_ == again.loss_
     other = Multimodal(**SMALL, dropout=0.2, seed=1).fit(images, captions)
     assert other.loss_ != first.loss_
+
+
+def test_threads_are_set_while_fitting_and_restored(tmp_path):
+    images, captions = world()
+    seen = set()
+    model = Multimodal(**SMALL, threads=2).fit(images, captions, progress=lambda s: seen.add(torch.get_num_threads()))
+    assert seen == {2}
+    assert torch.get_num_threads() == 1
+    model.set_params(threads=None)
+    model.partial_fit(images, captions, progress=lambda s: seen.add(torch.get_num_threads()))
+    assert seen == {1, 2}
+    run = stopped(tmp_path / "c.safetensors")
+    Multimodal(**SMALL, threads=2).fit(images, captions, **run)  # threads may differ from the checkpoint's
+    assert torch.get_num_threads() == 1
 
 
 class _Stop(Exception):
@@ -189,12 +204,14 @@ def test_a_model_of_another_device_is_of_use_here(tmp_path, monkeypatch):
     assert loaded.search_images("red") == model.search_images("red")
     with pytest.raises(ValueError, match="no CUDA device here"):
         loaded.partial_fit(images, captions)
+    loaded.set_params(device="cpu").partial_fit(images, captions)
+    assert len(loaded.loss_) == 6
 
 
 def test_a_checkpoint_holds_no_images_to_search(tmp_path):
     stopped(tmp_path / "c.safetensors")
     model = Multimodal.load(tmp_path / "c.safetensors")
-    with pytest.raises(ValueError, match=r"no images to search among: index\(images\)"):
+    with pytest.raises(ValueError, match=r"no images to search: add some with index\(images\)"):
         model.search_images("red")
     assert model.index(world()[0]).search_images("red", k=2)
 
@@ -277,11 +294,9 @@ def test_gradients_are_clipped():
     """With SGD a step is lr times the gradient, whose length over all weights is at most clip."""
     images, captions = world()
     settings = {**SMALL, "epochs": 1, "optimizer": "sgd", "lr": 1.0, "clip": 0.5, "batch": 200, "bucketed": False}
-    model = Multimodal(**settings)
-    model.fit(images, captions.part("train"))
-    moved = weights(model)
-    model._make_towers()
-    length = math.sqrt(sum(float(np.square(moved[n] - w, dtype=np.float64).sum()) for n, w in weights(model).items()))
+    moved = weights(Multimodal(**settings).fit(images, captions.part("train")))
+    first = weights(Multimodal(**{**settings, "lr": 1e-30}).fit(images, captions.part("train")))
+    length = math.sqrt(sum(float(np.square(moved[n] - w, dtype=np.float64).sum()) for n, w in first.items()))
     assert length == pytest.approx(0.5, rel=1e-4)
 
 
@@ -292,20 +307,24 @@ def test_a_diverging_run_is_an_error():
         Multimodal(**{**settings, "epochs": 50}).fit(images, captions.part("train"))
 
 
+def word_ids(texts):
+    """Texts as Multimodal reads them, all words unknown."""
+    return Words(*encode(texts, {}, 100))
+
+
 def test_batches_hold_each_caption_once_and_like_lengths():
     images, captions = world()
     captions = captions.part("train")
-    model = Multimodal(batch=10)
-    model.words_ = ["<end>", "<unk>"]
-    data = Examples(images, captions, {}, "error", model._read)
-    plan = model._plan(data, 0)
+    data = Examples(images, captions, {}, "error", word_ids)
+    settings = {"seed": 0, "batch": 10, "bucketed": True, "distinct_images": False}
+    plan = data.plan(0, **settings)
     assert sorted(np.concatenate(plan).tolist()) == list(range(len(captions)))
     assert {len(batch) for batch in plan} == {9, 10}
     lengths = data.sides["captions"].lengths
     spread = [int(lengths[batch].max() - lengths[batch].min()) for batch in plan]
-    loose = Multimodal(batch=10, bucketed=False)._plan(data, 0)
+    loose = data.plan(0, **{**settings, "bucketed": False})
     assert sum(spread) < sum(int(lengths[batch].max() - lengths[batch].min()) for batch in loose) / 2
-    again, other = model._plan(data, 0), model._plan(data, 1)
+    again, other = data.plan(0, **settings), data.plan(1, **settings)
     assert all((a == b).all() for a, b in zip(plan, again, strict=True))
     assert any((a != b).any() for a, b in zip(plan, other, strict=True))
     assert [len(a) for a in plan] == [len(b) for b in other]
@@ -314,10 +333,8 @@ def test_batches_hold_each_caption_once_and_like_lengths():
 def test_distinct_images_never_share_a_batch():
     images, captions = world()
     uneven = Captions.joined([captions, Captions.from_pairs([(images.keys[0], "one more", captions.splits[0])])])
-    model = Multimodal(batch=10, distinct_images=True)
-    model.words_ = ["<end>", "<unk>"]
-    data = Examples(images, uneven, {}, "error", model._read)
-    plan = model._plan(data, 3)
+    data = Examples(images, uneven, {}, "error", word_ids)
+    plan = data.plan(3, seed=0, batch=10, bucketed=True, distinct_images=True)
     assert sorted(np.concatenate(plan).tolist()) == list(range(len(uneven)))
     for batch in plan:
         assert len(set(uneven.owners[batch].tolist())) == len(batch)
@@ -438,7 +455,7 @@ def test_rows_in_the_place_of_captions():
     assert model.embed_other("captions", spoken).matrix.shape == (90, 16)
     with pytest.raises(ValueError, match="reads no text"):
         model.search_images("a red dog")
-    with pytest.raises(ValueError, match="no captions to search among"):
+    with pytest.raises(ValueError, match="no captions to search"):
         model.search_captions(images.keys[0])
 
 
@@ -459,7 +476,7 @@ def test_doc2vec_reads_the_captions():
     images, captions = world()
     document = Doc2Vec(mode="dbow", dim=16, min_count=1, epochs=40, sample=0, threads=1)
     document.fit([text.lower().split() for text in captions.texts])
-    with pytest.raises(ValueError, match="go together"):
+    with pytest.raises(ValueError, match="need each other"):
         Multimodal(text="doc2vec").fit(images, captions)
     model = Multimodal(**{**SMALL, "text": "doc2vec", "epochs": 15}).fit(images, captions, document_model=document)
     assert model.evaluate(images, captions.part("train")).images.r5 > 0.5
@@ -482,7 +499,7 @@ def test_word_vectors_come_in_and_may_stay_as_they_are():
         np.testing.assert_array_equal(table[model.words_.index(word)], given[word])
     tuned = Multimodal(**SMALL).fit(images, captions, word_vectors=given)
     assert (weights(tuned)["captions.words.weight"][tuned.words_.index("dog")] != given["dog"]).any()
-    with pytest.raises(ValueError, match="know none of the words"):
+    with pytest.raises(ValueError, match="contain no word of the captions"):
         Multimodal(**SMALL).fit(images, captions, word_vectors=Vectors(["Dog"], np.ones((1, 12), np.float32)))
     document = Doc2Vec(mode="dbow", dim=4, min_count=1).fit([text.lower().split() for text in captions.texts])
     with pytest.raises(ValueError, match="has no word vectors"):
@@ -506,10 +523,14 @@ def test_word_vectors_come_in_and_may_stay_as_they_are():
         ({"loss": "infonce", "similarity": "order"}, "infonce"),
         ({"bidirectional": 1}, "bidirectional must be True or False"),
         ({"lr": 0}, "lr must be"),
-        ({"device": "abacus"}, "device: "),
+        ({"device": "abacus"}, "device must be"),
+        ({"device": None}, "device must be"),
+        ({"device": "cuda"}, "no CUDA device here"),
+        ({"threads": 0}, "threads must be a whole number from 1"),
     ],
 )
-def test_settings_are_checked(settings, says):
+def test_settings_are_checked(settings, says, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     images, captions = world()
     with pytest.raises(ValueError, match=says):
         Multimodal(**{**SMALL, **settings}).fit(images, captions)
@@ -557,7 +578,7 @@ def test_other_mistakes():
     with pytest.raises(ValueError, match="has no row of image"):
         Multimodal(**SMALL).fit(images, captions, others={"sounds": sounds})
     model = Multimodal(**SMALL).fit(images, captions)
-    with pytest.raises(ValueError, match="expected vectors of 20 numbers, as in fit, got 3"):
+    with pytest.raises(ValueError, match="expected vectors of size 20, as in fit, got 3"):
         model.embed_images(np.ones((2, 3), np.float32))
 
 

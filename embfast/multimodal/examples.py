@@ -52,6 +52,17 @@ def some_rows_checksum(vectors: Any, rows: np.ndarray) -> int:
     return zlib.crc32(np.ascontiguousarray(vectors.matrix[np.unique(rows)[:256]]), vectors.dim)
 
 
+def checksums(word_vectors: Vectors | None, document_model: Any) -> dict[str, int]:
+    """Fingerprints of what fit was given besides images and captions."""
+    found = {}
+    if word_vectors is not None:
+        found["word_vectors_crc"] = some_rows_checksum(word_vectors, np.arange(len(word_vectors)))
+    if document_model is not None:
+        read = document_model.word_vectors_ if document_model.mode != "dbow" else document_model.vectors_
+        found["document_model_crc"] = some_rows_checksum(read, np.arange(len(read)))
+    return found
+
+
 class Words:
     """Items that are texts in word ids."""
 

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
+from embfast.vectors.vectors import Vectors
+
 
 class Packed(NamedTuple):
     """Texts as recurrent kernels want them: the first words of all, longest text first, then the second words, ...
@@ -156,6 +158,29 @@ class Word2VisualVecTower(nn.Module):
         hidden = functional.relu(self.read(torch.cat([state, mean], 1)) + bag)
         hidden = functional.dropout(hidden, self.dropout, self.training)
         return self.out(hidden)[texts.place]
+
+
+def text_tower(n_words: int, word_dim: int, dim: int, settings: dict[str, Any]) -> nn.Module:
+    """The tower that Multimodal's settings name, for a vocabulary of n_words and a joint space of size dim."""
+    hidden, dropout = settings["hidden"], settings["dropout"]
+    if settings["text"] == "mean":
+        return MeanTower(n_words, word_dim, dim, hidden, dropout)
+    if settings["text"] == "word2visualvec":
+        return Word2VisualVecTower(n_words, word_dim, dim, hidden or 2048, settings["dim"], dropout)
+    cell = (settings["text"], settings["pooling"], settings["bidirectional"])
+    return SequenceTower(n_words, word_dim, dim, *cell, dropout)
+
+
+def place_words(tower: nn.Module, words: list[str], vectors: Vectors) -> None:
+    """Initialises the word vectors of a tower by given ones, for the words that these contain."""
+    if not hasattr(tower, "words"):
+        raise ValueError("word_vectors: the tower of the captions has no word vectors")
+    known = [i for i, word in enumerate(words) if word in vectors]
+    if not known:
+        raise ValueError("word_vectors contain no word of the captions; are their words lower-cased?")
+    table = tower.words.weight
+    with torch.no_grad():
+        table[known] = torch.from_numpy(vectors[[words[i] for i in known]]).to(table)
 
 
 def _word_table(n_words: int, word_dim: int) -> nn.Embedding:

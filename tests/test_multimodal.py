@@ -1,4 +1,4 @@
-"""Images and captions in one space: training, several processes, other modalities, mistakes."""
+"""Multimodal: training, several processes, other modalities, invalid arguments."""
 
 import json
 import math
@@ -53,7 +53,7 @@ def one_thread():
     ids=lambda settings: "-".join(map(str, settings.values())) or "sum",
 )
 def test_learns_to_find_held_out_images(settings):
-    """Six images that it has not met, of colours and things that it has: chance finds one caption in six."""
+    """Retrieves six unseen combinations of colours and things; chance finds one in six."""
     images, captions = world()
     model = Multimodal(**{**SMALL, "epochs": 25, **settings}).fit(images, captions)
     found = model.evaluate(images, captions.part("dev"))
@@ -67,7 +67,7 @@ def test_learns_to_find_held_out_images(settings):
 def test_one_thread_gives_the_same_bits_and_another_seed_others():
     images, captions = world()
     first = Multimodal(**SMALL, dropout=0.2).fit(images, captions)
-    torch.rand(3)  # what others draw makes no difference, nor does fit to them
+    torch.rand(3)  # fit neither reads nor changes the state of torch's global generator
     before = torch.random.get_rng_state()
     again = Multimodal(**SMALL, dropout=0.2).fit(images, captions)
     assert (torch.random.get_rng_state() == before).all()
@@ -97,7 +97,7 @@ class _Stop(Exception):
 
 @pytest.mark.parametrize("settings", [{}, {"optimizer": "rmsprop", "loss": "max"}], ids=["adam", "rmsprop-max"])
 def test_a_resumed_run_has_the_bits_of_one_without_a_break(tmp_path, settings):
-    """Stopped in the middle of the second epoch, behind the first validation, with dropout."""
+    """The run stops in the middle of the second epoch, after the first validation, with dropout."""
     images, captions = world()
     settings = {**SMALL, "dropout": 0.3, "lr_drop": 2, **settings}
     whole = Multimodal(**settings).fit(images, captions)
@@ -118,7 +118,7 @@ def test_a_resumed_run_has_the_bits_of_one_without_a_break(tmp_path, settings):
     assert resumed.loss_ == whole.loss_
     assert resumed.validation_ == whole.validation_
     np.testing.assert_array_equal(resumed.vectors_.matrix, whole.vectors_.matrix)
-    again = Multimodal(**settings).fit(images, captions, checkpoint=path, resume=True)  # it is at its end
+    again = Multimodal(**settings).fit(images, captions, checkpoint=path, resume=True)  # the run is complete
     assert_same(weights(again), weights(whole))
 
 
@@ -133,7 +133,7 @@ def test_resume_refuses_other_settings_and_other_data(tmp_path):
 
 
 def stopped(path, **given):
-    """The checkpoint of a run that was stopped in its middle."""
+    """Writes the checkpoint of a run stopped halfway; returns the arguments that resume it."""
 
     def stop(status):
         if status.done > 0.4:
@@ -145,7 +145,7 @@ def stopped(path, **given):
 
 
 def sounds(images, dim, seed=0):
-    """A row of each image, of another kind."""
+    """A second modality: one random row per image."""
     rows = np.random.default_rng(seed).normal(size=(len(images), dim)).astype(np.float32)
     return Linked(Vectors([f"{key}.wav" for key in images.keys], rows), list(images.keys))
 
@@ -164,7 +164,7 @@ def test_resume_refuses_other_modalities(tmp_path, before, after, says):
     images, captions = world()
     given = [{} if how is None else {"others": {"sounds": sounds(images, *how)}} for how in (before, after)]
     run = stopped(tmp_path / "c.safetensors", **given[0])
-    Multimodal(**SMALL).fit(images, captions, **given[0], **run)  # the same go on
+    Multimodal(**SMALL).fit(images, captions, **given[0], **run)  # the same data resume
     run = stopped(tmp_path / "c.safetensors", **given[0])
     with pytest.raises(ValueError, match=r"other settings|another corpus|checkpoint") as refused:
         Multimodal(**SMALL).fit(images, captions, **given[1], **run)
@@ -192,8 +192,8 @@ def test_a_fit_that_is_refused_leaves_what_was_learned():
     assert model.search_images("red", k=1)
 
 
-def test_a_model_of_another_device_is_of_use_here(tmp_path, monkeypatch):
-    """A device of torch's is kept by its name; what was trained on CUDA is read where there is none."""
+def test_a_model_trained_on_cuda_loads_without_cuda(tmp_path, monkeypatch):
+    """torch.device settings become strings; a model trained on CUDA loads without CUDA."""
     images, captions = world()
     model = Multimodal(**SMALL, device=torch.device("cpu")).fit(images, captions, checkpoint=tmp_path / "c.safetensors")
     assert model.device == "cpu"
@@ -216,7 +216,7 @@ def test_a_checkpoint_holds_no_images_to_search(tmp_path):
     assert model.index(world()[0]).search_images("red", k=2)
 
 
-def test_what_is_no_picture_and_no_text_is_refused_by_name():
+def test_inputs_of_the_wrong_type_are_named_in_the_error():
     images, captions = world()
     model = Multimodal(**SMALL).fit(images, captions)
     with pytest.raises(TypeError, match="images: expected Vectors or an array, got Tensor"):
@@ -244,7 +244,7 @@ def test_ctrl_c_saves_and_keeps_what_was_learned(tmp_path):
 
 
 def test_the_best_epoch_is_kept(monkeypatch):
-    """Scores are given: the second epoch is the best, and two more do not better it."""
+    """With preset scores the second epoch is the best, and two more do not improve on it."""
     images, captions = world()
     given = iter([100, 300, 200, 250, 400])
     monkeypatch.setattr(Multimodal, "_evaluate", lambda self, data: SimpleNamespace(recall_sum=next(given)))
@@ -271,7 +271,7 @@ def test_learning_rate_drops_after_its_epoch():
 
 
 def test_sum_warms_up_for_max():
-    """Epochs of warm-up have the bits of a run of sum."""
+    """Warm-up epochs have the bits of a run with loss="sum"."""
     images, captions = world()
     warm = Multimodal(**{**SMALL, "loss": "max", "warmup": 2}).fit(images, captions)
     plain = Multimodal(**SMALL).fit(images, captions)
@@ -280,7 +280,7 @@ def test_sum_warms_up_for_max():
 
 
 def test_says_when_vectors_collapse():
-    """All images alike: the best that the hardest negative can do is one point for all."""
+    """With equal images, the loss of the hardest negative is smallest if all embeddings coincide."""
     images, captions = world()
     same = Vectors(images.keys, np.ones_like(images.matrix))
     with pytest.warns(RuntimeWarning, match="collapsed into one point; more epochs of warmup"):
@@ -291,7 +291,7 @@ def test_says_when_vectors_collapse():
 
 
 def test_gradients_are_clipped():
-    """With SGD a step is lr times the gradient, whose length over all weights is at most clip."""
+    """An SGD step is lr times the gradient, whose norm over all weights is at most clip."""
     images, captions = world()
     settings = {**SMALL, "epochs": 1, "optimizer": "sgd", "lr": 1.0, "clip": 0.5, "batch": 200, "bucketed": False}
     moved = weights(Multimodal(**settings).fit(images, captions.part("train")))
@@ -308,7 +308,7 @@ def test_a_diverging_run_is_an_error():
 
 
 def word_ids(texts):
-    """Texts as Multimodal reads them, all words unknown."""
+    """Texts encoded as Multimodal does it, with an empty vocabulary."""
     return Words(*encode(texts, {}, 100))
 
 
@@ -341,14 +341,14 @@ def test_distinct_images_never_share_a_batch():
 
 
 def test_captions_of_one_image_are_no_negatives():
-    """One image alone, many captions: there is nothing to push apart."""
+    """One image with several captions yields no negatives to train on."""
     images, captions = world()
     with pytest.raises(ValueError, match="at least two images, to tell them apart"):
         Multimodal(**SMALL).fit(images, captions.of_images([images.keys[0]]))
 
 
 def test_images_of_other_splits_are_left_alone():
-    """Where no split is called "train", images in none of them train, and those of "dev" validate all the same."""
+    """Without a split "train", images in no split are trained on, and those of "dev" still validate."""
     images, captions = world()
     renamed = Captions(captions.images, captions.owners, captions.texts, ["test"] * 6 + [""] * 18 + ["dev"] * 6)
     model = Multimodal(**SMALL).fit(images, renamed)
@@ -358,14 +358,14 @@ def test_images_of_other_splits_are_left_alone():
         for text in Captions(captions.images, captions.owners, captions.texts, renamed.splits).part("").texts
     )
     renamed.splits = ["test"] * 12 + ["held out"] * 18
-    with pytest.raises(ValueError, match="no image is in the split 'train'; there are 'held out', 'test'"):
+    with pytest.raises(ValueError, match="no image is in the split 'train'; splits are 'held out', 'test'"):
         Multimodal(**SMALL).fit(images, renamed)
 
 
 def test_images_without_vectors_are_skipped_wherever_they_are_asked_for():
     images, captions = world()
-    known = Vectors(images.keys[1:-1], images.matrix[1:-1])  # one of "train" and one of "dev" have none
-    with pytest.raises(ValueError, match='missing="skip" leaves'):
+    known = Vectors(images.keys[1:-1], images.matrix[1:-1])  # one image of "train" and one of "dev" lack a vector
+    with pytest.raises(ValueError, match='missing="skip" drops'):
         Multimodal(**SMALL).fit(known, captions)
     model = Multimodal(**SMALL).fit(known, captions, missing="skip")
     assert model.validation_[0].captions.queries == 5
@@ -413,7 +413,7 @@ dist.destroy_process_group()
 
 
 def test_two_processes_do_what_one_does(tmp_path):
-    """Batches halved, negatives gathered, gradients added up: the same loss and, but for rounding, the same weights."""
+    """With halved batches, gathered negatives and summed gradients, loss and weights agree up to rounding."""
     root = Path(__file__).parents[1]
     settings = {**SMALL, "epochs": 2, "loss": "max", "warmup": 1, "batch": 16}
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
@@ -437,8 +437,8 @@ def test_two_processes_do_what_one_does(tmp_path):
 # ---- other modalities ---------------------------------------------------------------------------------------------
 
 
-def test_rows_in_the_place_of_captions():
-    """As in SPEECH-COCO: the second modality is vectors, several for each image."""
+def test_linked_rows_replace_captions():
+    """As in SPEECH-COCO, the second modality is vectors, several per image."""
     images, captions = world()
     rng = np.random.default_rng(5)
     turn = rng.normal(size=(20, 30)).astype(np.float32)
@@ -490,7 +490,7 @@ def test_ternary_rows_are_dequantised_on_the_fly():
     assert_same(weights(narrow), weights(wide))
 
 
-def test_word_vectors_come_in_and_may_stay_as_they_are():
+def test_word_vectors_initialise_the_tower_and_may_stay_frozen():
     images, captions = world()
     given = Vectors(["dog", "cat", "nothing"], np.random.default_rng(0).normal(size=(3, 12)).astype(np.float32))
     model = Multimodal(**SMALL, tune_words=False).fit(images, captions, word_vectors=given)
@@ -506,7 +506,7 @@ def test_word_vectors_come_in_and_may_stay_as_they_are():
         Multimodal(**SMALL, text="doc2vec").fit(images, captions, word_vectors=given, document_model=document)
 
 
-# ---- mistakes -----------------------------------------------------------------------------------------------------
+# ---- invalid arguments --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -542,8 +542,8 @@ def test_an_unknown_image_is_an_error_or_is_skipped():
     with pytest.raises(ValueError, match=r"1 images with captions have no vector, the first '.*\.jpg'"):
         Multimodal(**SMALL).fit(few, captions.part("train"))
     model = Multimodal(**SMALL).fit(few, captions.part("train"), missing="skip")
-    assert model.counts_[0] == 4 * 24  # vocabulary is taken of all texts that came
-    with pytest.raises(ValueError, match="no image of any of those images"):
+    assert model.counts_[0] == 4 * 24  # the vocabulary comes from all training captions
+    with pytest.raises(ValueError, match="no image has any of these keys"):
         Multimodal(**SMALL).fit(Vectors(["other"], np.ones((1, 20), np.float32)), captions, missing="skip")
 
 
@@ -554,7 +554,7 @@ def test_an_image_without_captions_is_only_a_candidate():
     model = Multimodal(**SMALL).fit(more, lonely)
     found = model.evaluate(more, lonely.part("dev"))
     assert (found.captions.queries, found.images.queries) == (6, 24)
-    unseen = Multimodal(**SMALL).fit(images, lonely)  # without a vector it is left out
+    unseen = Multimodal(**SMALL).fit(images, lonely)  # an image without captions and vector is ignored
     assert unseen.evaluate(images, lonely.part("dev")).captions.queries == 6
 
 
@@ -562,11 +562,11 @@ def test_a_vector_that_is_not_finite_is_named():
     images, captions = world()
     broken = images.matrix.copy()
     broken[3, 5] = np.nan
-    with pytest.raises(ValueError, match=f"images: the vector of '{images.keys[3]}' has a number that is not finite"):
+    with pytest.raises(ValueError, match=f"images: the vector of '{images.keys[3]}' is not finite"):
         Multimodal(**SMALL).fit(Vectors(images.keys, broken), captions)
 
 
-def test_other_mistakes():
+def test_other_invalid_arguments():
     images, captions = world()
     with pytest.raises(TypeError, match="expected Captions or Linked rows, got list"):
         Multimodal().fit(images, ["a dog"])
@@ -575,7 +575,7 @@ def test_other_mistakes():
     with pytest.raises(ValueError, match="resume=True needs checkpoint="):
         Multimodal().fit(images, captions, resume=True)
     sounds = Linked(Vectors(["s"], np.ones((1, 3), np.float32)), [images.keys[0]])
-    with pytest.raises(ValueError, match="has no row of image"):
+    with pytest.raises(ValueError, match="has no row for image"):
         Multimodal(**SMALL).fit(images, captions, others={"sounds": sounds})
     model = Multimodal(**SMALL).fit(images, captions)
     with pytest.raises(ValueError, match="expected vectors of size 20, as in fit, got 3"):

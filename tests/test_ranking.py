@@ -100,7 +100,7 @@ def slopes(f, *points, h=1e-6):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("mode", MODES)
-def test_loss_and_gradient_are_those_of_the_loops(mode, similarity, shape, grouped):
+def test_loss_and_gradient_match_the_reference(mode, similarity, shape, grouped):
     direction, offset, n, m = SHAPES[shape]
     images, captions = rows(n, m)
     settings = {"similarity": similarity, "direction": direction, "offset": offset}
@@ -120,7 +120,7 @@ def test_loss_and_gradient_are_those_of_the_loops(mode, similarity, shape, group
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("mode", MODES)
-def test_without_kernels_the_same(mode, similarity, shape, monkeypatch):
+def test_results_without_kernels_are_equal(mode, similarity, shape, monkeypatch):
     """The path that tensors on a GPU take: torch's operations alone."""
     direction, offset, n, m = SHAPES[shape]
     images, captions = rows(n, m)
@@ -195,7 +195,7 @@ def test_data_parallel_parts_add_up_to_the_whole(mode):
 
 @pytest.mark.parametrize("similarity", ["cosine", "order"])
 @pytest.mark.parametrize("mode", MODES)
-def test_autograd_may_ask_in_any_way(mode, similarity):
+def test_backward_works_in_every_way_autograd_calls_it(mode, similarity):
     images, captions = rows(7, 7)
     expected = torch.autograd.grad(loss_of(mode, images, captions, similarity=similarity), (images, captions))
 
@@ -284,7 +284,7 @@ def test_without_negatives_there_is_no_loss(mode, similarity):
             assert gradient.abs().max() < 1e-12
 
 
-def test_more_hardest_than_there_are_is_all_of_them():
+def test_topk_with_more_than_all_negatives_takes_them_all():
     images, captions = rows(6, 6)
     groups = torch.tensor([0, 0, 1, 2, 3, 4])
     for tile in (2, 512):
@@ -354,7 +354,7 @@ def test_numbers_that_are_not_finite_are_errors():
         ({"groups": torch.arange(5)}, ValueError, r"groups: expected 6 integers.*got shape \(5,\)"),
     ],
 )
-def test_wrong_arguments_are_errors(changed, error, told):
+def test_invalid_arguments_are_errors(changed, error, told):
     arguments = {"images": torch.ones(6, 5), "captions": torch.ones(6, 5), **changed}
     with pytest.raises(error, match=told):
         ranking_loss(arguments.pop("images"), arguments.pop("captions"), **arguments)

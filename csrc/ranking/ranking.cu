@@ -1,5 +1,6 @@
-// Ranking losses between images and captions on a device, with their gradients. The matrix of similarities exists only
-// one tile per thread block, in registers. Sources and definitions: embfast/multimodal/ranking.py.
+// Ranking losses between images and captions on a device, with their gradients. Each thread block keeps one tile of the
+// matrix of similarities in registers; the matrix is never in memory. Sources and definitions:
+// embfast/multimodal/ranking.py.
 #include "core/device.h"
 
 namespace embfast {

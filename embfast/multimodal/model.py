@@ -6,6 +6,7 @@ arXiv:1707.05612; Vilalta et al. 2017 (full-network embeddings in such a pipelin
 
 import json
 import math
+import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -359,7 +360,8 @@ class Multimodal(JointSpace):
 
         self._device, self._built = device, self._shaping()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed % 2**63)
+            # torch's generator on the CPU reads only the low 32 bits of a seed.
+            torch.manual_seed(self.seed if self.seed < 2**32 else zlib.crc32(f"{self.seed}".encode()))
             made = {name: self._make_tower(name) for name in self._kinds}
         if not self.tune_words and hasattr(made[CAPTIONS], "words"):
             made[CAPTIONS].words.weight.requires_grad_(False)
@@ -377,10 +379,8 @@ class Multimodal(JointSpace):
     def _move(self, device: "torch.device") -> None:
         """Moves weights and optimiser state to another device."""
         if device != self._device:
-            state = self._optimizer.state_dict()
             self.towers_.to(device)
-            self._make_optimizer()
-            self._optimizer.load_state_dict(state)  # which moves the state to the device of its weights
+            self._optimizer.load_state_dict(self._optimizer.state_dict())  # moves it to the device of the weights
             self._device = device
 
     def _shaping(self) -> dict[str, Any]:

@@ -55,14 +55,14 @@ def multimodal_train(
     images: ImageVectors,
     captions: CaptionsFile,
     run: Run,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Write the model here.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File for the model.")],
     splits: Splits = None,
     stem: Stem = False,
     missing: Missing = "error",
     words: Annotated[Path | None, typer.Option(help="Initial word vectors, in any format.")] = None,
     document_model: Annotated[Path | None, typer.Option(help="Saved Doc2Vec model, for --text doc2vec.")] = None,
     onnx: Annotated[
-        Path | None, typer.Option(help="Write the towers to images.onnx and captions.onnx in this directory.")
+        Path | None, typer.Option(help="Directory for the towers, as images.onnx and captions.onnx.")
     ] = None,
 ) -> None:
     """Train a joint space of images and captions.
@@ -121,8 +121,10 @@ def multimodal_search(
     ] = None,
     image: Annotated[list[str] | None, typer.Option(help="Key of an image to find captions for.")] = None,
     k: Annotated[int, typer.Option("-k", help="Number of results per query.")] = 10,
-    vectors: Annotated[Path | None, typer.Option(help="Search these images instead of the model's own.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write the results to this HTML page, with pictures.")] = None,
+    vectors: Annotated[
+        Path | None, typer.Option(help="Vectors of other images to search instead of the model's own.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="File for an HTML page of the results, with pictures.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Directory of the pictures, for --html.")] = None,
     link: Annotated[
         bool, typer.Option("--link", help="Link to the pictures instead of embedding them in the page.")

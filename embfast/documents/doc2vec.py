@@ -9,33 +9,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from embfast import kernels
+from embfast.documents.inference import Inference
 from embfast.files.durable import FilePath
 from embfast.files.tensors import TensorFile, word_tensors
 from embfast.text.corpus import Corpus, by_count, fingerprint
 from embfast.text.tags import Tags
-from embfast.training.blocks import (
-    BLOCK,
-    CHAPTER,
-    DEVICE_SLICE,
-    blocks_per_slice,
-    forget_read,
-    make_blocks,
-    make_pieces,
-)
 from embfast.training.estimator import Estimator, FitRun, check_corpus
 from embfast.training.loop import choose_device
 from embfast.training.progress import ProgressOption
-from embfast.training.sampling import NoisePool, Sharing, keep_thresholds, noise_weights, sharing
+from embfast.training.sampling import NegativeSharing, keep_thresholds, negative_sharing
+from embfast.training.sequences import Outputs, Part, SequenceTrainer, Windows
 from embfast.training.settings import check_flag, check_float, check_int, check_machine, check_outputs
 from embfast.training.tables import for_kernels, grown_vocabulary, initial_weights
-from embfast.training.threads import Threads, cores
+from embfast.training.threads import cores
 from embfast.vectors.vectors import Vectors
 
 Documents = Corpus | Iterable[Iterable[str]]
-
-_INFERENCE_DRAWS = 1 << 18  # a pool of 1 MB, the same for every call, or a document would depend on its company
-_INFERENCE_WORK = 50_000_000  # tokens x epochs x padded dim of one kernel call and thread: under a second
-_DEVICE_THREADS = 32  # as many threads' work goes to a device at once
 
 
 class Doc2Vec(Estimator):
@@ -71,9 +60,9 @@ class Doc2Vec(Estimator):
         min_lr: step on the last word; lr / 10,000 by default.
         negatives_shared: neighbouring windows share their drawn words, two or more for each; otherwise each has its
             own, as each word of PV-DBOW always has.
-        threads: by default all cores, or as many of them as a longer run finds to pay (training.Threads). One gives the
-            same bits every time; more differ in the last digits. Inference, in all cores, gives the same bits with any.
-        seed: 0 to 2**64 - 1, of first weights and all draws.
+        threads: Number of threads. Default: all cores; long runs also try half as many and keep whichever is faster.
+        seed: Seed of the first weights and of every random draw, 0 to 2**64 - 1. With one thread, the same seed gives
+            the same bits.
         device: as in Word2Vec, for training and inference; not with dm="concat".
     Learned:
         vectors_: Vectors of the documents, keyed by tag; float32 (tags, dim), with mode="both" (tags, 2 * dim), first
@@ -261,24 +250,24 @@ class Doc2Vec(Estimator):
             check_float("lr", self.lr, 0, 100, above=True)
         if self.min_lr is not None:
             check_float("min_lr", self.min_lr, 0, min(self._rates(part)[0] for part in self._parts()))
-        check_machine(self.threads, self.seed, self.device, self._of_cpu())
+        check_machine(self.threads, self.seed, self.device, self._cpu_only())
 
-    def _parts(self) -> "list[_Part]":
+    def _parts(self) -> "list[_Setup]":
         """The models to train, and how their kernels share draws.
 
         In PV-DBOW each word has its own: where four share eight, training and inference are twice as fast, but accuracy
         on the IMDB reviews is 87.65 % in place of 87.78 % (dim=100, 20 epochs, six seeds).
         """
-        one = Sharing(True, 1, self.negatives, 1.0)
+        one = NegativeSharing(True, 1, self.negatives, 1.0)
         parts = []
         weight = 1 if self.dm == "concat" else self.tag_weight
         if self.mode != "dbow":
-            share = sharing(True, self.hs, self.negatives, self.negatives_shared, self.window)
-            parts.append(_Part("dm", True, True, self.dm == "concat", weight, self.seed, share))
+            share = negative_sharing(True, self.hs, self.negatives, self.negatives_shared, self.window)
+            parts.append(_Setup("dm", True, True, self.dm == "concat", weight, self.seed, share))
         if self.mode != "dm":
             words = self.dbow_words and self.negatives_shared
-            share = sharing(False, self.hs, self.negatives, True, min(self.window, 50)) if words else one
-            parts.append(_Part("dbow", False, self.dbow_words, False, 1, (self.seed + 1) % 2**64, share))
+            share = negative_sharing(False, self.hs, self.negatives, True, min(self.window, 50)) if words else one
+            parts.append(_Setup("dbow", False, self.dbow_words, False, 1, (self.seed + 1) % 2**64, share))
         return parts
 
     def _concat_tags(self, tags: Tags) -> int:
@@ -293,7 +282,7 @@ class Doc2Vec(Estimator):
             )
         return int(numbers[0])
 
-    def _shapes(self, part: "_Part", n_words: int, n_tags: int) -> dict[str, tuple[int, int]]:
+    def _shapes(self, part: "_Setup", n_words: int, n_tags: int) -> dict[str, tuple[int, int]]:
         """Rows and padded columns of a part's tables."""
         dim = kernels.padded(self.dim)
         hidden = dim * self._pieces(part)
@@ -306,7 +295,7 @@ class Doc2Vec(Estimator):
             shapes["w_nodes"] = (n_words - 1, hidden)
         return shapes
 
-    def _first_rows(self, part: "_Part", table: np.ndarray, first: int) -> None:
+    def _first_rows(self, part: "_Setup", table: np.ndarray, first: int) -> None:
         """Fills the rows of tags first, first + 1, ... with numbers uniform in (-0.5, 0.5) / sqrt(dim), of PV-DM / dim.
 
         Outputs begin at zero and move by the rows: from rows as small as those of words both stand still for long. In
@@ -316,7 +305,7 @@ class Doc2Vec(Estimator):
         reach = 0.5 if part.cbow else 0.5 * math.sqrt(self.dim)
         initial_weights(table, self.dim, _of_documents(part.seed), first, reach)
 
-    def _pieces(self, part: "_Part") -> int:
+    def _pieces(self, part: "_Setup") -> int:
         """Rows that stand end to end in a hidden row."""
         return self._concat + 2 * self.window if part.concat else 1
 
@@ -359,137 +348,48 @@ class Doc2Vec(Estimator):
         return Tags(self._keys, tags.offsets, rows[tags.ids])
 
     def _train(self, corpus: Corpus, tags: Tags, run: FitRun) -> "Doc2Vec":
-        state, n_tokens = self._progress, corpus.n_tokens
-        threads = Threads(self.threads)
-        blocks = make_blocks(corpus.offsets)
-        parts = self._parts()
-        common = self._common()
-        device, self.device_ = choose_device(self.device, run.progress, self._of_cpu())
-        on_device = {}
-        if device is not None:
-            pieces = make_pieces(corpus.offsets, blocks)
-            on_device = {part.name: self._on_device(device, part, common, tags) for part in parts}
-        pools = {}
-        repeated = {part.name: tags.repeated(part.tag_weight) for part in parts if device is None}
-        if self.negatives and device is None:
-            weights = noise_weights(self.counts_, self.ns_exponent)
-            for part in parts:
-                needed = min(n_tokens, CHAPTER * BLOCK) * part.share.drawn // part.share.centers
-                pools[part.name] = NoisePool(weights, part.share.drawn, needed, part.seed)
-
-        def step(epoch: int, first: int, last: int) -> tuple[float, int, int]:
-            tally = np.zeros(3)
-            for part in parts:
-                tally += kernels.train_sequences(
-                    ids=corpus.ids,
-                    offsets=corpus.offsets,
-                    blocks=blocks,
-                    first_block=first,
-                    last_block=last,
-                    noise=pools[part.name](state.before + epoch, first) if pools else None,
-                    w_docs=self._tables[f"{part.name}_w_docs"],
-                    tag_offsets=repeated[part.name].offsets,
-                    tags=repeated[part.name].ids,
-                    words=part.words,
-                    shared=True,
-                    epoch=state.before + epoch,
-                    lr_first=self._rates(part)[0],
-                    lr_last=self._rates(part)[1],
-                    tokens_before=epoch * n_tokens,
-                    tokens_total=self.epochs * n_tokens,
-                    dim=self.dim,
-                    threads=threads.now,
-                    **common,
-                    **self._of_part(part),
-                )
-            return float(tally[0]), int(tally[1]), int(tally[2])
-
-        def step_on_device(epoch: int, first: int, last: int) -> tuple[float, int, int]:
-            begin, end = np.searchsorted(pieces, blocks[[first, last]])
-            tally = np.zeros(3)
-            for session in on_device.values():
-                tally += session.train(
-                    corpus.ids,
-                    corpus.offsets,
-                    pieces[begin : end + 1],
-                    epoch=state.before + epoch,
-                    tokens_before=epoch * n_tokens,
-                    tokens_total=self.epochs * n_tokens,
-                )
-            return float(tally[0]), int(tally[1]), int(tally[2])
-
-        lr, min_lr = self._rates(parts[0])
-        of_cpu = max(1, blocks_per_slice(self.dim, self.window, threads.most) // (4 if self.hs else 1))
-        self._run(
-            run,
-            step if device is None else step_on_device,
-            blocks,
-            lr=lr,
-            min_lr=min_lr,
-            per_slice=of_cpu if device is None else DEVICE_SLICE,
-            threads=threads if device is None else None,
-            after_slice=lambda begin, end: forget_read(corpus.ids, begin, end),
-            sessions=on_device.values(),
+        trainer = SequenceTrainer(
+            [self._part(setup, tags) for setup in self._parts()],
+            dim=self.dim,
+            counts=self.counts_,
+            sample=self.sample,
+            epochs=self.epochs,
+            threads=self.threads,
+            device=self.device,
+            cpu_only=self._cpu_only(),
+            progress=run.progress,
         )
+        self.device_ = trainer.device_name
+        trainer.run(self, corpus, run)
         return self
 
-    def _rates(self, part: "_Part") -> tuple[float, float]:
+    def _part(self, setup: "_Setup", tags: Tags | None) -> Part:
+        """A part in training; without tags for inference, which has rows of documents of its own."""
+        tables = {name: self._tables.get(f"{setup.name}_{name}") for name in ("w_in", "w_out", "w_nodes", "w_docs")}
+        if tags is None:
+            del tables["w_docs"]
+        windows = Windows(
+            self.window if setup.words else 1,
+            shrink=self.shrink_windows and setup.words and not setup.concat,
+            cbow=setup.cbow,
+            mean=self.dm == "mean",
+            words=setup.words if tags is not None else setup.cbow,
+            concat=setup.concat,
+            tag_weight=setup.tag_weight,
+        )
+        outputs = Outputs(self.counts_, self.negatives, self.ns_exponent, setup.sharing, self._tree_counts)
+        return Part(tables, windows, outputs, self._rates(setup), setup.seed, tags)
+
+    def _rates(self, part: "_Setup") -> tuple[float, float]:
         """First and last learning rate."""
         first = self.lr if self.lr is not None else 0.05 if part.cbow and not part.concat else 0.025
         return float(first), float(self.min_lr if self.min_lr is not None else first / 10_000)
 
-    def _of_cpu(self) -> str | None:
+    def _cpu_only(self) -> str | None:
         """What in the settings a device does not have."""
         if self.mode != "dbow" and self.dm == "concat":
             return 'dm="concat"'
         return f"dim={self.dim:,}, above 1,024," if self.dim > 1024 else None
-
-    def _on_device(self, device: Any, part: "_Part", common: dict[str, Any], tags: "Tags | None") -> Any:
-        """A part's weights on a device; without tags for inference, where they are frozen."""
-        tables = {name: self._tables.get(f"{part.name}_{name}") for name in ("w_in", "w_out", "w_nodes", "w_docs")}
-        if tags is None:
-            del tables["w_docs"]
-        noise = kernels.NoiseTable(noise_weights(self.counts_, self.ns_exponent)) if self.negatives else None
-        of_part = self._of_part(part)
-        return kernels.device_sequences(
-            device,
-            tables,
-            dim=self.dim,
-            keep=common["keep"],
-            tree=common["tree"],
-            mean=common["mean"],
-            noise=noise,
-            drawn=self.negatives,
-            lr_first=self._rates(part)[0],
-            lr_last=self._rates(part)[1],
-            words=part.words if tags is not None else part.cbow,
-            frozen=tags is None,
-            tag_weight=part.tag_weight,
-            tag_offsets=None if tags is None else tags.offsets,
-            tags=None if tags is None else tags.ids,
-            **{name: of_part[name] for name in ("window", "shrink", "cbow", "seed")},
-        )
-
-    def _common(self) -> dict[str, Any]:
-        """Arguments of the kernels that training and inference of all parts share."""
-        return {
-            "keep": keep_thresholds(self.counts_, self.sample),
-            "tree": kernels.HuffmanTree(np.maximum(self._tree_counts, 1)) if self.hs else None,
-            "mean": self.dm == "mean",
-        }
-
-    def _of_part(self, part: "_Part") -> dict[str, Any]:
-        """Arguments of the kernels that are a part's own."""
-        return {name: self._tables.get(f"{part.name}_{name}") for name in ("w_in", "w_out", "w_nodes")} | {
-            "window": self.window if part.words else 1,
-            "shrink": bool(self.shrink_windows) and part.words and not part.concat,
-            "cbow": part.cbow,
-            "concat": part.concat,
-            "centers": part.share.centers,
-            "drawn": part.share.drawn,
-            "scale": part.share.scale,
-            "seed": part.seed,
-        }
 
     # ---- inference ------------------------------------------------------------------------------------------------
 
@@ -527,48 +427,14 @@ class Doc2Vec(Estimator):
                 "train with one"
             )
         corpus, n = self._encoded(documents)
-        threads = self.threads or cores()
         self._tables = {name: for_kernels(table) for name, table in self._tables.items()}
-        common, parts = self._common(), self._parts()
-        device, _ = choose_device(self.device, False, self._of_cpu())
-        table = kernels.NoiseTable(noise_weights(self.counts_, self.ns_exponent)) if self.negatives else None
+        device, _ = choose_device(self.device, False, self._cpu_only())
+        keep = keep_thresholds(self.counts_, self.sample)
+        parts = [self._part(setup, None) for setup in self._parts()]
         result = np.empty((n, self.dim * len(parts)), np.float32)
-        step = max(
-            1, (threads if device is None else _DEVICE_THREADS) * _INFERENCE_WORK // (epochs * kernels.padded(self.dim))
-        )
         for k, part in enumerate(parts):
-            session = None if device is None else self._on_device(device, part, common, None)
-            noise = None if table is None else table.sample(max(_INFERENCE_DRAWS, part.share.drawn), part.seed, 0)
-            lo = 0
-            while lo < n:
-                begin = int(corpus.offsets[lo])
-                hi = int(np.searchsorted(corpus.offsets, begin + step, "right")) - 1
-                hi = min(max(hi, lo + 1), lo + step, n)
-                end = int(corpus.offsets[hi])
-                rows = kernels.weight_table(hi - lo, self.dim)
-                ids, offsets = corpus.ids[begin:end], corpus.offsets[lo : hi + 1] - begin
-                if session is not None:
-                    session.infer(rows, ids, offsets, epochs, averaged)
-                    result[lo:hi, k * self.dim : (k + 1) * self.dim] = rows[:, : self.dim]
-                    lo = hi
-                    continue
-                kernels.infer_documents(
-                    rows,
-                    self.dim,
-                    ids=ids,
-                    offsets=offsets,
-                    noise=noise,
-                    epochs=epochs,
-                    averaged=averaged,
-                    tag_weight=part.tag_weight,
-                    lr_first=self._rates(part)[0],
-                    lr_last=self._rates(part)[1],
-                    threads=threads,
-                    **common,
-                    **self._of_part(part),
-                )
-                result[lo:hi, k * self.dim : (k + 1) * self.dim] = rows[:, : self.dim]
-                lo = hi
+            inference = Inference(part, self.dim, keep, device, self.threads or cores())
+            inference.run(corpus, epochs, averaged, result[:, k * self.dim : (k + 1) * self.dim])
         empty = int(np.count_nonzero(np.diff(corpus.offsets[: n + 1]) == 0))
         if empty:
             warnings.warn(f"{empty:,} of {n:,} documents hold no known word; their vectors are zeros", stacklevel=2)
@@ -640,8 +506,8 @@ class Doc2Vec(Estimator):
         self._show()
 
 
-class _Part(NamedTuple):
-    """One of the two models: what the kernels are told of it."""
+class _Setup(NamedTuple):
+    """One of the two models, as the settings describe it."""
 
     name: str
     cbow: bool
@@ -649,7 +515,7 @@ class _Part(NamedTuple):
     concat: bool
     tag_weight: int
     seed: int
-    share: Sharing
+    sharing: NegativeSharing
 
 
 def _of_documents(seed: int) -> int:

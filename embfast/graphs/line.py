@@ -8,15 +8,13 @@ import numpy as np
 from embfast import kernels
 from embfast.files.durable import FilePath
 from embfast.files.tensors import TensorFile
-from embfast.graphs.graph import Graph
-from embfast.graphs.node2vec import BUFFER, REACH, ahead, check_graph
-from embfast.training.blocks import BLOCK
+from embfast.graphs.graph import Graph, check_graph
 from embfast.training.estimator import Estimator, FitRun
 from embfast.training.progress import ProgressOption
-from embfast.training.sampling import NoisePool, noise_weights
+from embfast.training.sampling import NegativeSharing
+from embfast.training.sequences import BUFFER, Outputs, Part, SequenceTrainer, Slice, Windows
 from embfast.training.settings import check_float, check_int, check_machine
-from embfast.training.tables import initial_weights
-from embfast.training.threads import Threads
+from embfast.training.tables import NODE_REACH, initial_weights
 from embfast.vectors.vectors import Vectors
 
 
@@ -40,9 +38,9 @@ class LINE(Estimator):
         ns_exponent: 0.75 in the paper; 0 draws all nodes alike.
         lr: step on the first edge, falling linearly to min_lr.
         min_lr: step on the last edge; lr / 10,000 by default.
-        threads: by default all cores, or as many of them as a longer run finds to pay (training.Threads). One gives the
-            same bits every time.
-        seed: 0 to 2**64 - 1, of first weights and all draws.
+        threads: Number of threads. Default: all cores; long runs also try half as many and keep whichever is faster.
+        seed: Seed of the first weights and of every random draw, 0 to 2**64 - 1. With one thread, the same seed gives
+            the same bits.
     Learned:
         vectors_: Vectors, float32 (len(words_), dim or 2 * dim); row i belongs to node words_[i]. Nodes without an edge
             keep their small random first vector.
@@ -113,7 +111,7 @@ class LINE(Estimator):
         if not self._resumed(run, graph.fingerprint()):
             self._tables = {name: kernels.weight_table(len(graph), self.dim) for name in self._names()}
             for order in self._orders():
-                initial_weights(self._tables[f"w_in_{order}"], self.dim, _seed(self.seed, order), reach=REACH)
+                initial_weights(self._tables[f"w_in_{order}"], self.dim, _seed(self.seed, order), reach=NODE_REACH)
             names = list(graph.names)
             self.words_, self.counts_ = [names[i] for i in by_count], counts[by_count]
         rows = np.empty(len(graph), np.int32)
@@ -139,70 +137,34 @@ class LINE(Estimator):
         return [f"w_in_{order}" for order in self._orders()] + ["w_out_2"] * ("2" in self._orders())
 
     def _train(self, edges: "_Edges", run: FitRun) -> "LINE":
-        state, threads = self._progress, Threads(self.threads)
-        lr = float(self.lr)
-        min_lr = float(self.min_lr if self.min_lr is not None else lr / 10_000)
-        per_epoch = len(edges)
-        n_buffers = -(-per_epoch // BUFFER)
-        cuts = np.minimum(np.arange(n_buffers + 1) * BUFFER, per_epoch)
-        weights = noise_weights(self.counts_, self.ns_exponent)
-        pools = {
-            order: NoisePool(weights, self.negatives, BUFFER * self.negatives, _seed(self.seed, order))
-            for order in self._orders()
-        }
+        rates = float(self.lr), float(self.min_lr if self.min_lr is not None else self.lr / 10_000)
+        sharing = NegativeSharing(True, 1, self.negatives, 1.0)
+        outputs = Outputs(self.counts_, self.negatives, self.ns_exponent, sharing)
+        trainer = SequenceTrainer(
+            [
+                Part(self._order_tables(order), Windows(1, words=False), outputs, rates, _seed(self.seed, order))
+                for order in self._orders()
+            ],
+            dim=self.dim,
+            counts=self.counts_,
+            sample=0,
+            epochs=self.epochs,
+            threads=self.threads,
+        )
+        n_buffers = -(-len(edges) // BUFFER)
+        cuts = np.minimum(np.arange(n_buffers + 1) * BUFFER, len(edges))
 
-        def draw(number: int) -> list[tuple[np.ndarray, np.ndarray]]:
-            buffer = number % n_buffers
-            n = int(cuts[buffer + 1] - cuts[buffer])
+        def draw(number: int) -> list[Slice]:
+            n = int(cuts[number % n_buffers + 1] - cuts[number % n_buffers])
             return [edges.draw(n, _seed(self.seed, "edges " + order), number) for order in self._orders()]
 
-        with ahead(draw, state.epoch * n_buffers + state.block, self.epochs * n_buffers, threads.most) as next_:
-
-            def step(epoch: int, first: int, last: int) -> tuple[float, int, int]:
-                number = epoch * n_buffers + first
-                sums = np.zeros(3)
-                for order, (sources, targets) in zip(self._orders(), next_(number), strict=True):
-                    # A document for each edge: its tag is the source, and predicts the one word in it, the target.
-                    each = np.arange(len(sources) + 1, dtype=np.int64)
-                    blocks = np.append(np.arange(0, len(sources), BLOCK), len(sources)).astype(np.int64)
-                    w_in = self._tables[f"w_in_{order}"]
-                    sums += kernels.train_sequences(
-                        None,
-                        w_in if order == "1" else self._tables["w_out_2"],
-                        None,
-                        targets,
-                        each,
-                        blocks,
-                        0,
-                        len(blocks) - 1,
-                        None,
-                        pools[order](number, 0),
-                        None,
-                        w_in,
-                        each,
-                        sources,
-                        window=1,
-                        shrink=False,
-                        cbow=False,
-                        words=False,
-                        mean=True,
-                        shared=True,
-                        centers=1,
-                        drawn=self.negatives,
-                        scale=1.0,
-                        seed=_seed(self.seed, order),
-                        epoch=number,
-                        lr_first=lr,
-                        lr_last=min_lr,
-                        tokens_before=epoch * per_epoch + int(cuts[first]),
-                        tokens_total=self.epochs * per_epoch,
-                        dim=self.dim,
-                        threads=threads.now,
-                    )
-                return float(sums[0]), int(sums[1]), int(sums[2])
-
-            self._run(run, step, cuts, lr=lr, min_lr=min_lr, threads=threads, unit="edges")
+        trainer.run_drawn(self, draw, cuts, run, unit="edges")
         return self
+
+    def _order_tables(self, order: str) -> dict[str, np.ndarray]:
+        """The source of an edge is the tag of a document that holds one word, the target."""
+        w_in = self._tables[f"w_in_{order}"]
+        return {"w_docs": w_in, "w_out": w_in if order == "1" else self._tables["w_out_2"]}
 
     def _show(self) -> None:
         """vectors_ and loss_, from the weights as they are now."""
@@ -240,10 +202,12 @@ class _Edges:
     def __len__(self) -> int:
         return len(self._sources)
 
-    def draw(self, n: int, seed: int, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Sources and targets of n edges, int32 (n,): those of this number and seed."""
+    def draw(self, n: int, seed: int, number: int) -> Slice:
+        """n edges of this seed and number: one document each, whose tag is the source and whose word is the target."""
         drawn = self._table.sample(n, seed, number)
-        return self._rows[self._sources[drawn]], self._rows[self._graph.neighbours[drawn]]
+        each = np.arange(n + 1, dtype=np.int64)
+        sources, targets = self._rows[self._sources[drawn]], self._rows[self._graph.neighbours[drawn]]
+        return Slice.whole(targets, each, each, sources)
 
 
 def _drawn_weights(graph: Graph) -> tuple[np.ndarray, np.ndarray]:

@@ -1,32 +1,26 @@
 """Node vectors: node2vec, DeepWalk and metapath2vec, skip-gram on random walks that are drawn while it trains."""
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embfast import kernels
 from embfast.files.durable import FilePath
-from embfast.graphs.graph import Graph
-from embfast.training.blocks import blocks_per_slice, make_blocks, make_pieces
+from embfast.graphs.graph import Graph, check_graph
 from embfast.training.estimator import FitRun, WindowModel
-from embfast.training.loop import choose_device
 from embfast.training.progress import ProgressOption
-from embfast.training.sampling import NoisePool, keep_thresholds, noise_weights, sharing
+from embfast.training.sampling import negative_sharing
+from embfast.training.sequences import BUFFER, Outputs, Part, SequenceTrainer, Slice, Windows
 from embfast.training.settings import check_flag, check_float, check_int, check_machine, check_outputs
-from embfast.training.tables import grown_vocabulary
-from embfast.training.threads import Threads, cores
+from embfast.training.tables import NODE_REACH, grown_vocabulary
+from embfast.training.threads import cores
 
 if TYPE_CHECKING:
     from embfast.graphs.walks import Walks
 
 Types = Mapping[str, str] | Sequence[str]
 
-BUFFER = 1 << 19  # nodes of walks that are drawn at once, and trained on while the next ones are drawn
-REACH = 4.0  # of first weights; word2vec.c's 0.5 makes nodes, seen some hundred times, begin late
 SAMPLE = 1 << 24  # nodes of walks at most that visits are counted in
 
 
@@ -66,9 +60,9 @@ class Node2Vec(WindowModel):
             at 0.025 23.4), one of PPI 0.0125 (18.9; at 0.025 17.9, at 0.045 17.5): the default lies between.
         min_lr: step on the last pair; lr / 10,000 by default.
         negatives_shared: neighbouring windows share their drawn nodes, as in Word2Vec; otherwise each pair has its own.
-        threads: by default all cores, of which longer runs train on as many as pay (training.Threads). One gives the
-            same bits every time; more train alike but for the last digits, on the same walks.
-        seed: 0 to 2**64 - 1, of first weights, walks and all draws.
+        threads: Number of threads. Default: all cores; long runs also try half as many and keep whichever is faster.
+        seed: Seed of the first weights and of every random draw, 0 to 2**64 - 1. With one thread, the same seed gives
+            the same bits.
         device: as in Word2Vec; the same walks are drawn there, but on the CPU where the graph does not fit, or with a
             transition of your own.
     Learned:
@@ -88,7 +82,7 @@ class Node2Vec(WindowModel):
     and Swami 2017.
     """
 
-    _reach = REACH
+    _reach = NODE_REACH
 
     def __init__(
         self,
@@ -250,9 +244,9 @@ class Node2Vec(WindowModel):
         check_float("lr", self.lr, 0, 100, above=True)
         if self.min_lr is not None:
             check_float("min_lr", self.min_lr, 0, self.lr)
-        check_machine(self.threads, self.seed, self.device, self._of_cpu())
+        check_machine(self.threads, self.seed, self.device, self._cpu_only())
 
-    def _of_cpu(self) -> str | None:
+    def _cpu_only(self) -> str | None:
         """What in the settings a device does not have."""
         if not self.negatives_shared:
             return "negatives_shared=False, draws for each pair,"
@@ -288,121 +282,37 @@ class Node2Vec(WindowModel):
         )
 
     def _train(self, walks: "Walks", threads: int, run: FitRun) -> "Node2Vec":
-        state = self._progress
-        lr = float(self.lr)
-        min_lr = float(self.min_lr if self.min_lr is not None else lr / 10_000)
-        share = sharing(False, self.hs, self.negatives, self.negatives_shared, self.window, nodes=True)
-        at_once = share.drawn * (1 if share.shared else 2 * self.window)
-        weights = noise_weights(self.counts_, self.ns_exponent) if self.negatives else None
-        keep = keep_thresholds(self.counts_, self.sample)
-        tree = kernels.HuffmanTree(np.maximum(self.counts_, 1)) if self.hs else None
-        w_in, w_out, w_nodes = (self._tables.get(name) for name in ("w_in", "w_out", "w_nodes"))
-
-        # A buffer is what train() takes for a block. Its edges count nodes as if no walk ended early.
-        in_buffer = max(1, BUFFER // self.walk_length)
-        n_buffers = -(-len(walks) // in_buffer)
-        edges = np.minimum(np.arange(n_buffers + 1) * in_buffer, len(walks)) * self.walk_length
-        total = self.epochs * int(edges[-1])
-        needed = BUFFER * at_once // share.centers
-        noise = None if weights is None else NoisePool(weights, at_once, needed, self.seed)
-        training = Threads(self.threads)
-        pieces = max(1, blocks_per_slice(self.dim, self.window, training.most))
-        device, self.device_ = choose_device(self.device, run.progress, self._of_cpu())
-        on_device = None
-        if device is not None and walks.transition is None:
+        rates = float(self.lr), float(self.min_lr if self.min_lr is not None else self.lr / 10_000)
+        sharing = negative_sharing(False, self.hs, self.negatives, self.negatives_shared, self.window, nodes=True)
+        outputs = Outputs(self.counts_, self.negatives, self.ns_exponent, sharing, self.counts_ if self.hs else None)
+        trainer = SequenceTrainer(
+            [Part(self._tables, Windows(self.window, shrink=self.shrink_windows), outputs, rates, self.seed)],
+            dim=self.dim,
+            counts=self.counts_,
+            sample=self.sample,
+            epochs=self.epochs,
+            threads=self.threads,
+            device=self.device,
+            cpu_only=self._cpu_only(),
+            progress=run.progress,
+        )
+        self.device_ = trainer.device_name
+        if trainer.device is not None and walks.transition is None:
             try:
-                walks.to_device(device)
+                walks.to_device(trainer.device)
             except MemoryError as error:  # the graph is larger than the tables: they may still fit
                 self.device_ += f"; walks on the CPU, since {error}"
-        if device is not None:
-            on_device = kernels.device_sequences(
-                device,
-                self._tables,
-                dim=self.dim,
-                keep=None,
-                noise=None if weights is None else kernels.NoiseTable(weights),
-                tree=tree,
-                window=self.window,
-                shrink=bool(self.shrink_windows),
-                cbow=False,
-                mean=True,
-                drawn=self.negatives,
-                seed=self.seed,
-                lr_first=lr,
-                lr_last=min_lr,
-            )
+        in_buffer = max(1, BUFFER // self.walk_length)
+        n_buffers = -(-len(walks) // in_buffer)
+        first = np.minimum(np.arange(n_buffers + 1) * in_buffer, len(walks))  # walk of each buffer
 
-        def draw(number: int) -> tuple[np.ndarray, np.ndarray]:
+        def draw(number: int) -> list[Slice]:
             epoch, buffer = divmod(number, n_buffers)
-            begin = buffer * in_buffer
-            return walks.read(epoch, begin, min(begin + in_buffer, len(walks)), threads)
+            return [Slice.whole(*walks.read(epoch, int(first[buffer]), int(first[buffer + 1]), threads))]
 
-        numbers = ((state.before + state.epoch) * n_buffers + state.block, (state.before + self.epochs) * n_buffers)
-        with ahead(draw, *numbers, threads) as next_:
-
-            def step(epoch: int, first: int, last: int) -> tuple[float, int, int]:
-                number = (state.before + epoch) * n_buffers + first
-                ids, offsets = next_(number)
-                blocks = make_blocks(offsets)
-                before = epoch * int(edges[-1]) + int(edges[first])
-                if on_device is not None:
-                    cut = make_pieces(offsets, blocks)
-                    return on_device.train(ids, offsets, cut, epoch=number, tokens_before=before, tokens_total=total)
-                pool = noise and noise(number, 0)
-                sums = np.zeros(3)
-                for begin in range(0, len(blocks) - 1, pieces):
-                    sums += kernels.train_sequences(
-                        w_in,
-                        w_out,
-                        w_nodes,
-                        ids,
-                        offsets,
-                        blocks,
-                        begin,
-                        min(begin + pieces, len(blocks) - 1),
-                        keep,
-                        pool,
-                        tree,
-                        window=self.window,
-                        shrink=bool(self.shrink_windows),
-                        cbow=False,
-                        mean=True,
-                        shared=share.shared,
-                        centers=share.centers,
-                        drawn=share.drawn,
-                        scale=share.scale,
-                        seed=self.seed,
-                        epoch=number,
-                        lr_first=lr,
-                        lr_last=min_lr,
-                        tokens_before=before,
-                        tokens_total=total,
-                        dim=self.dim,
-                        threads=training.now,
-                    )
-                return float(sums[0]), int(sums[1]), int(sums[2])
-
-            sessions = [] if on_device is None else [on_device]
-            self._run(
-                run,
-                step,
-                edges,
-                lr=lr,
-                min_lr=min_lr,
-                threads=training if device is None else None,
-                unit="nodes",
-                sessions=sessions,
-            )
+        # The learning rate counts nodes as if no walk ended early.
+        trainer.run_drawn(self, draw, first * self.walk_length, run, unit="nodes", threads=threads)
         return self
-
-
-def check_graph(graph: Any) -> None:
-    """TypeError unless it is a Graph; ValueError when there is nothing in it to learn from."""
-    if not isinstance(graph, Graph):
-        kind = f"{type(graph).__module__}.{type(graph).__qualname__}"
-        raise TypeError(f"expected an embfast.Graph, got a {kind}; see Graph.from_file, from_edges and from_networkx")
-    if len(graph) < 2:
-        raise ValueError(f"need at least 2 nodes to train on, got {len(graph)}")
 
 
 def _types(graph: Graph, types: Types | None) -> list[str]:
@@ -454,29 +364,3 @@ def strengths(graph: Graph) -> np.ndarray:
     full = np.flatnonzero(graph.degrees)
     sums[full] = np.add.reduceat(graph.weights, graph.offsets[full], dtype=np.float64)
     return sums
-
-
-@contextmanager
-def ahead(draw: Callable[[int], Any], first: int, last: int, threads: int) -> Iterator[Callable[[int], Any]]:
-    """Gives draw, to be called with first, first + 1, ... in order; the next one is drawn while this one is used.
-
-    One thread draws when it is asked, and nothing runs beside it.
-    """
-    if threads == 1:
-        yield draw
-        return
-    with ThreadPoolExecutor(1) as pool:
-        pending: dict[int, Future] = {}
-
-        def start(number: int) -> None:
-            if number < last:
-                pending[number] = pool.submit(draw, number)
-
-        start(first)
-
-        def take(number: int) -> Any:
-            drawn = pending.pop(number).result()
-            start(number + 1)
-            return drawn
-
-        yield take

@@ -23,7 +23,7 @@ from embfast.training.model_file import FORMAT, VERSION, write_model
 from embfast.training.progress import Progress, ProgressOption
 from embfast.training.settings import check_float, check_place, is_changed, plain, plain_scalar
 from embfast.training.tables import for_kernels, initial_weights
-from embfast.training.threads import Threads
+from embfast.training.threads import ThreadTuner
 from embfast.vectors.vectors import Vectors
 
 
@@ -108,8 +108,8 @@ class Estimator(ABC):
         for name in self.settings():
             setattr(self, name, plain_scalar(getattr(self, name)))
         self._check()
-        if hasattr(self, "_of_cpu"):
-            choose_device(self.device, False, self._of_cpu())
+        if hasattr(self, "_cpu_only"):
+            choose_device(self.device, False, self._cpu_only())
 
     def _begin(self, checkpoint: FilePath | None, minutes: float, resume: bool, progress: ProgressOption) -> "FitRun":
         """What fit was told; ValueError unless that and the settings make sense."""
@@ -162,7 +162,7 @@ class Estimator(ABC):
         lr: float,
         min_lr: float,
         per_slice: int = 1,
-        threads: Threads | None = None,
+        threads: ThreadTuner | None = None,
         after_slice: Callable[[int, int], None] | None = None,
         unit: str = "words",
         sessions: Iterable[Any] = (),

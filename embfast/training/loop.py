@@ -18,7 +18,7 @@ from embfast import kernels
 from embfast.errors import TrainingError
 from embfast.training.blocks import CHAPTER
 from embfast.training.progress import Progress, ProgressOption, Status, reporter
-from embfast.training.threads import Threads
+from embfast.training.threads import ThreadTuner
 
 _LEAST_SLICES = 32  # of a run that looks for its number of threads
 
@@ -26,14 +26,14 @@ _LEAST_SLICES = 32  # of a run that looks for its number of threads
 # ---- weights and blocks -------------------------------------------------------------------------------------------
 
 
-def choose_device(name: str, progress: "ProgressOption", of_cpu: str | None = None) -> tuple[Any, str]:
+def choose_device(name: str, progress: "ProgressOption", cpu_only: str | None = None) -> tuple[Any, str]:
     """kernels.device; with "auto" a line on stderr says what was taken, unless progress is False.
 
-    of_cpu: what in the settings is of the CPU alone, which then is what "auto" takes.
+    cpu_only: what in the settings is of the CPU alone, which then is what "auto" takes.
     """
     if name != "auto":
         return kernels.device(name)
-    device, text = kernels.device(name) if of_cpu is None else (None, f"cpu, since {of_cpu} is of the CPU alone")
+    device, text = kernels.device(name) if cpu_only is None else (None, f"cpu, since {cpu_only} is of the CPU alone")
     if progress is not False:
         print(f'device="auto": {text}', file=sys.stderr, flush=True)
     return device, text
@@ -51,7 +51,7 @@ def train(
     per_slice: int,
     lr: float,
     min_lr: float,
-    threads: Threads | None = None,
+    threads: ThreadTuner | None = None,
     after_slice: Callable[[int, int], None] | None = None,
     unit: str = "words",
     save: Callable[[], None] | None = None,

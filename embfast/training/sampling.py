@@ -8,7 +8,7 @@ from embfast import kernels
 from embfast.training.blocks import CHAPTER
 
 
-class NoisePool:
+class NegativePool:
     """Words drawn ahead as negatives, int32: one pool for each chapter of each epoch, whatever the number of threads.
 
     Reading words in order costs the kernels a tenth of drawing them one by one from an alias table, which lies all over
@@ -31,7 +31,7 @@ class NoisePool:
         return self._words
 
 
-class Sharing(NamedTuple):
+class NegativeSharing(NamedTuple):
     """How the kernel groups centers and draws negatives for them."""
 
     shared: bool
@@ -40,7 +40,9 @@ class Sharing(NamedTuple):
     scale: float
 
 
-def sharing(cbow: bool, hs: bool, negatives: int, negatives_shared: bool, window: int, nodes: bool = False) -> Sharing:
+def negative_sharing(
+    cbow: bool, hs: bool, negatives: int, negatives_shared: bool, window: int, nodes: bool = False
+) -> NegativeSharing:
     """How many neighbouring centers share how many drawn words; the one place that decides it.
 
     Sharing among centers saves arithmetic as long as enough words are drawn for each: skip-gram wants 2.5 (with 2,
@@ -54,7 +56,7 @@ def sharing(cbow: bool, hs: bool, negatives: int, negatives_shared: bool, window
     """
     shared = negatives_shared and (cbow or window <= 50)
     if not negatives:
-        return Sharing(shared, 1, 0, 1.0)
+        return NegativeSharing(shared, 1, 0, 1.0)
     centers, drawn = 1, negatives
     if shared and not hs:
         if cbow and negatives >= 5:
@@ -62,7 +64,7 @@ def sharing(cbow: bool, hs: bool, negatives: int, negatives_shared: bool, window
         elif not cbow and negatives >= 5 and window <= 15:
             centers = 2
             drawn = -(-4 * negatives // 5) if nodes else negatives
-    return Sharing(shared, centers, drawn, negatives / drawn)
+    return NegativeSharing(shared, centers, drawn, negatives / drawn)
 
 
 def keep_thresholds(counts: np.ndarray, sample: float) -> np.ndarray | None:

@@ -60,18 +60,18 @@ def check_outputs(negatives: Any, hs: Any) -> None:
         raise ValueError("negatives=0 and hs=False leave nothing to learn from: set negatives >= 1 or hs=True")
 
 
-def check_machine(threads: Any, seed: Any, device: Any = "cpu", of_cpu: str | None = None) -> None:
+def check_machine(threads: Any, seed: Any, device: Any = "cpu", cpu_only: str | None = None) -> None:
     """ValueError unless threads and seed are numbers, and device the CPU or a CUDA device that has what is set.
 
-    of_cpu: what in the settings is of the CPU alone.
+    cpu_only: what in the settings is of the CPU alone.
     """
     if threads is not None:
         check_int("threads", threads, 1, 4096)
     check_int("seed", seed, 0, 2**64 - 1)
     if not isinstance(device, str) or not re.fullmatch(r"cpu|auto|cuda(:\d{1,3})?", device):
         raise ValueError(f'device must be "cpu", "cuda", "cuda:1" and so on, or "auto", got {device!r}')
-    if of_cpu and device not in ("cpu", "auto"):
-        raise ValueError(f"{of_cpu} is of the CPU alone; use device='cpu'")
+    if cpu_only and device not in ("cpu", "auto"):
+        raise ValueError(f"{cpu_only} is of the CPU alone; use device='cpu'")
 
 
 def plain(value: Any) -> Any:

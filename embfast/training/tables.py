@@ -5,6 +5,7 @@ import numpy as np
 from embfast import kernels
 from embfast.text.corpus import Corpus
 
+NODE_REACH = 4.0  # of the first weights of nodes: from word2vec.c's 0.5, nodes seen some hundred times learn late
 _CELLS = 1 << 18  # numbers per step of the numpy loops over tables: 1 MB
 
 

@@ -10,7 +10,7 @@ _REST = 64  # slices until numbers are tried again; then twice as many, and so o
 _SLUMP = 0.7  # of the best rate since then: slices below it, as many as _TURNS, have them tried again at once
 
 
-class Threads:
+class ThreadTuner:
     """How many threads take the next slice: as many as were asked for or, by default, as many of all cores as pay.
 
     Threads share the weights without locks. Where cores have no cache in common the rows travel between them, and more

@@ -4,26 +4,15 @@ from typing import Any
 
 import numpy as np
 
-from embfast import kernels
 from embfast.files.durable import FilePath
 from embfast.files.tensors import TensorFile
 from embfast.text.corpus import Corpus, by_count, fingerprint
-from embfast.training.blocks import (
-    BLOCK,
-    CHAPTER,
-    DEVICE_SLICE,
-    blocks_per_slice,
-    forget_read,
-    make_blocks,
-    make_pieces,
-)
 from embfast.training.estimator import FitRun, WindowModel, check_corpus
-from embfast.training.loop import choose_device
 from embfast.training.progress import ProgressOption
-from embfast.training.sampling import NoisePool, keep_thresholds, noise_weights, sharing
+from embfast.training.sampling import negative_sharing
+from embfast.training.sequences import Outputs, Part, SequenceTrainer, Windows
 from embfast.training.settings import check_flag, check_float, check_int, check_machine, check_outputs
 from embfast.training.tables import document_means, grown_vocabulary
-from embfast.training.threads import Threads
 
 
 class Word2Vec(WindowModel):
@@ -51,9 +40,9 @@ class Word2Vec(WindowModel):
         min_lr: step on the last pair; lr / 10,000 by default.
         negatives_shared: neighbouring windows share their drawn words: three times faster for skip-gram, and better on
             analogies and relatedness (README, `sharing`); otherwise each pair draws its own, as in word2vec.c.
-        threads: by default all cores, or as many of them as a longer run finds to pay (training.Threads). One gives the
-            same bits every time; more differ in the last digits.
-        seed: 0 to 2**64 - 1, of first weights and all draws.
+        threads: Number of threads. Default: all cores; long runs also try half as many and keep whichever is faster.
+        seed: Seed of the first weights and of every random draw, 0 to 2**64 - 1. With one thread, the same seed gives
+            the same bits.
         device: "cpu"; "cuda" or "cuda:1", which needs CuPy and dim <= 1,024; or "auto", such a device where there is
             one. There each window draws for itself, texts are cut into pieces of about 1,024 tokens, and additions meet
             in any order, so that runs differ in the last digits.
@@ -190,9 +179,9 @@ class Word2Vec(WindowModel):
             check_float("lr", self.lr, 0, 100, above=True)
         if self.min_lr is not None:
             check_float("min_lr", self.min_lr, 0, self._rates()[0])
-        check_machine(self.threads, self.seed, self.device, self._of_cpu())
+        check_machine(self.threads, self.seed, self.device, self._cpu_only())
 
-    def _of_cpu(self) -> str | None:
+    def _cpu_only(self) -> str | None:
         """What in the settings a device does not have."""
         if not self.cbow and not self.negatives_shared:
             return "negatives_shared=False, draws for each pair,"
@@ -213,95 +202,22 @@ class Word2Vec(WindowModel):
         return corpus if corpus.words == self.words_ else corpus.with_words(self.words_)
 
     def _train(self, corpus: Corpus, run: FitRun) -> "Word2Vec":
-        state, n_tokens = self._progress, corpus.n_tokens
-        threads = Threads(self.threads)
-        lr, min_lr = self._rates()
-        share = sharing(self.cbow, self.hs, self.negatives, self.negatives_shared, self.window)
-        blocks = make_blocks(corpus.offsets)
-        keep = keep_thresholds(self.counts_, self.sample)
-        device, self.device_ = choose_device(self.device, run.progress, self._of_cpu())
-        noise = None
-        if self.negatives and device is None:
-            at_once = share.drawn * (1 if share.shared or self.cbow else 2 * self.window)
-            needed = min(n_tokens, CHAPTER * BLOCK) * at_once // share.centers
-            noise = NoisePool(noise_weights(self.counts_, self.ns_exponent), at_once, needed, self.seed)
-        tree = kernels.HuffmanTree(np.maximum(self._tree_counts, 1)) if self.hs else None
-        w_in, w_out, w_nodes = (self._tables.get(name) for name in ("w_in", "w_out", "w_nodes"))
-        on_device = None
-        if device is not None:
-            on_device = kernels.device_sequences(
-                device,
-                self._tables,
-                dim=self.dim,
-                keep=keep,
-                noise=kernels.NoiseTable(noise_weights(self.counts_, self.ns_exponent)) if self.negatives else None,
-                tree=tree,
-                window=self.window,
-                shrink=bool(self.shrink_windows),
-                cbow=bool(self.cbow),
-                mean=bool(self.cbow_mean),
-                drawn=self.negatives,
-                seed=self.seed,
-                lr_first=lr,
-                lr_last=min_lr,
-            )
-            pieces = make_pieces(corpus.offsets, blocks)
-
-        def step_on_device(epoch: int, first: int, last: int) -> tuple[float, int, int]:
-            begin, end = np.searchsorted(pieces, blocks[[first, last]])
-            return on_device.train(
-                corpus.ids,
-                corpus.offsets,
-                pieces[begin : end + 1],
-                epoch=state.before + epoch,
-                tokens_before=epoch * n_tokens,
-                tokens_total=self.epochs * n_tokens,
-            )
-
-        def step(epoch: int, first: int, last: int) -> tuple[float, int, int]:
-            return kernels.train_sequences(
-                w_in,
-                w_out,
-                w_nodes,
-                corpus.ids,
-                corpus.offsets,
-                blocks,
-                first,
-                last,
-                keep,
-                noise and noise(state.before + epoch, first),
-                tree,
-                window=self.window,
-                shrink=bool(self.shrink_windows),
-                cbow=bool(self.cbow),
-                mean=bool(self.cbow_mean),
-                shared=share.shared,
-                centers=share.centers,
-                drawn=share.drawn,
-                scale=share.scale,
-                seed=self.seed,
-                epoch=state.before + epoch,
-                lr_first=lr,
-                lr_last=min_lr,
-                tokens_before=epoch * n_tokens,
-                tokens_total=self.epochs * n_tokens,
-                dim=self.dim,
-                threads=threads.now,
-            )
-
-        slower = 1 if share.shared and not self.hs else 4
-        of_cpu = max(1, blocks_per_slice(self.dim, self.window, threads.most) // slower)
-        self._run(
-            run,
-            step if device is None else step_on_device,
-            blocks,
-            lr=lr,
-            min_lr=min_lr,
-            per_slice=of_cpu if device is None else DEVICE_SLICE,
-            threads=threads if device is None else None,
-            after_slice=lambda begin, end: forget_read(corpus.ids, begin, end),
-            sessions=[] if device is None else [on_device],
+        sharing = negative_sharing(self.cbow, self.hs, self.negatives, self.negatives_shared, self.window)
+        windows = Windows(self.window, shrink=self.shrink_windows, cbow=self.cbow, mean=self.cbow_mean)
+        outputs = Outputs(self.counts_, self.negatives, self.ns_exponent, sharing, self._tree_counts)
+        trainer = SequenceTrainer(
+            [Part(self._tables, windows, outputs, self._rates(), self.seed)],
+            dim=self.dim,
+            counts=self.counts_,
+            sample=self.sample,
+            epochs=self.epochs,
+            threads=self.threads,
+            device=self.device,
+            cpu_only=self._cpu_only(),
+            progress=run.progress,
         )
+        self.device_ = trainer.device_name
+        trainer.run(self, corpus, run)
         return self
 
     def _tensors(self) -> dict[str, np.ndarray]:

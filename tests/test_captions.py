@@ -192,12 +192,12 @@ def test_flickr8k_as_it_is(data):
         ("c.json", {**COCO, "images": [{"id": 3}]}, r"images\[0\]: expected id and file_name"),
     ],
 )
-def test_faulty_files_say_where(tmp_path, name, content, says):
+def test_errors_in_files_name_the_line_or_entry(tmp_path, name, content, says):
     with pytest.raises(FormatError, match=says):
         Captions.from_file(written(tmp_path / name, content))
 
 
-def test_bytes_that_are_no_utf8_say_where(tmp_path):
+def test_invalid_utf8_and_split_errors_name_the_line(tmp_path):
     (tmp_path / "c.tsv").write_bytes(b"a.jpg\tA dog\nb.jpg\tA \xff dog\n")
     with pytest.raises(FormatError, match=r"c\.tsv:2: expected UTF-8"):
         Captions.from_file(tmp_path / "c.tsv")
@@ -221,7 +221,7 @@ def test_parts_keep_texts_with_their_images():
     assert captions.checksum() != captions.part("s1").checksum()
 
 
-def test_what_does_not_fit_is_refused():
+def test_inconsistent_arguments_are_errors():
     with pytest.raises(ValueError, match="'a' occurs twice"):
         Captions(["a", "a"], [], [])
     with pytest.raises(ValueError, match="expected one owner for each of 2 captions"):

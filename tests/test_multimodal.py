@@ -193,7 +193,7 @@ def test_resume_refuses_other_word_vectors(tmp_path):
         Multimodal(**SMALL).fit(images, captions, word_vectors=vectors, **run)
 
 
-def test_a_fit_that_is_refused_leaves_what_was_learned():
+def test_a_refused_fit_keeps_what_was_learned():
     images, captions = world()
     model = Multimodal(**SMALL).fit(images, captions)
     words, before = list(model.words_), weights(model)
@@ -217,6 +217,7 @@ def test_a_model_trained_on_cuda_loads_without_cuda(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="no CUDA device here"):
         loaded.partial_fit(images, captions)
     loaded.set_params(device="cpu").partial_fit(images, captions)
+    assert loaded.device_ == "cpu"
     assert len(loaded.loss_) == 6
 
 
@@ -291,7 +292,7 @@ def test_sum_warms_up_for_max():
     assert warm.loss_[2] < plain.loss_[2]
 
 
-def test_says_when_vectors_collapse():
+def test_warns_when_embeddings_collapse():
     """With equal images, the loss of the hardest negative is smallest if all embeddings coincide."""
     images, captions = world()
     same = Vectors(images.keys, np.ones_like(images.matrix))
@@ -359,7 +360,7 @@ def test_captions_of_one_image_are_no_negatives():
         Multimodal(**SMALL).fit(images, captions.of_images([images.keys[0]]))
 
 
-def test_images_of_other_splits_are_left_alone():
+def test_images_of_other_splits_are_not_trained_on():
     """Without a split "train", images in no split are trained on, and those of "dev" still validate."""
     images, captions = world()
     renamed = Captions(captions.images, captions.owners, captions.texts, ["test"] * 6 + [""] * 18 + ["dev"] * 6)
@@ -374,7 +375,7 @@ def test_images_of_other_splits_are_left_alone():
         Multimodal(**SMALL).fit(images, renamed)
 
 
-def test_images_without_vectors_are_skipped_wherever_they_are_asked_for():
+def test_missing_skip_works_in_fit_and_evaluate():
     images, captions = world()
     known = Vectors(images.keys[1:-1], images.matrix[1:-1])  # one image of "train" and one of "dev" lack a vector
     with pytest.raises(ValueError, match='missing="skip" drops'):
@@ -384,7 +385,7 @@ def test_images_without_vectors_are_skipped_wherever_they_are_asked_for():
     assert model.evaluate(known, captions.part("dev"), missing="skip").captions.queries == 5
 
 
-def test_numbers_of_numpy_are_numbers(tmp_path):
+def test_settings_may_be_numpy_scalars(tmp_path):
     images, captions = world()
     plain_settings = {**SMALL, "loss": "topk", "k": 3, "hidden": 0, "seed": 5}
     settings = {name: np.int64(v) if isinstance(v, int) else v for name, v in plain_settings.items()}
@@ -424,7 +425,7 @@ dist.destroy_process_group()
 """
 
 
-def test_two_processes_do_what_one_does(tmp_path):
+def test_two_processes_give_the_weights_of_one(tmp_path):
     """With halved batches, gathered negatives and summed gradients, loss and weights agree up to rounding."""
     root = Path(__file__).parents[1]
     settings = {**SMALL, "epochs": 2, "loss": "max", "warmup": 1, "batch": 16}
@@ -471,7 +472,7 @@ def test_linked_rows_replace_captions():
         model.search_captions(images.keys[0])
 
 
-def test_three_modalities_meet_in_one_space():
+def test_three_modalities_share_one_space():
     images, captions = world()
     turn = np.random.default_rng(5).normal(size=(20, 9)).astype(np.float32)
     sounds = Vectors([f"s{i}" for i in range(len(images))], images.matrix @ turn)
@@ -548,7 +549,7 @@ def test_settings_are_checked(settings, says, monkeypatch):
         Multimodal(**{**SMALL, **settings}).fit(images, captions)
 
 
-def test_an_unknown_image_is_an_error_or_is_skipped():
+def test_a_caption_of_an_unknown_image_is_an_error_or_skipped():
     images, captions = world()
     few = Vectors(images.keys[1:], images.matrix[1:])
     with pytest.raises(ValueError, match=r"1 images with captions have no vector, the first '.*\.jpg'"):

@@ -432,7 +432,7 @@ def test_peak_memory_is_far_below_the_matrix_of_similarities():
         assert amount < matrix / 2, (name, amount, matrix)
 
 
-def test_sizes_of_numpy_are_sizes():
+def test_numpy_integers_are_accepted():
     a, b = torch.rand(6, 4), torch.rand(6, 4)
     assert ranking_loss(a, b, tile=np.int64(2)) == pytest.approx(float(ranking_loss(a, b, tile=2)))
     offset = {"direction": "images", "offset": 1}

@@ -122,7 +122,7 @@ def multimodal_search(
     image: Annotated[list[str] | None, typer.Option(help="Key of an image to find captions for.")] = None,
     k: Annotated[int, typer.Option("-k", help="Number of results per query.")] = 10,
     vectors: Annotated[
-        Path | None, typer.Option(help="Vectors of other images to search instead of the model's own.")
+        Path | None, typer.Option(help="Vectors of the images to search. Default: the model's own.")
     ] = None,
     html: Annotated[Path | None, typer.Option(help="File for an HTML page of the results, with pictures.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Directory of the pictures, for --html.")] = None,

@@ -98,6 +98,7 @@ class Multimodal(JointSpace):
         loss_: mean loss of each epoch per caption, summed over all pairs of modalities.
         validation_: Retrieval of each epoch (see evaluate), if captions are held out for validation. The weights are
             those of the epoch with the highest recall_sum.
+        device_: the device that holds the weights, such as "cpu" or "cuda:0".
 
     Under torch.distributed (torchrun, with an initialised process group) each process computes its part of every batch,
     and every process sees all negatives.

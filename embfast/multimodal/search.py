@@ -101,6 +101,12 @@ class JointSpace(Estimator):
         return Words(*encode(texts, index, self.max_words))
 
     @property
+    def device_(self) -> str:
+        """The device that holds the weights."""
+        self._check_fitted()
+        return str(self._device)
+
+    @property
     def _space_dim(self) -> int:
         return self._n_in[IMAGES] if self.loss == "mse" else self.dim
 

@@ -229,9 +229,9 @@ def test_metapaths_visit_the_types_that_they_name():
 @pytest.mark.parametrize(
     ("metapath", "types", "message"),
     [
-        ("author", {}, "metapath must be types with commas"),
-        ("author,paper", {}, "metapath must be types with commas"),
-        ("author,,author", {}, "metapath must be types with commas"),
+        ("author", {}, "metapath must be node types separated by commas"),
+        ("author,paper", {}, "metapath must be node types separated by commas"),
+        ("author,,author", {}, "metapath must be node types separated by commas"),
         ("author,paper,author", None, "needs types="),
         ("author,paper,author", {"xa0": "author"}, "types: node 'xp0' has no type"),
         ("author,paper,author", ["author"], "expected one for each of 33 nodes, got 1"),
@@ -383,7 +383,7 @@ def test_components_are_those_of_scipy():
 
 
 def test_types_in_a_generator_are_refused():
-    with pytest.raises(TypeError, match="in a list or a dict, got generator"):
+    with pytest.raises(TypeError, match="expected a list or a dict with the types of all nodes, got generator"):
         Node2Vec(metapath="x,x").fit(two_cliques(), types=("x" for _ in range(25)))
 
 

@@ -243,7 +243,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_saved(loss):
 
 
 def test_nothing_to_train_on_is_an_error():
-    with pytest.raises(TrainingError, match="no window with two words"):
+    with pytest.raises(TrainingError, match="no window has two words"):
         run(lambda epoch, first, last: (0.0, 0, 0))
 
 

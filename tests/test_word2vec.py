@@ -395,7 +395,7 @@ def test_what_cannot_be_trained_on():
         Word2Vec().fit(Corpus.from_sentences([["a", "a"]]))
     with pytest.raises(TypeError, match=r"expected a Corpus, got list.*from_sentences"):
         Word2Vec().fit([["a", "b"]])
-    with pytest.raises(TrainingError, match="no window with two words"):
+    with pytest.raises(TrainingError, match="no window has two words"):
         Word2Vec().fit(Corpus.from_sentences([["a"], ["b"]] * 10))
     with pytest.raises(ValueError, match="not trained yet"):
         Word2Vec().transform(Corpus.from_sentences([["a", "b"]]))

@@ -2,12 +2,12 @@
 
 import numbers
 import os
-import re
 import tempfile
 from typing import Any
 
 import numpy as np
 
+from embfast.device.names import check_device
 from embfast.files.durable import FilePath, descriptor_of
 
 
@@ -68,8 +68,7 @@ def check_machine(threads: Any, seed: Any, device: Any = "cpu", cpu_only: str | 
     if threads is not None:
         check_int("threads", threads, 1, 4096)
     check_int("seed", seed, 0, 2**64 - 1)
-    if not isinstance(device, str) or not re.fullmatch(r"cpu|auto|cuda(:\d{1,3})?", device):
-        raise ValueError(f'device must be "cpu", "cuda", "cuda:1" and so on, or "auto", got {device!r}')
+    check_device(device)
     if cpu_only and device not in ("cpu", "auto"):
         raise ValueError(f"{cpu_only} runs on the CPU only; use device='cpu'")
 

@@ -19,7 +19,14 @@ from embfast.training.loop import choose_device
 from embfast.training.progress import ProgressOption
 from embfast.training.sampling import NegativeSharing, keep_thresholds, negative_sharing
 from embfast.training.sequences import Outputs, Part, SequenceTrainer, Windows
-from embfast.training.settings import check_flag, check_float, check_int, check_machine, check_outputs
+from embfast.training.settings import (
+    check_flag,
+    check_float,
+    check_int,
+    check_machine,
+    check_outputs,
+    check_sequence_settings,
+)
 from embfast.training.tables import for_kernels, grown_vocabulary
 from embfast.training.threads import cores
 from embfast.vectors.vectors import Vectors
@@ -242,14 +249,10 @@ class Doc2Vec(Estimator):
         ):
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
-        check_int("dim", self.dim, 1, 100_000)
-        check_int("window", self.window, 1, 1000)
+        check_sequence_settings(self)
         check_outputs(self.negatives, self.hs)
         check_int("tag_weight", self.tag_weight, 1, 100)
-        for name in ("dbow_words", "shrink_windows", "negatives_shared"):
-            check_flag(name, getattr(self, name))
-        check_float("sample", self.sample, 0, 1)
-        check_float("ns_exponent", self.ns_exponent, -10, 10)
+        check_flag("dbow_words", self.dbow_words)
         check_int("min_count", self.min_count, 0, 2**62)
         check_int("epochs", self.epochs, 1, 2**31 - 1)
         if self.lr is not None:
@@ -315,19 +318,9 @@ class Doc2Vec(Estimator):
         return Tags(self._keys, tags.offsets, rows[tags.ids])
 
     def _train(self, corpus: Corpus, tags: Tags, run: FitRun) -> "Doc2Vec":
-        trainer = SequenceTrainer(
-            [self._part(layout, tags) for layout in self._layouts()],
-            dim=self.dim,
-            counts=self.counts_,
-            sample=self.sample,
-            epochs=self.epochs,
-            threads=self.threads,
-            device=self.device,
-            cpu_only=self._cpu_only(),
-            progress=run.progress,
-        )
+        trainer = SequenceTrainer(self, [self._part(layout, tags) for layout in self._layouts()], run)
         self.device_ = trainer.device_name
-        trainer.run(self, corpus, run)
+        trainer.run(corpus)
         return self
 
     def _part(self, layout: Layout, tags: Tags | None) -> Part:
@@ -335,8 +328,9 @@ class Doc2Vec(Estimator):
         tables = {name: self._tables.get(f"{layout.name}_{name}") for name in ("w_in", "w_out", "w_nodes", "w_docs")}
         if tags is None:
             del tables["w_docs"]
-        windows = Windows(
-            self.window if layout.words else 1,
+        windows = Windows.of(
+            self,
+            window=self.window if layout.words else 1,
             shrink=self.shrink_windows and layout.words and not layout.concat,
             cbow=layout.cbow,
             mean=self.dm == "mean",

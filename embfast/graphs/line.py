@@ -13,7 +13,7 @@ from embfast.training.estimator import Estimator, FitRun
 from embfast.training.progress import ProgressOption
 from embfast.training.sampling import NegativeSharing
 from embfast.training.sequences import BUFFER, Outputs, Part, SequenceTrainer, Slice, Windows
-from embfast.training.settings import check_float, check_int, check_machine
+from embfast.training.settings import check_float, check_int, check_machine, check_sequence_settings
 from embfast.training.tables import NODE_REACH, initial_weights
 from embfast.vectors.vectors import Vectors
 
@@ -123,10 +123,9 @@ class LINE(Estimator):
     def _check(self) -> None:
         if str(self.order) not in ("1", "2", "both"):
             raise ValueError(f'order must be "1", "2" or "both", got {self.order!r}')
-        check_int("dim", self.dim, 1, 100_000)
+        check_sequence_settings(self)
         check_int("negatives", self.negatives, 1, 1000)
         check_int("epochs", self.epochs, 1, 1_000_000)
-        check_float("ns_exponent", self.ns_exponent, -10, 10)
         check_float("lr", self.lr, 0, 100, above=True)
         if self.min_lr is not None:
             check_float("min_lr", self.min_lr, 0, self.lr)
@@ -142,17 +141,11 @@ class LINE(Estimator):
         rates = float(self.lr), float(self.min_lr if self.min_lr is not None else self.lr / 10_000)
         sharing = NegativeSharing(True, 1, self.negatives, 1.0)
         outputs = Outputs(self.counts_, self.negatives, self.ns_exponent, sharing)
-        trainer = SequenceTrainer(
-            [
-                Part(self._order_tables(order), Windows(1, words=False), outputs, rates, _seed(self.seed, order))
-                for order in self._orders()
-            ],
-            dim=self.dim,
-            counts=self.counts_,
-            sample=0,
-            epochs=self.epochs,
-            threads=self.threads,
-        )
+        parts = [
+            Part(self._order_tables(order), Windows.of(self, window=1, words=False), outputs, rates, seed)
+            for order, seed in ((order, _seed(self.seed, order)) for order in self._orders())
+        ]
+        trainer = SequenceTrainer(self, parts, run)
         n_buffers = -(-len(edges) // BUFFER)
         cuts = np.minimum(np.arange(n_buffers + 1) * BUFFER, len(edges))
 
@@ -160,7 +153,7 @@ class LINE(Estimator):
             n = int(cuts[number % n_buffers + 1] - cuts[number % n_buffers])
             return [edges.draw(n, _seed(self.seed, "edges " + order), number) for order in self._orders()]
 
-        trainer.run_drawn(self, draw, cuts, run, unit="edges")
+        trainer.run_drawn(draw, cuts, unit="edges")
         return self
 
     def _order_tables(self, order: str) -> dict[str, np.ndarray]:

@@ -12,7 +12,14 @@ from embfast.training.estimator import FitRun, WindowModel
 from embfast.training.progress import ProgressOption
 from embfast.training.sampling import negative_sharing
 from embfast.training.sequences import BUFFER, Outputs, Part, SequenceTrainer, Slice, Windows
-from embfast.training.settings import check_flag, check_float, check_int, check_machine, check_outputs
+from embfast.training.settings import (
+    check_flag,
+    check_float,
+    check_int,
+    check_machine,
+    check_outputs,
+    check_sequence_settings,
+)
 from embfast.training.tables import NODE_REACH, grown_vocabulary
 from embfast.training.threads import cores
 
@@ -233,12 +240,9 @@ class Node2Vec(WindowModel):
         check_float("q", self.q, 1e-6, 1e6)
         check_int("walk_length", self.walk_length, 2, 100_000)
         check_int("walks_per_node", self.walks_per_node, 1, 1_000_000)
-        check_int("dim", self.dim, 1, 100_000)
-        check_int("window", self.window, 1, 1000)
+        check_sequence_settings(self)
         check_outputs(self.negatives, self.hs)
-        for name in ("plus", "shrink_windows", "negatives_shared"):
-            check_flag(name, getattr(self, name))
-        check_float("sample", self.sample, 0, 1)
+        check_flag("plus", self.plus)
         check_int("epochs", self.epochs, 1, 1_000_000)
         check_float("restart", self.restart, 0, 1)
         check_float("gamma", self.gamma, -100, 100)
@@ -249,7 +253,6 @@ class Node2Vec(WindowModel):
                     "metapath must be node types separated by commas, the first again at the end, as in "
                     f"'author,paper,author', got {self.metapath!r}"
                 )
-        check_float("ns_exponent", self.ns_exponent, -10, 10)
         check_float("lr", self.lr, 0, 100, above=True)
         if self.min_lr is not None:
             check_float("min_lr", self.min_lr, 0, self.lr)
@@ -294,17 +297,8 @@ class Node2Vec(WindowModel):
         rates = float(self.lr), float(self.min_lr if self.min_lr is not None else self.lr / 10_000)
         sharing = negative_sharing(False, self.hs, self.negatives, self.negatives_shared, self.window, nodes=True)
         outputs = Outputs(self.counts_, self.negatives, self.ns_exponent, sharing, self.counts_ if self.hs else None)
-        trainer = SequenceTrainer(
-            [Part(self._tables, Windows(self.window, shrink=self.shrink_windows), outputs, rates, self.seed)],
-            dim=self.dim,
-            counts=self.counts_,
-            sample=self.sample,
-            epochs=self.epochs,
-            threads=self.threads,
-            device=self.device,
-            cpu_only=self._cpu_only(),
-            progress=run.progress,
-        )
+        windows = Windows.of(self, shrink=self.shrink_windows)
+        trainer = SequenceTrainer(self, [Part(self._tables, windows, outputs, rates, self.seed)], run)
         self.device_ = trainer.device_name
         if trainer.device is not None and walks.transition is None:
             try:
@@ -320,7 +314,7 @@ class Node2Vec(WindowModel):
             return [Slice.whole(*walks.read(epoch, int(first[buffer]), int(first[buffer + 1]), threads))]
 
         # The learning rate counts nodes as if no walk ended early.
-        trainer.run_drawn(self, draw, first * self.walk_length, run, unit="nodes", threads=threads)
+        trainer.run_drawn(draw, first * self.walk_length, unit="nodes", threads=threads)
         return self
 
 

@@ -28,13 +28,13 @@ from embfast.training.loop import choose_device
 from embfast.training.sampling import NegativePool, NegativeSharing, keep_thresholds, noise_weights
 from embfast.training.threads import ThreadTuner
 
-BUFFER = 1 << 19  # tokens that are drawn at once, and trained on while the next ones are drawn
+BUFFER = 1 << 19  # tokens of a buffer: one is trained on while the next one is drawn
 
 Tally = tuple[float, int, int]  # summed loss (nats), examples, kept tokens
 
 
 class Windows(NamedTuple):
-    """Which rows meet which: the fields of csrc/sequences/job.h with these names."""
+    """Which input rows meet which output rows: the fields of csrc/sequences/job.h with these names."""
 
     window: int
     shrink: bool = False
@@ -44,12 +44,18 @@ class Windows(NamedTuple):
     concat: bool = False
     tag_weight: int = 1
 
+    @classmethod
+    def of(cls, model: Estimator, **given: Any) -> "Windows":
+        """Fields as given; the others from the model's settings of the same name, where it has them."""
+        named = {name: getattr(model, name) for name in cls._fields if name not in given and hasattr(model, name)}
+        return cls(**named, **given)
+
 
 class Outputs(NamedTuple):
-    """What a center is predicted by: negative sampling, hierarchical softmax, or both.
+    """How a center is predicted: negative sampling, hierarchical softmax, or both.
 
-    counts: int64 (words,), which weigh the negatives as count ** exponent. tree_counts: int64 (words,) in descending
-    order, of the Huffman tree; None without hierarchical softmax.
+    counts: int64 (words,); negatives are drawn in proportion to count ** exponent. tree_counts: int64 (words,),
+    descending, for the Huffman tree; None without hierarchical softmax.
     """
 
     counts: np.ndarray
@@ -59,7 +65,7 @@ class Outputs(NamedTuple):
     tree_counts: np.ndarray | None = None
 
     def noise_table(self) -> Any:
-        """The alias table that negatives are drawn from; None without negative sampling."""
+        """Alias table of the noise distribution; None without negative sampling."""
         return kernels.NoiseTable(noise_weights(self.counts, self.exponent)) if self.negatives else None
 
     def tree(self) -> Any:
@@ -70,9 +76,9 @@ class Outputs(NamedTuple):
 class Part(NamedTuple):
     """One set of tables with its windows, outputs and draws. Doc2Vec and LINE may train two side by side.
 
-    tables: float32, by name: w_in, w_out, w_nodes, w_docs; None where there is none.
-    rates: first and last learning rate.
-    tags: of the documents, where w_docs holds their rows.
+    tables: float32, by name: w_in, w_out, w_nodes, w_docs; missing ones are absent or None.
+    rates: first and last learning rates.
+    tags: tags of the documents, whose rows are in w_docs.
     """
 
     tables: dict[str, np.ndarray | None]
@@ -83,7 +89,7 @@ class Part(NamedTuple):
     tags: Tags | None = None
 
     def job(self, dim: int, *, on_device: bool = False) -> np.ndarray:
-        """The settings as the kernels read them; on a device each center has its own negatives."""
+        """Settings as the kernels read them; on a device every center has its own negatives."""
         sharing = NegativeSharing(True, 1, self.outputs.negatives, 1.0) if on_device else self.outputs.sharing
         return kernels.sequence_job(
             dim=dim,
@@ -95,13 +101,13 @@ class Part(NamedTuple):
         )
 
     def negatives_at_once(self) -> int:
-        """Negatives that a batch takes from the pool in one piece."""
+        """Number of negatives that a batch reads from the pool in one piece."""
         sharing, windows = self.outputs.sharing, self.windows
         return sharing.drawn * (1 if sharing.shared or windows.cbow else 2 * windows.window)
 
 
 class Slice(NamedTuple):
-    """Blocks first..last of sequences of ids; tags where they differ from slice to slice."""
+    """Blocks first..last of sequences of ids, with their own tags where these differ from slice to slice."""
 
     ids: np.ndarray
     offsets: np.ndarray
@@ -119,10 +125,10 @@ class Slice(NamedTuple):
 
 
 class CpuSession:
-    """A part in training on the CPU."""
+    """Trains a part on the CPU."""
 
     def __init__(self, part: Part, dim: int, keep: np.ndarray | None, needed: int, tokens_total: int) -> None:
-        """needed: tokens that take their negatives from one pool."""
+        """needed: number of tokens that read their negatives from one pool."""
         self._job = part.job(dim)
         self._job["tokens_total"] = tokens_total
         self._arrays = {**part.tables, "keep": keep, "tree": part.outputs.tree()}
@@ -136,7 +142,7 @@ class CpuSession:
             self._pool = NegativePool(weights, at_once, needed * at_once // part.outputs.sharing.centers, part.seed)
 
     def train(self, given: Slice, *, epoch: int, block: int, tokens_before: int, threads: int) -> Tally:
-        """Trains on a slice. epoch numbers the draws; block is that of the slice in its epoch, and chooses the pool."""
+        """Trains on a slice. epoch numbers the random draws; block, the slice's first, selects the pool."""
         self._job["epoch"], self._job["tokens_before"] = epoch, tokens_before
         arrays = {**self._arrays, "ids": given.ids, "offsets": given.offsets, "blocks": given.blocks}
         if given.tags is not None:
@@ -146,11 +152,11 @@ class CpuSession:
         return kernels.train_sequences(self._job, arrays, given.first, given.last, threads)
 
     def fetch(self) -> None:
-        """The tables are in place."""
+        """Does nothing: the tables are trained in place."""
 
 
 class DeviceSession:
-    """A part in training on a device."""
+    """Trains a part on a device."""
 
     def __init__(self, device: Any, part: Part, dim: int, keep: np.ndarray | None, tokens_total: int) -> None:
         job = part.job(dim, on_device=True)
@@ -165,10 +171,10 @@ class DeviceSession:
             tag_offsets=None if part.tags is None else part.tags.offsets,
             tags=None if part.tags is None else part.tags.ids,
         )
-        self._cut: tuple[Any, Any] = (None, None)  # blocks, and the pieces that refine them
+        self._cut: tuple[Any, Any] = (None, None)  # blocks, and the pieces made of them
 
     def train(self, given: Slice, *, epoch: int, block: int, tokens_before: int, threads: int) -> Tally:
-        """As CpuSession.train; negatives and threads are the device's own."""
+        """As CpuSession.train; a device draws its own negatives and uses its own threads."""
         if self._cut[0] is not given.blocks:
             self._cut = given.blocks, make_pieces(given.offsets, given.blocks)
         pieces = self._cut[1]
@@ -182,41 +188,27 @@ class DeviceSession:
 
 
 class SequenceTrainer:
-    """Trains the parts of a model on a corpus, or on sequences that are drawn while it trains.
+    """Trains the parts of a model on a corpus, or on sequences that are drawn during training.
 
-    Args:
-        parts: what is trained on every slice, one part after the other.
-        dim: vector size.
-        counts, sample: occurrences of the words, and the subsampling threshold (Mikolov et al. 2013, eq. 5).
-        epochs, threads, device: settings of the model, as it has them.
-        cpu_only: the setting that no device supports, or None; "auto" then takes the CPU.
-        progress: what fit was told; with "auto" a line on stderr says what was chosen.
+    model: its settings dim, epochs, threads and, where it has them, sample and device, and its counts_ are read.
+    parts: trained on every slice, one after the other. run: the arguments of fit.
 
     Attributes:
-        device: the device, None for the CPU. device_name: what it is, and why.
+        device: the device, None for the CPU. device_name: which it is, and why.
     """
 
-    def __init__(
-        self,
-        parts: Sequence[Part],
-        *,
-        dim: int,
-        counts: np.ndarray,
-        sample: float,
-        epochs: int,
-        threads: int | None,
-        device: str = "cpu",
-        cpu_only: str | None = None,
-        progress: Any = None,
-    ) -> None:
-        self._parts, self._dim, self._epochs = parts, dim, epochs
-        self._keep = keep_thresholds(counts, sample)
-        self._tuner = ThreadTuner(threads)
-        self.device, self.device_name = choose_device(device, progress, cpu_only)
+    def __init__(self, model: Estimator, parts: Sequence[Part], run: FitRun) -> None:
+        self._model, self._parts, self._fit_run = model, parts, run
+        self._dim, self._epochs = model.dim, model.epochs
+        self._keep = keep_thresholds(model.counts_, getattr(model, "sample", 0))
+        self._tuner = ThreadTuner(model.threads)
+        self.device, self.device_name = None, "cpu"
+        if hasattr(model, "device"):
+            self.device, self.device_name = choose_device(model.device, run.progress, model._cpu_only())
 
-    def run(self, model: Estimator, corpus: Corpus, run: FitRun) -> None:
+    def run(self, corpus: Corpus) -> None:
         """Trains on a corpus, epoch by epoch."""
-        blocks, n_tokens, state = make_blocks(corpus.offsets), corpus.n_tokens, model._progress
+        blocks, n_tokens, state = make_blocks(corpus.offsets), corpus.n_tokens, self._model._progress
         sessions = self._sessions(min(n_tokens, CHAPTER * BLOCK), self._epochs * n_tokens)
 
         def step(epoch: int, first: int, last: int) -> Tally:
@@ -227,8 +219,6 @@ class SequenceTrainer:
         slow = any(not part.outputs.sharing.shared or part.outputs.tree_counts is not None for part in self._parts)
         per_slice = max(1, blocks_per_slice(self._dim, windows.window, self._tuner.most) // (4 if slow else 1))
         self._run(
-            model,
-            run,
             step,
             blocks,
             sessions,
@@ -237,22 +227,15 @@ class SequenceTrainer:
         )
 
     def run_drawn(
-        self,
-        model: Estimator,
-        draw: Callable[[int], Sequence[Slice]],
-        edges: np.ndarray,
-        run: FitRun,
-        *,
-        unit: str,
-        threads: int | None = None,
+        self, draw: Callable[[int], Sequence[Slice]], edges: np.ndarray, *, unit: str, threads: int | None = None
     ) -> None:
-        """Trains on buffers of sequences, of which the next one is drawn while one is in training.
+        """Trains on buffers of sequences; the next buffer is drawn while one is in training.
 
         draw(number): the slices of a buffer, one for each part; numbers count the buffers of all epochs.
         edges: int64 (buffers + 1,), the tokens before each buffer of an epoch, as the learning rate counts them.
-        threads: 1 draws in the same thread; by default that follows the threads of training.
+        threads: 1 draws in the same thread. Default: the threads of training.
         """
-        n, per_epoch, state = len(edges) - 1, int(edges[-1]), model._progress
+        n, per_epoch, state = len(edges) - 1, int(edges[-1]), self._model._progress
         sessions = self._sessions(BUFFER, self._epochs * per_epoch)
         begin, end = (state.before + state.epoch) * n + state.block, (state.before + self._epochs) * n
         with drawn_ahead(draw, begin, end, threads or self._tuner.most) as next_buffer:
@@ -262,7 +245,7 @@ class SequenceTrainer:
                 before = epoch * per_epoch + int(edges[first])
                 return self._step(sessions, next_buffer(number), number, 0, before)
 
-            self._run(model, run, step, edges, sessions, unit=unit)
+            self._run(step, edges, sessions, unit=unit)
 
     def _sessions(self, needed: int, tokens_total: int) -> list[CpuSession | DeviceSession]:
         if self.device is None:
@@ -279,19 +262,18 @@ class SequenceTrainer:
             )
         return float(tally[0]), int(tally[1]), int(tally[2])
 
-    def _run(
-        self, model: Estimator, run: FitRun, step: Any, blocks: np.ndarray, sessions: Sequence[Any], **options: Any
-    ) -> None:
+    def _run(self, step: Any, blocks: np.ndarray, sessions: Sequence[Any], **options: Any) -> None:
         lr, min_lr = self._parts[0].rates
         tuner = self._tuner if self.device is None else None
-        model._run(run, step, blocks, lr=lr, min_lr=min_lr, threads=tuner, sessions=sessions, **options)
+        how = {"lr": lr, "min_lr": min_lr, "threads": tuner, "sessions": sessions, **options}
+        self._model._run(self._fit_run, step, blocks, **how)
 
 
 @contextmanager
 def drawn_ahead(draw: Callable[[int], Any], first: int, last: int, threads: int) -> Iterator[Callable[[int], Any]]:
-    """Gives draw, to be called with first, first + 1, ... in order; the next one is drawn while this one is used.
+    """Yields a function like draw, to be called with first, first + 1, ... in order, that draws one number ahead.
 
-    One thread draws when it is asked, and nothing runs beside it.
+    With one thread it is draw itself, and nothing runs in parallel.
     """
     if threads == 1:
         yield draw

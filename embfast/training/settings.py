@@ -60,6 +60,19 @@ def check_outputs(negatives: Any, hs: Any) -> None:
         raise ValueError("negatives=0 and hs=False leave nothing to learn from: set negatives >= 1 or hs=True")
 
 
+def check_sequence_settings(model: Any) -> None:
+    """Checks the settings that the models of sequences share, each where the model has it."""
+    for name, highest in (("dim", 100_000), ("window", 1000)):
+        if hasattr(model, name):
+            check_int(name, getattr(model, name), 1, highest)
+    for name in ("shrink_windows", "negatives_shared"):
+        if hasattr(model, name):
+            check_flag(name, getattr(model, name))
+    for name, lowest, highest in (("sample", 0, 1), ("ns_exponent", -10, 10)):
+        if hasattr(model, name):
+            check_float(name, getattr(model, name), lowest, highest)
+
+
 def check_machine(threads: Any, seed: Any, device: Any = "cpu", cpu_only: str | None = None) -> None:
     """Raises ValueError unless threads, seed and device are valid, and the device supports the settings.
 

@@ -11,7 +11,14 @@ from embfast.training.estimator import FitRun, WindowModel, check_corpus
 from embfast.training.progress import ProgressOption
 from embfast.training.sampling import negative_sharing
 from embfast.training.sequences import Outputs, Part, SequenceTrainer, Windows
-from embfast.training.settings import check_flag, check_float, check_int, check_machine, check_outputs
+from embfast.training.settings import (
+    check_flag,
+    check_float,
+    check_int,
+    check_machine,
+    check_outputs,
+    check_sequence_settings,
+)
 from embfast.training.tables import document_means, grown_vocabulary
 
 
@@ -175,13 +182,10 @@ class Word2Vec(WindowModel):
         return self.fit(corpus).transform(corpus)
 
     def _check(self) -> None:
-        check_int("dim", self.dim, 1, 100_000)
-        check_int("window", self.window, 1, 1000)
+        check_sequence_settings(self)
         check_outputs(self.negatives, self.hs)
-        for name in ("cbow", "cbow_mean", "shrink_windows", "negatives_shared"):
+        for name in ("cbow", "cbow_mean"):
             check_flag(name, getattr(self, name))
-        check_float("sample", self.sample, 0, 1)
-        check_float("ns_exponent", self.ns_exponent, -10, 10)
         check_int("epochs", self.epochs, 1, 2**31 - 1)
         if self.lr is not None:
             check_float("lr", self.lr, 0, 100, above=True)
@@ -211,21 +215,11 @@ class Word2Vec(WindowModel):
 
     def _train(self, corpus: Corpus, run: FitRun) -> "Word2Vec":
         sharing = negative_sharing(self.cbow, self.hs, self.negatives, self.negatives_shared, self.window)
-        windows = Windows(self.window, shrink=self.shrink_windows, cbow=self.cbow, mean=self.cbow_mean)
+        windows = Windows.of(self, shrink=self.shrink_windows, mean=self.cbow_mean)
         outputs = Outputs(self.counts_, self.negatives, self.ns_exponent, sharing, self._tree_counts)
-        trainer = SequenceTrainer(
-            [Part(self._tables, windows, outputs, self._rates(), self.seed)],
-            dim=self.dim,
-            counts=self.counts_,
-            sample=self.sample,
-            epochs=self.epochs,
-            threads=self.threads,
-            device=self.device,
-            cpu_only=self._cpu_only(),
-            progress=run.progress,
-        )
+        trainer = SequenceTrainer(self, [Part(self._tables, windows, outputs, self._rates(), self.seed)], run)
         self.device_ = trainer.device_name
-        trainer.run(self, corpus, run)
+        trainer.run(corpus)
         return self
 
     def _tensors(self) -> dict[str, np.ndarray]:

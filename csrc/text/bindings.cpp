@@ -1,4 +1,6 @@
 // Python to the reading of text and of decimals.
+#include "core/bindings.h"
+
 #include <pybind11/stl.h>
 
 #include <algorithm>
@@ -8,7 +10,6 @@
 #include <string_view>
 #include <vector>
 
-#include "core/bindings.h"
 #include "core/check.h"
 #include "text/decimals.h"
 #include "text/text.h"

@@ -26,7 +26,8 @@ import embfast.text.sources
 import embfast.text.storage
 from embfast import kernels
 from embfast.errors import FormatError
-from embfast.text.corpus import Corpus, read_vocab
+from embfast.text.corpus import Corpus
+from embfast.text.vocabulary import read_vocab
 
 DATA = Path(os.environ.get("EMBFAST_DATA", Path(__file__).parents[2] / "shared/data"))
 
@@ -59,12 +60,14 @@ def as_twin(corpus):
     return corpus.words, corpus.counts.tolist(), documents
 
 
-def small_steps(monkeypatch, block, memory=1 << 28):
+def small_steps(monkeypatch, block, memory=1 << 28, chunk=3):
     """Blocks so small that every boundary falls inside a word somewhere, and (memory=0) ids and results on disk."""
     monkeypatch.setattr(embfast.text.sources, "BLOCK_BYTES", block)
     monkeypatch.setattr(embfast.text.sources, "SLICE_BYTES", 3 * block)
     monkeypatch.setattr(embfast.files.scratch, "MEMORY_BYTES", memory)
-    monkeypatch.setattr(embfast.text.corpus, "_CHUNK", 3)
+    monkeypatch.setattr(embfast.text.corpus, "_CHUNK_TOKENS", chunk)
+    monkeypatch.setattr(embfast.text.corpus, "_CHUNK_DOCUMENTS", chunk)
+    monkeypatch.setattr(embfast.text.encoding, "_CHUNK_DOCUMENTS", chunk)
 
 
 TEXT = "the cat sat on the mat\n\nthe dog\tsat  on\r\nthe antidisestablishmentarianism of the </s> café\n".encode() * 3
@@ -174,7 +177,7 @@ def test_fixed_vocabulary(tmp_path, threads, monkeypatch):
     assert as_twin(corpus) == (words, counts, documents)
     with pytest.raises(ValueError, match="none of the 1 words of vocab occurs"):
         Corpus.from_file(path, vocab=["absent"])
-    with pytest.raises(ValueError, match="1 words twice"):
+    with pytest.raises(ValueError, match="1 repeated"):
         Corpus.from_file(path, vocab=["a", "a"])
     Corpus.from_file(path, min_count=2).save_vocab(tmp_path / "vocab")
     again = Corpus.from_file(path, vocab=tmp_path / "vocab")
@@ -518,8 +521,8 @@ def test_cache_is_used_again_until_something_changes(tmp_path, monkeypatch):
     path, cache = tmp_path / "text", tmp_path / "cache"
     path.write_bytes(TEXT)
     passes = []
-    encode = embfast.text.corpus.encode_source
-    monkeypatch.setattr(embfast.text.corpus, "encode_source", lambda *a: passes.append(1) or encode(*a))
+    encode = embfast.text.corpus.encode
+    monkeypatch.setattr(embfast.text.corpus, "encode", lambda *a: passes.append(1) or encode(*a))
 
     def passes_for(**options):
         passes.clear()
@@ -706,7 +709,7 @@ def test_vocabulary_files(tmp_path):
 
 
 def test_with_words_wants_distinct_words():
-    with pytest.raises(ValueError, match="1 twice"):
+    with pytest.raises(ValueError, match="1 repeated"):
         Corpus.from_sentences([["a"]]).with_words(["a", "a"])
     nothing = Corpus.from_sentences([["a"], ["a"]]).with_words(["b"])
     assert (len(nothing), nothing.n_tokens) == (2, 0)
@@ -733,8 +736,7 @@ def test_only_what_a_corpus_left_behind_is_removed(tmp_path):
 @pytest.mark.parametrize("threads", [1, 3])
 def test_more_words_than_two_bytes_can_number(tmp_path, threads, memory, monkeypatch):
     """Numbers are packed by their size until the end: 2^15 less 2 and 2^16 less 2 words are where that changes."""
-    small_steps(monkeypatch, 1 << 14, memory)
-    monkeypatch.setattr(embfast.text.corpus, "_CHUNK", 1 << 20)
+    small_steps(monkeypatch, 1 << 14, memory, chunk=1 << 20)
     rng = np.random.default_rng(0)
     first_sight = [f"w{i}" for i in range(140_000)]
     again = [f"w{i}" for i in rng.integers(0, 140_000, 140_000)]
@@ -746,7 +748,7 @@ def test_more_words_than_two_bytes_can_number(tmp_path, threads, memory, monkeyp
 
 
 def test_offsets_that_fall_are_refused():
-    with pytest.raises(ValueError, match="offsets must rise"):
+    with pytest.raises(ValueError, match="offsets must not decrease"):
         Corpus(["a"], np.array([4]), np.zeros(4, np.int32), np.array([0, 3, 1, 4]))
 
 

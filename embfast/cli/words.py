@@ -59,7 +59,7 @@ class Text:
 
     def _vocabulary(self) -> dict[str, Any]:
         """Which words a Corpus takes: those of a vocabulary file, or of the text."""
-        from embfast.text.corpus import read_vocab
+        from embfast.text.vocabulary import read_vocab
 
         if self.read_vocab is None:
             return {"min_count": self.min_count, "max_vocab": self.max_vocab}

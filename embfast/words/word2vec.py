@@ -7,7 +7,7 @@ import numpy as np
 from embfast import kernels
 from embfast.files.durable import FilePath
 from embfast.files.tensors import TensorFile
-from embfast.text.corpus import Corpus, by_count, fingerprint
+from embfast.text.corpus import Corpus, by_count
 from embfast.training.blocks import (
     BLOCK,
     CHAPTER,
@@ -138,7 +138,7 @@ class Word2Vec(WindowModel):
         check_corpus(corpus)
         if self.hs:
             corpus = by_count(corpus)
-        if not self._resumed(run, fingerprint(corpus)):
+        if not self._resumed(run, corpus.fingerprint()):
             self._first_tables(len(corpus.words))
             self._tree_counts = np.array(corpus.counts) if self.hs else None
             self.words_, self.counts_ = list(corpus.words), np.array(corpus.counts)

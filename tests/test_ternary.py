@@ -19,7 +19,7 @@ from embfast.evaluate import words as evaluate
 from embfast.files import ternary
 from embfast.files.formats import write
 from embfast.files.ternary import TernaryMatrix, levels, thresholds
-from embfast.vectors import vectors as vectors_module
+from embfast.vectors import search
 from embfast.vectors.vectors import Vectors
 
 PROBLEMS = every_problem()
@@ -231,11 +231,11 @@ def test_bad_thresholds(mean, sd, bounds, message):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Makes a few rows pass over many blocks."""
-    monkeypatch.setattr(ternary, "_NUMBERS", 64)
-    monkeypatch.setattr(ternary, "_QUERIES", 3)
-    monkeypatch.setattr(ternary, "_ROWS", 7)
-    monkeypatch.setattr(vectors_module, "_UNPACKED", 64)
-    monkeypatch.setattr(vectors_module, "_SCORES", 64)
+    monkeypatch.setattr(ternary, "_CHUNK_NUMBERS", 64)
+    monkeypatch.setattr(ternary, "_CHUNK_QUERIES", 3)
+    monkeypatch.setattr(ternary, "_CHUNK_ROWS", 7)
+    monkeypatch.setattr(search, "_CHUNK_NUMBERS", 64)
+    monkeypatch.setattr(search, "_CHUNK_SCORES", 64)
 
 
 @pytest.mark.parametrize("dim", [1, 40, 512, 700])
@@ -292,11 +292,11 @@ def test_what_is_not_ternary_is_refused():
 
 def test_nothing_unpacks_the_whole_unasked():
     matrix = TernaryMatrix.from_rows(random_levels(20, 5))
-    with pytest.raises(TypeError, match="not unpacked unasked"):
+    with pytest.raises(TypeError, match="does not convert implicitly"):
         np.asarray(matrix)
-    with pytest.raises(TypeError, match="not unpacked unasked"):
+    with pytest.raises(TypeError, match="does not convert implicitly"):
         np.asarray(matrix, dtype=np.float32)
-    with pytest.raises(TypeError, match="columns cannot be taken"):
+    with pytest.raises(TypeError, match="cannot be indexed by column"):
         matrix[:, 2]
 
 
@@ -353,8 +353,8 @@ def test_top_is_the_full_sort(n, m, dim, k, stop, excluded, own, threads, small,
         forbidden |= set(enumerate(owned.tolist()))
     with pytest.MonkeyPatch.context() as patch:
         if small:
-            patch.setattr(ternary, "_QUERIES", 3)
-            patch.setattr(ternary, "_ROWS", 7)
+            patch.setattr(ternary, "_CHUNK_QUERIES", 3)
+            patch.setattr(ternary, "_CHUNK_ROWS", 7)
         ids, cosines = TernaryMatrix.from_rows(rows).top(
             TernaryMatrix.from_rows(queries), k, stop=stop, excluded=excluded, own=owned, threads=threads
         )
@@ -370,8 +370,8 @@ def test_the_answer_does_not_depend_on_threads_or_blocks(monkeypatch):
     ids, cosines = matrix.top(queries, 20, threads=1)
     assert (np.diff(cosines, axis=1) == 0).any(axis=1).all()  # ties, in every query
     for rows, together in ((1 << 16, 256), (1 << 16, 100_000), (777, 10)):
-        monkeypatch.setattr(ternary, "_ROWS", rows)
-        monkeypatch.setattr(ternary, "_QUERIES", together)
+        monkeypatch.setattr(ternary, "_CHUNK_ROWS", rows)
+        monkeypatch.setattr(ternary, "_CHUNK_QUERIES", together)
         for threads in (1, 2, 7):
             again = matrix.top(queries, 20, threads=threads)
             assert_array_equal(again[0], ids)
@@ -479,7 +479,7 @@ def test_an_index_of_ternary_rows(both):
 
 
 def test_float_queries_unpack_little_at_once(monkeypatch):
-    monkeypatch.setattr(vectors_module, "_UNPACKED", 1 << 17)
+    monkeypatch.setattr(search, "_CHUNK_NUMBERS", 1 << 17)
     vectors = Vectors([f"w{i}" for i in range(4000)], TernaryMatrix.from_rows(random_levels(4000, 2000)))
     tracemalloc.start()
     vectors.most_similar(["w1", "w2"], k=3)

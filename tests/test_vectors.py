@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from embfast.vectors import vectors as module
+from embfast.vectors import search
 from embfast.vectors.vectors import Vectors
 
 
@@ -34,8 +34,8 @@ def slow_nearest(scores, k, forbidden=()):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Makes a search of a few rows pass over many blocks."""
-    monkeypatch.setattr(module, "_SCORES", 64)
-    monkeypatch.setattr(module, "_QUERIES", 3)
+    monkeypatch.setattr(search, "_CHUNK_SCORES", 64)
+    monkeypatch.setattr(search, "_CHUNK_QUERIES", 3)
 
 
 # ---- lookup -------------------------------------------------------------------------------------------------------
@@ -79,7 +79,7 @@ def test_keys_and_rows_must_fit():
         Vectors(["a", "b", "c"], rows)
     with pytest.raises(ValueError, match="'a' is at 0 and at 1"):
         Vectors(["a", "a"], rows)
-    with pytest.raises(TypeError, match="keys are strings, got 1"):
+    with pytest.raises(TypeError, match="keys must be strings, got 1"):
         Vectors(["a", 1], rows)
     with pytest.raises(ValueError, match="matrix of 1 rows"):
         Vectors(["a"], np.ones(3, np.float32))
@@ -117,8 +117,8 @@ def test_nearest_is_the_full_sort(n, m, dim, k, restrict, excluded, seed):
     vectors = Vectors([str(i) for i in range(n)], rows)
     excluded = {i for i in excluded if i < n}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_SCORES", 16)
-        patch.setattr(module, "_QUERIES", 3)
+        patch.setattr(search, "_CHUNK_SCORES", 16)
+        patch.setattr(search, "_CHUNK_QUERIES", 3)
         ids, scores = vectors.nearest(queries, k, restrict, [str(i) for i in excluded])
     stop = min(restrict or n, n)
     forbidden = [(q, i) for q in range(m) for i in excluded if i < stop]
@@ -136,7 +136,7 @@ def test_nearest_of_keys_leaves_each_key_out(make_vectors, k):
     keys = ["w3", "w70", "w3", "w11", "w12"]
     ids, scores = vectors.nearest(keys, k)
     slow = slow_cosines(vectors[keys], vectors.matrix)
-    slow_ids, slow_scores = slow_nearest(slow, min(k, 80), list(enumerate(vectors._indices(keys))))
+    slow_ids, slow_scores = slow_nearest(slow, min(k, 80), list(enumerate(vectors.index_of(key) for key in keys)))
     assert_allclose(scores, slow_scores, rtol=1e-5, atol=1e-6)
     assert_array_equal(ids, np.where(np.isinf(slow_scores), -1, slow_ids))
 
@@ -247,9 +247,9 @@ def test_index_finds_most_neighbours_with_exact_scores(make_vectors, dtype):
         for key, score in found:
             assert score == pytest.approx(vectors.similarity(key, f"w{i}"), abs=1e-6)
     assert hits > 450
-    with pytest.raises(ValueError, match="an index answers"):
+    with pytest.raises(ValueError, match="an index only supports"):
         vectors.most_similar("w0", index=index, restrict=5)
-    with pytest.raises(ValueError, match="index is of 16 dimensions, the vectors of 3"):
+    with pytest.raises(ValueError, match="index has 16 dimensions, the vectors have 3"):
         make_vectors(5, 3).most_similar("w0", index=index)
 
 
@@ -357,11 +357,11 @@ class TestGensim:
 def test_queries_that_are_not_finite():
     vectors = Vectors(["a", "b", "n"], np.array([[1, 0], [1, 1], [np.nan, 1]], np.float32))
     for ask in (lambda: vectors.most_similar(np.full(2, np.nan)), lambda: vectors.most_similar("n")):
-        with pytest.raises(ValueError, match="a vector that is finite"):
+        with pytest.raises(ValueError, match="expected a finite vector"):
             ask()
-    with pytest.raises(ValueError, match="rows that are finite"):
+    with pytest.raises(ValueError, match="expected finite rows"):
         vectors.rank("a", "n")
-    with pytest.raises(ValueError, match="rows that are finite, got NaN or infinity in 'n'"):
+    with pytest.raises(ValueError, match="finite rows, got NaN or infinity in the row of 'n'"):
         vectors.doesnt_match(["a", "b", "n"])
     assert np.isnan([vectors.similarity("a", "n"), vectors.n_similarity(["a"], ["n"])]).all()
     ids, scores = vectors.nearest(["a", "n"], k=1)

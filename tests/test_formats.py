@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from embfast.errors import FormatError
-from embfast.files import durable, formats, lines
+from embfast.files import durable, formats
 from embfast.vectors.vectors import Vectors
 
 EXTENSIONS = [".bin", ".txt", ".vec", ".npz", ".safetensors", ".bin.gz", ".txt.gz", ".vec.gz"]
@@ -447,11 +447,11 @@ def test_keys_that_no_reader_of_bin_takes_are_not_written(tmp_path):
     assert formats.read(tmp_path / "v.bin")[0] == ["k" * 65_535]
     for wrong in (
         lambda: formats.write(tmp_path / "v.bin", ["k" * 65_536], rows),
-        lambda: lines.check_keys(["k" * 65_536], "bin"),
+        lambda: formats.check_keys(["k" * 65_536], "bin"),
     ):
         with pytest.raises(ValueError, match="has 65,536 bytes, of which format 'bin' holds 65,535 at most"):
             wrong()
-    lines.check_keys(["k" * 65_536], "text")
+    formats.check_keys(["k" * 65_536], "text")
 
 
 @pytest.mark.parametrize("encoding", ["hex", "base64", "rot13"])
@@ -475,7 +475,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path):
 
 WRITER = """
 import sys, time
-from embfast.files import durable, formats, lines
+from embfast.files import durable, formats
 with durable.replacing(sys.argv[1]) as stream:
     stream.write(b"half")
     stream.flush()

@@ -97,7 +97,7 @@ def test_any_text_equals_the_twin(sentences, chunk, min_count, scoring, connecto
     name, threshold = scoring
     score = {"default": default_score, "npmi": npmi_score}[name]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embfast.text.phrases, "_CHUNK", chunk)
+        patch.setattr(embfast.text.phrases, "_CHUNK_TOKENS", chunk)
         model = Phrases(min_count=min_count, threshold=threshold, scoring=name, connectors=connectors)
         result = model.fit_transform(corpus)
     scores, joined = twin(sentences, min_count, threshold, score, connectors)

@@ -18,7 +18,7 @@ import typer
 
 from embfast.documents.doc2vec import Doc2Vec
 from embfast.errors import TrainingError
-from embfast.files import formats, lines
+from embfast.files import formats
 from embfast.graphs.line import LINE
 from embfast.graphs.node2vec import Node2Vec
 from embfast.multimodal.model import Multimodal
@@ -296,7 +296,7 @@ class VectorsRun(Run):
     def check_keys(self, keys: Iterable[str]) -> None:
         """Fails now, and not after hours of training, where the output cannot hold these keys."""
         if self.output is not None:
-            lines.check_keys(keys, formats.format_of(self.output, self.format))
+            formats.check_keys(keys, formats.format_of(self.output, self.format))
 
     def save(self, model: Estimator) -> None:
         """Writes model and vectors where that was asked for; the model first, which can hold any word."""

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from embfast.cli.common import FileFormat, Json, OutputFile, Quiet, check_apart, command, report, say, typed
-from embfast.files import formats, lines
+from embfast.files import formats
 from embfast.training.settings import check_place
 
 
@@ -123,7 +123,7 @@ def images(
             made.preparation = replace(made.network().preparation, size=size, resize=round(size * 256 / 224))
     found = open_pictures(pictures if len(pictures) > 1 else pictures[0])
     if output is not None:
-        lines.check_keys(found.keys, format)
+        formats.check_keys(found.keys, format)
     started = time.perf_counter()
     options = {"work": work, "progress": False if quiet else None}
     try:

@@ -108,7 +108,7 @@ def test_bad_rows_leave_no_trace():
         rows[3, 1] = bad
         with pytest.raises(ValueError, match=f"expected finite numbers, got {bad} in row 5, column 1"):
             moments.add(rows)
-    with pytest.raises(ValueError, match="whose squares a float64 can hold"):
+    with pytest.raises(ValueError, match="whose squares fit in a float64"):
         moments.add(np.array([[1e200, 0, 0]]))
     with pytest.raises(ValueError, match=r"rows of 3 numbers, got shape \(2, 4\)"):
         moments.add(np.ones((2, 4)))

@@ -34,7 +34,7 @@ def added(rows, sizes):
 def test_moments_are_those_of_numpy(sizes, n, dim, offset, scale, dtype, seed):
     rows = (np.random.default_rng(seed).normal(offset, scale, (n, dim))).astype(dtype)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_NUMBERS", 7 * dim)
+        patch.setattr(module, "_CHUNK_NUMBERS", 7 * dim)
         moments = added(rows, sizes)
     distances = rows.astype(np.longdouble) - rows[0]  # np.longdouble itself has too few digits at 1e8
     mean = (rows[0] + distances.mean(axis=0)).astype(np.float64)

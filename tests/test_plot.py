@@ -115,11 +115,11 @@ def test_what_cannot_be_drawn_says_why_and_leaves_nothing(topics, tmp_path):
     with pytest.raises(KeyError, match="'prince' is not among"):
         plot(topics, tmp_path / "v.png", ["a0", "a1", "prince"])
     for few in ({"n": 2}, {"n": -1}, {"keys": ["a0", "a0", "a1"]}, {"keys": []}):
-        with pytest.raises(ValueError, match="at least 3 vectors of at least 2 numbers, got"):
+        with pytest.raises(ValueError, match="at least 3 vectors of size 2 or more, got"):
             plot(topics, tmp_path / "v.png", **few)
     with pytest.raises(ValueError, match="at least 4 vectors"):
         plot(topics, tmp_path / "v.png", n=3, method="umap")
-    with pytest.raises(ValueError, match="got 3 of 1"):
+    with pytest.raises(ValueError, match="got 3 of size 1"):
         plot(Vectors(["a", "b", "c"], np.ones((3, 1), np.float32)), tmp_path / "v.png")
     with pytest.raises(ValueError, match="method must be one of pca, tsne, umap, got 'mds'"):
         plot(topics, tmp_path / "v.png", method="mds")

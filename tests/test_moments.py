@@ -1,4 +1,4 @@
-"""Moments against numpy in float64."""
+"""Moments compared with numpy in float64."""
 
 import pickle
 
@@ -64,7 +64,7 @@ def test_a_constant_has_no_deviation(value, dtype):
     assert moments.sd[1] > 0
 
 
-def test_an_outlier_first_does_no_harm():
+def test_an_outlier_in_the_first_row_costs_no_digits():
     rows = np.random.default_rng(0).normal(0, 1, (3000, 2))
     rows[0] = 1e6
     moments = added(rows, [1, 99])
@@ -97,7 +97,7 @@ def test_integers_count_exactly():
     assert (moments.mean.tolist(), moments.sd.tolist()) == ([127.5, 0.0], [127.5, 0.0])
 
 
-def test_bad_rows_leave_no_trace():
+def test_bad_rows_change_nothing():
     moments = Moments(3)
     for ask in (lambda: moments.mean, lambda: moments.sd):
         with pytest.raises(ValueError, match="at least one row"):

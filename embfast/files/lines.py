@@ -31,7 +31,7 @@ def encoded_word(key: str, format: str) -> bytes:
     # Binary files hold every word of a Corpus; in text files any white space separates fields.
     if not word or (any(c in word for c in b" \t\n") if format == "bin" else word.split() != [word]):
         raise ValueError(
-            f"key {key!r} is empty or contains white space, which format {format!r} cannot hold; "
+            f"key {key!r} is empty or has white space, which format {format!r} cannot hold; "
             "npz and safetensors can"
         )
     if format == "bin" and len(word) >= _LONGEST_KEY:

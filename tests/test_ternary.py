@@ -539,7 +539,7 @@ def test_files_with_invalid_levels(extension, tmp_path):
         write(path, keys, TernaryMatrix(planes, 70))
         with pytest.raises(FormatError, match="row 4: expected no number to be both 1 and -1 and no bit set beyond 70"):
             Vectors.load(path)
-        with pytest.warns(UserWarning, match="left out 1 faults"):
+        with pytest.warns(UserWarning, match="dropped 1 faults"):
             back = Vectors.load(path, errors="skip")
         assert back.keys == ["w0", "w1", "w2", "w3", "w5"]
         assert_array_equal(back.matrix.planes, planes[[0, 1, 2, 3, 5]])

@@ -63,7 +63,7 @@ class TextEncoder {
 
   // Selects the words that occur min_count times or are in `keep`, most frequent first, ties by first occurrence. Above
   // max_vocab words (0: no limit) the rarest are dropped, except those in `keep`. fixed: selects the words of set_words
-  // in their order, whatever their counts.
+  // in their order, for any counts.
   const Vocabulary& select(int64_t min_count, int64_t max_vocab, const std::vector<std::string_view>& keep, bool fixed);
   std::string_view word(int64_t rank) const;
   int64_t n_tokens() const { return vocabulary_.n_tokens; }

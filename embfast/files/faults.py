@@ -27,5 +27,5 @@ class Faults:
     def warn(self) -> None:
         """Warns with the number of faults and the first of them, if any were counted."""
         if self.count:
-            did = "replaced or left out" if self.errors == "replace" else "left out"
+            did = "replaced or dropped" if self.errors == "replace" else "dropped"
             warnings.warn(f"{did} {self.count} faults; the first: {self.first}", stacklevel=4)

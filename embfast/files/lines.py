@@ -31,13 +31,12 @@ def encoded_word(key: str, format: str) -> bytes:
     # Binary files hold every word of a Corpus; in text files any white space separates fields.
     if not word or (any(c in word for c in b" \t\n") if format == "bin" else word.split() != [word]):
         raise ValueError(
-            f"key {key!r} is empty or has white space, which format {format!r} cannot hold; "
-            "npz and safetensors can"
+            f"key {key!r} is empty or has white space, which format {format!r} cannot hold; npz and safetensors can"
         )
     if format == "bin" and len(word) >= _LONGEST_KEY:
         raise ValueError(
-            f"key {key[:40]!r}... has {len(word):,} bytes, of which format 'bin' holds {_LONGEST_KEY - 1:,} at most; "
-            "npz and safetensors hold any"
+            f"key {key[:40]!r}... has {len(word):,} bytes; format 'bin' allows at most {_LONGEST_KEY - 1:,}, "
+            "npz and safetensors any number"
         )
     return word
 

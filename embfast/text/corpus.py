@@ -103,7 +103,7 @@ class Corpus:
         Args:
             min_count: Words with fewer occurrences are dropped.
             max_vocab: Maximum vocabulary size; the most frequent words are kept.
-            keep: Words to keep whatever their count, if they occur at all.
+            keep: Words to keep regardless of their count, if they occur at all.
             vocab: Fixed vocabulary, in this order: a list of words, or the path of a vocabulary file of word2vec.c.
                 min_count, max_vocab and keep then have no effect.
             max_sentence: Maximum document length. Longer lines are split into documents of at most this many kept

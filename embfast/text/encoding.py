@@ -26,7 +26,7 @@ _CHUNK_DOCUMENTS = 1 << 20
 
 @dataclass(frozen=True)
 class Options:
-    """Options of Corpus.from_file, checked; max_vocab is 0 where there is no limit."""
+    """Options of Corpus.from_file, checked; max_vocab is 0 for no limit."""
 
     min_count: int
     max_vocab: int
@@ -108,7 +108,7 @@ def read_options(
 def files_fingerprint(paths: list[Path], options: Options) -> dict[str, Any]:
     """Everything a cached corpus depends on: path, size and modification time of each file, and the options.
 
-    The number of threads is left out, since it does not change the result.
+    The number of threads is not included, since it does not change the result.
 
     Raises:
         ValueError: a path is not a regular file.

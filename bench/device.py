@@ -31,26 +31,26 @@ INSTRUCTIONS = 164 / 4  # of a pair of rows on sm_90
 PAIRS = (WINDOW + 1) * (1 + NEGATIVES)  # of a word: the mean window has WINDOW + 1 words
 
 
-def session(device: Any, text: Text, dim: int, cbow: bool, lr: float = 0.025) -> tuple[Any, dict[str, np.ndarray]]:
-    n = len(text.counts)
-    tables = {"w_in": kernels.weight_table(n, dim), "w_out": kernels.weight_table(n, dim)}
-    initial_weights(tables["w_in"], dim, SEED)
-    made = kernels.device_sequences(
-        device,
-        tables,
+def settings(text: Text, dim: int, cbow: bool, lr: float = 0.025) -> np.ndarray:
+    return kernels.sequence_job(
         dim=dim,
-        keep=None,
-        noise=kernels.NoiseTable(noise_weights(text.counts, 0.75)),
-        tree=None,
         window=WINDOW,
         shrink=True,
         cbow=cbow,
-        mean=True,
         drawn=NEGATIVES,
         seed=SEED,
         lr_first=lr,
         lr_last=lr,
+        tokens_total=len(text.ids),
     )
+
+
+def session(device: Any, text: Text, dim: int, cbow: bool, lr: float = 0.025) -> tuple[Any, dict[str, np.ndarray]]:
+    n = len(text.counts)
+    tables = {"w_in": kernels.weight_table(n, dim), "w_out": kernels.weight_table(n, dim)}
+    initial_weights(tables["w_in"], dim, SEED)
+    job = settings(text, dim, cbow, lr)
+    made = kernels.device_sequences(device, job, tables, noise=kernels.NoiseTable(noise_weights(text.counts, 0.75)))
     return made, tables
 
 
@@ -60,13 +60,12 @@ def check(device: Any, dim: int, cbow: bool) -> None:
     made, tables = session(device, text, dim, cbow)
     slow = {name: table.astype(np.float64) for name, table in tables.items()}
     ends = np.array([0, 600], np.int64)
-    loss, examples, kept = made.train(text.ids, ends, ends, epoch=0, tokens_before=0, tokens_total=600)
+    loss, examples, kept = made.train(text.ids, ends, ends, epoch=0, tokens_before=0)
     made.fetch()
     noise = reference.NoiseTable(noise_weights(text.counts, 0.75))
-    how = {"window": WINDOW, "shrink": True, "cbow": cbow, "mean": True, "drawn": NEGATIVES, "seed": SEED, "epoch": 0}
-    how |= {"lr_first": 0.025, "lr_last": 0.025, "tokens_before": 0, "tokens_total": 600}
+    job = settings(text, dim, cbow)
     expected = reference.device_train_sequences(
-        slow["w_in"], slow["w_out"], None, text.ids, ends, ends, None, noise, None, **how
+        job, {**slow, "ids": text.ids, "offsets": ends, "pieces": ends, "noise": noise}
     )
     assert (examples, kept) == expected[1:]
     assert abs(loss - expected[0]) < 1e-4 * expected[0]
@@ -135,7 +134,7 @@ def main() -> None:
             rates = []
             for repeat in range(args.repeats + 1):  # the first one warms up
                 started = time.perf_counter()
-                made.train(text.ids, offsets, pieces, epoch=repeat, tokens_before=0, tokens_total=args.tokens)
+                made.train(text.ids, offsets, pieces, epoch=repeat, tokens_before=0)
                 rates.append(args.tokens / (time.perf_counter() - started))
             row = {"model": "CBOW" if cbow else "skip-gram", "dim": dim, "words_per_s": statistics.median(rates[1:])}
             if not cbow:

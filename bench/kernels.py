@@ -28,7 +28,7 @@ import numpy as np
 from bench.machine import machine_and_commit, report
 from embfast import kernels, reference
 from embfast.training.blocks import make_blocks
-from embfast.training.sampling import Sharing, keep_thresholds, noise_weights, sharing
+from embfast.training.sampling import NegativeSharing, keep_thresholds, negative_sharing, noise_weights
 from embfast.training.tables import initial_weights
 
 WINDOW, NEGATIVES, SAMPLE, DOCUMENT = 5, 5, 1e-3, 1000
@@ -51,10 +51,10 @@ class Kernel:
         """Rows end to end in a hidden row."""
         return 1 + 2 * WINDOW if self.concat else 1
 
-    def sharing(self) -> Sharing:
+    def sharing(self) -> NegativeSharing:
         if not self.words:
-            return Sharing(True, 1, NEGATIVES, 1.0)
-        return sharing(self.cbow, self.hs, 0 if self.hs else NEGATIVES, self.negatives_shared, WINDOW)
+            return NegativeSharing(True, 1, NEGATIVES, 1.0)
+        return negative_sharing(self.cbow, self.hs, 0 if self.hs else NEGATIVES, self.negatives_shared, WINDOW)
 
 
 KERNELS = {
@@ -85,7 +85,7 @@ class Text:
         self.keep = keep_thresholds(self.counts, SAMPLE)
 
 
-def arguments(kernel: Kernel, text: Text, dim: int, how: Any = kernels, spread: float = 0.0) -> dict[str, Any]:
+def arguments(kernel: Kernel, text: Text, dim: int, how: Any = kernels, spread: float = 0.0) -> tuple:
     """Of train_sequences, with fresh weights; `spread` in all tables makes for scores that are not near zero."""
     n, dtype = len(text.counts), np.float32 if how is kernels else np.float64
     n_documents = len(text.offsets) - 1
@@ -107,34 +107,32 @@ def arguments(kernel: Kernel, text: Text, dim: int, how: Any = kernels, spread: 
                 part[:] = spread * pieces**-0.5 * rng.standard_normal(part.shape)
             tables[name] = table.astype(dtype) if dtype != np.float32 else table
     share = kernel.sharing()
-    return {
+    job = kernels.sequence_job(
+        dim=dim,
+        window=WINDOW,
+        shrink=kernel.words and not kernel.concat,
+        cbow=kernel.cbow,
+        words=kernel.words,
+        concat=kernel.concat,
+        **share._asdict(),
+        seed=SEED,
+        epoch=EPOCH,
+        lr_first=0.025,
+        lr_last=0.025,
+        tokens_total=len(text.ids),
+    )
+    arrays = {
         **tables,
         "tag_offsets": np.arange(n_documents + 1, dtype=np.int64) if kernel.documents else None,
         "tags": np.arange(n_documents, dtype=np.int32) if kernel.documents else None,
-        "words": kernel.words,
-        "concat": kernel.concat,
         "ids": text.ids,
         "offsets": text.offsets,
         "blocks": text.blocks,
-        "first_block": 0,
-        "last_block": len(text.blocks) - 1,
         "keep": text.keep,
         "noise": None if kernel.hs else how.NoiseTable(noise_weights(text.counts, 0.75)).sample(NOISE, SEED, EPOCH),
         "tree": how.HuffmanTree(text.counts) if kernel.hs else None,
-        "window": WINDOW,
-        "shrink": kernel.words and not kernel.concat,
-        "cbow": kernel.cbow,
-        "mean": True,
-        **share._asdict(),
-        "seed": SEED,
-        "epoch": EPOCH,
-        "lr_first": 0.025,
-        "lr_last": 0.025,
-        "tokens_before": 0,
-        "tokens_total": len(text.ids),
-        "dim": dim,
-        "threads": 1,
     }
+    return job, arrays, 0, len(text.blocks) - 1, 1
 
 
 def check(kernel: Kernel, dim: int) -> None:
@@ -142,12 +140,12 @@ def check(kernel: Kernel, dim: int) -> None:
     text = Text(400, 60)
     fast, slow = (arguments(kernel, text, dim, how, spread=dim**-0.25) for how in (kernels, reference))
     rounded = kernels.isa() == "avx512bf16"  # factors have 8 bits there
-    fast_tally, slow_tally = kernels.train_sequences(**fast), reference.train_sequences(**slow)
+    fast_tally, slow_tally = kernels.train_sequences(*fast), reference.train_sequences(*slow)
     np.testing.assert_allclose(fast_tally, slow_tally, rtol=4e-3 if rounded else 1e-4)
     for name in ("w_in", "w_docs", "w_out", "w_nodes"):
-        if fast[name] is not None:
+        if fast[1][name] is not None:
             atol = 3e-3 if rounded else 1e-5
-            np.testing.assert_allclose(fast[name], slow[name], rtol=1e-3, atol=atol, err_msg=name)
+            np.testing.assert_allclose(fast[1][name], slow[1][name], rtol=1e-3, atol=atol, err_msg=name)
 
 
 def work(kernel: Kernel, text: Text, dim: int) -> dict[str, int]:
@@ -250,7 +248,7 @@ def main(argv: list[str] | None = None) -> None:
         for _ in range(args.repeats):
             for name, (problem, amount) in problems.items():
                 begin = time.process_time()
-                _, examples, _ = kernels.train_sequences(**problem)
+                _, examples, _ = kernels.train_sequences(*problem)
                 seconds[name].append(time.process_time() - begin)
                 assert examples == amount["examples"], (name, examples, amount)
         for name, (_, amount) in problems.items():

@@ -2,6 +2,7 @@
 
 import math
 import mmap
+import numbers
 import os
 from typing import Any
 
@@ -25,6 +26,8 @@ NoiseTable = _cpu.NoiseTable
 HuffmanTree = _cpu.HuffmanTree
 MAX_CENTERS = _cpu.max_centers
 isa = _cpu.isa
+# Training on sequences of ids (csrc/sequences): used by embfast.training.sequences.
+SEQUENCE_JOB = _cpu.sequence_job  # the settings, struct SequenceJob of csrc/sequences/job.h
 train_sequences = _cpu.train_sequences
 infer_documents = _cpu.infer_documents
 CooccurrenceCounter = _cpu.CooccurrenceCounter
@@ -82,6 +85,37 @@ def _zeros(shape: tuple[int, ...], dtype: type) -> np.ndarray:
     return np.frombuffer(memory, dtype, size).reshape(shape)
 
 
+def sequence_job(**settings: Any) -> np.ndarray:
+    """A record of settings for train_sequences, SEQUENCE_JOB (1,), filled by name; what is not given has its default.
+
+    By default: skip-gram with the words of a window, and one center in a batch that shares its negatives.
+
+    Raises:
+        TypeError, ValueError: a value is no number, or does not fit its field.
+    """
+    job = np.zeros(1, SEQUENCE_JOB)
+    for name, value in {**_DEFAULTS, **settings}.items():
+        whole = np.issubdtype(SEQUENCE_JOB[name], np.integer)
+        if not isinstance(value, numbers.Integral if whole else numbers.Real):
+            raise TypeError(f"{name}: expected a {'whole ' * whole}number, got {value!r}")
+        try:
+            job[name] = value
+        except OverflowError:
+            raise ValueError(f"{name}: expected a number that fits {SEQUENCE_JOB[name]}, got {value!r}") from None
+    return job
+
+
+_DEFAULTS = {
+    "words": True,
+    "mean": True,
+    "shared": True,
+    "centers": 1,
+    "scale": 1.0,
+    "tag_weight": 1,
+    "tokens_total": 1,
+}
+
+
 def device(name: str) -> tuple[Any, str]:
     """The device.Device that a setting names, None for the CPU, and a text that says which it is and why.
 
@@ -95,11 +129,11 @@ def device(name: str) -> tuple[Any, str]:
     return choose(name)
 
 
-def device_sequences(device: Any, tables: dict[str, np.ndarray | None], **settings: Any) -> Any:
-    """Weights on a device, to be trained on sequences: device.Sequences."""
+def device_sequences(device: Any, job: np.ndarray, tables: dict[str, np.ndarray | None], **arrays: Any) -> Any:
+    """Weights on a device, to be trained on sequences: device.sequences.Sequences."""
     from embfast.device.sequences import Sequences
 
-    return Sequences(device, tables, **settings)
+    return Sequences(device, job, tables, **arrays)
 
 
 def describe_devices() -> list[tuple[str, str]]:

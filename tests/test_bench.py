@@ -218,9 +218,9 @@ def test_kernels_stay_below_the_roofline(tmp_path, capsys):
 
 
 def test_kernels_are_checked_before_they_are_timed(monkeypatch):
-    def wrong(**arguments):
-        tally = kernels_train(**arguments)
-        arguments["w_in"][0] *= 1.01
+    def wrong(job, arrays, *rest):
+        tally = kernels_train(job, arrays, *rest)
+        arrays["w_in"][0] *= 1.01
         return tally
 
     kernels_train = kernels.train_sequences

@@ -258,9 +258,11 @@ def test_glove_keeps_a_matrix_and_takes_it_again(text, tmp_path):
     assert "either text to count or --matrix" in fails("glove", "-o", out)
     assert "either text to count or --matrix" in fails("glove", text, "--matrix", kept, "-o", out)
     assert "nothing to write" in fails("glove", text)
-    assert "counted already" in fails("glove", "--matrix", kept, "-o", out, "--keep-matrix", kept)
+    assert "has been counted already" in fails("glove", "--matrix", kept, "-o", out, "--keep-matrix", kept)
     useless = ["--window", 3, "--min-count", 5, "--errors", "skip", "--column", "text"]
-    assert "--window, --min-count, --errors, --column: of" in fails("glove", "--matrix", kept, "-o", out, *useless)
+    assert "--window, --min-count, --errors, --column: only for counting text" in fails(
+        "glove", "--matrix", kept, "-o", out, *useless
+    )
     again = json.loads(run("glove", "--matrix", tmp_path / "again", "-o", out, *small, "--json", "-q").stdout)
     assert again["settings"]["window"] == 3
     again = json.loads(run("glove", *files, "-o", out, *small, "--json", "-q").stdout)
@@ -270,7 +272,7 @@ def test_glove_keeps_a_matrix_and_takes_it_again(text, tmp_path):
     assert "something else" in fails("glove", "--matrix", tmp_path / "m.safetensors", "-o", out, "-q")
     assert "--checkpoint" in fails("glove", text, "-o", out, "--resume")
     flags = ["-o", out, "--checkpoint", tmp_path / "c.safetensors", *small]
-    assert "not there yet" in run("glove", text, *flags, "--resume").stderr
+    assert "does not exist yet" in run("glove", text, *flags, "--resume").stderr
     assert out.read_bytes() == whole
     assert "alpha was 0.75, is 0.5" in fails("glove", text, *flags, "--resume", "--alpha", 0.5, "-q")
 
@@ -320,11 +322,13 @@ def test_classes_part_the_topics(text, tmp_path):
     assert [word for word, _ in lines] == Corpus.from_file(text).words
     assert len({(word[0], number) for word, number in lines}) == 2
     assert "at most 40 classes" in fails("word2vec", *flags.split(), "-classes", 41, "-debug", 0)
-    assert "--classes needs -o" in fails("word2vec", text, "--classes", 2, "--save-model", tmp_path / "m.safetensors")
+    assert "--classes requires -o" in fails(
+        "word2vec", text, "--classes", 2, "--save-model", tmp_path / "m.safetensors"
+    )
 
 
 def test_bad_word2vec_c_flags_are_usage_errors(text):
-    assert "a value is missing" in run("word2vec", "-train", text, "-output", code=2).stderr
+    assert "expected a value" in run("word2vec", "-train", text, "-output", code=2).stderr
     for flag, value in (("-cbow", "yes"), ("-cbow", "\N{SUPERSCRIPT TWO}"), ("-threads", "--5"), ("-hs", "")):
         assert "whole number" in run("word2vec", "-train", text, "-output", "v", flag, value, code=2).stderr
 
@@ -358,7 +362,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_resume_finishes(text, tmp_path):
         stdout, stderr = process.communicate(timeout=20)
     assert process.returncode == 130, stderr
     assert stdout == ""
-    assert stderr.strip() == f"interrupted; continue with --checkpoint {checkpoint} --resume"
+    assert stderr.strip() == f"interrupted; resume with --checkpoint {checkpoint} --resume"
     assert not out.exists()
     done = Word2Vec.load(checkpoint)._progress
     assert 0 < done.epoch < 200
@@ -371,7 +375,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_resume_finishes(text, tmp_path):
 
 def test_resuming_another_run_is_one_line(text, tmp_path):
     flags = ["-o", tmp_path / "v.bin", "--checkpoint", tmp_path / "c.safetensors", *SMALL]
-    assert "not there yet" in run("word2vec", text, *flags, "--resume").stderr
+    assert "does not exist yet" in run("word2vec", text, *flags, "--resume").stderr
     assert "window was 5, is 4" in fails("word2vec", text, *flags, "--resume", "--window", 4, "-q")
 
 
@@ -495,24 +499,24 @@ def test_no_file_is_written_over_what_is_read_or_twice(tmp_path):
     text = tmp_path / "c.txt"
     text.write_text("the cat sat on the mat\n" * 50)
     quick = ["--dim", "4", "--epochs", "1", "--threads", "1"]
-    assert "over what is read" in fails("word2vec", text, "-o", text, *quick)
+    assert "would overwrite an input" in fails("word2vec", text, "-o", text, *quick)
     (tmp_path / "link.txt").symlink_to(text)
-    assert "over what is read" in fails("word2vec", tmp_path / "link.txt", "-o", text, *quick)
+    assert "would overwrite an input" in fails("word2vec", tmp_path / "link.txt", "-o", text, *quick)
     for option in ("--save-model", "--checkpoint", "--save-vocab"):
         out = tmp_path / "v.bin"
         assert "written twice" in fails("word2vec", text, "-o", out, option, out, *quick)
     for command in ("vocab", "phrases"):
         for source in (text, tmp_path):
-            assert "over what is read" in fails(command, source, "-o", text)
-    assert "over what is read" in fails("word2vec", tmp_path, "-o", text, *quick)
+            assert "would overwrite an input" in fails(command, source, "-o", text)
+    assert "would overwrite an input" in fails("word2vec", tmp_path, "-o", text, *quick)
     assert text.read_text() == "the cat sat on the mat\n" * 50
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.txt", "link.txt"]
 
 
 def test_vectors_are_not_written_over_themselves(vectors):
     before = vectors.read_bytes()
-    assert "over what is read" in fails("convert", vectors, vectors, "--limit", 3)
-    assert "over what is read" in fails("plot", vectors, "-o", vectors)
+    assert "would overwrite an input" in fails("convert", vectors, vectors, "--limit", 3)
+    assert "would overwrite an input" in fails("plot", vectors, "-o", vectors)
     assert vectors.read_bytes() == before
 
 
@@ -547,12 +551,12 @@ def test_options_that_a_saved_corpus_or_a_model_cannot_take(tmp_path):
     text.write_text("the cat sat on the mat\n" * 50)
     saved, model = tmp_path / "saved", tmp_path / "m.safetensors"
     run("word2vec", text, "--save-model", model, "--cache", saved, "--dim", "4", "--epochs", "1", "--threads", "1")
-    assert "max_vocab cannot change" in fails("word2vec", saved, "-o", tmp_path / "v.bin", "--max-vocab", "3")
+    assert "max_vocab cannot change it" in fails("word2vec", saved, "-o", tmp_path / "v.bin", "--max-vocab", "3")
     useless = ["--min-count", "2000", "--errors", "skip"]
-    assert "min_count, errors cannot change" in fails("word2vec", saved, "-o", tmp_path / "v.bin", *useless)
-    assert "errors cannot change" in fails("phrases", saved, "-o", tmp_path / "out.txt", "--errors", "skip")
+    assert "min_count, errors cannot change it" in fails("word2vec", saved, "-o", tmp_path / "v.bin", *useless)
+    assert "errors cannot change it" in fails("phrases", saved, "-o", tmp_path / "out.txt", "--errors", "skip")
     run("phrases", saved, "-o", tmp_path / "out.txt", "--min-count", 2, "-q")
     run("convert", model, tmp_path / "v.txt", "--limit", "3")
     assert len(Vectors.load(tmp_path / "v.txt")) == 3
-    assert "errors are of files of vectors" in fails("convert", model, tmp_path / "v.txt", "--errors", "skip")
+    assert "errors apply to files of vectors" in fails("convert", model, tmp_path / "v.txt", "--errors", "skip")
     assert "unknown encoding" in fails("convert", tmp_path / "v.txt", tmp_path / "w.npz", "--encoding", "nonsense")

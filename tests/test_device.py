@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import standin
 from numpy.testing import assert_allclose, assert_array_equal
+from problems import job_and_arrays
 
 from embfast import Corpus, Doc2Vec, Graph, Node2Vec, Word2Vec, kernels, reference
 from embfast.device import cuda as device
@@ -36,6 +37,10 @@ def corpus():
     rng = np.random.default_rng(0)
     lines = [[f"w{x}" for x in rng.zipf(1.3, rng.integers(1, 40)) % 60] for _ in range(60)]
     return Corpus.from_sentences(lines, min_count=1)
+
+
+def device_train(blocks, **arguments):
+    return reference.device_train_sequences(*job_and_arrays(arguments), blocks=blocks)
 
 
 def settings(**changed):
@@ -74,7 +79,7 @@ def test_words_are_those_of_the_reference(kind, cupy, corpus):
     lr, min_lr = model._rates()
     losses = []
     for epoch in range(model.epochs):
-        loss, examples, _ = reference.device_train_sequences(
+        loss, examples, _ = device_train(
             **tables,
             ids=corpus.ids,
             offsets=corpus.offsets,
@@ -125,7 +130,7 @@ def test_documents_learn_as_on_the_cpu(kind, cupy, corpus):
     cosines = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     assert cosines[groups].min() > 0.7
     documents = [["w1", "w2", "w1"], [], ["w3"] * 20, ["not a known word"]]
-    with pytest.warns(UserWarning, match="2 of 4 documents hold no known word"):
+    with pytest.warns(UserWarning, match="2 of 4 documents have no known word"):
         rows = on_device.infer(documents)
     assert_array_equal(rows[[1, 3]], 0)
     assert np.abs(rows[[0, 2]]).min(axis=1).all()
@@ -137,22 +142,20 @@ def test_documents_learn_as_on_the_cpu(kind, cupy, corpus):
 @pytest.mark.parametrize("kind", ["dm", "dbow"])
 def test_inferred_rows_are_those_of_the_reference(kind, cupy, corpus):
     model = Doc2Vec(**settings(device="cuda", **DOCUMENTS[kind])).fit(corpus)
-    part = model._parts()[0]
+    part = model._layouts()[0]
     tables = {name: model._tables.get(f"{part.name}_{name}") for name in ("w_in", "w_out", "w_nodes")}
     tables = {name: None if table is None else table.astype(np.float64) for name, table in tables.items()}
     expected = np.zeros((len(corpus), 16))
     lr, min_lr = model._rates(part)
-    reference.device_infer_documents(
-        expected,
-        12,
+    arguments = dict(
+        w_docs=expected,
+        dim=12,
         **tables,
         ids=corpus.ids,
         offsets=corpus.offsets,
         keep=sampling.keep_thresholds(model.counts_, model.sample),
         noise=reference.NoiseTable(sampling.noise_weights(model.counts_, 0.75)),
         cbow=part.cbow,
-        epochs=4,
-        averaged=2,
         tag_weight=part.tag_weight,
         seed=part.seed,
         window=model.window if part.words else 1,
@@ -162,6 +165,7 @@ def test_inferred_rows_are_those_of_the_reference(kind, cupy, corpus):
         lr_first=lr,
         lr_last=min_lr,
     )
+    reference.device_infer_documents(*job_and_arrays(arguments), epochs=4, averaged=2)
     assert_allclose(model.infer(corpus, epochs=4), expected[:, :12], rtol=1e-5, atol=1e-6)
 
 
@@ -221,11 +225,11 @@ def test_mapped_ids_are_sent(cupy, corpus, tmp_path):
 
 
 def test_ctrl_c_leaves_a_checkpoint_that_either_device_goes_on_from(cupy, corpus, monkeypatch, tmp_path):
-    for module in ("words.word2vec", "training.blocks"):
-        monkeypatch.setattr(f"embfast.{module}.BLOCK", 64)
-    monkeypatch.setattr("embfast.words.word2vec.DEVICE_SLICE", 4)
+    for module in ("sequences", "blocks"):
+        monkeypatch.setattr(f"embfast.training.{module}.BLOCK", 64)
+    monkeypatch.setattr("embfast.training.sequences.DEVICE_SLICE", 4)
     monkeypatch.setattr(
-        "embfast.words.word2vec.make_blocks", lambda offsets: blocks_module.make_blocks(offsets, 64, 16)
+        "embfast.training.sequences.make_blocks", lambda offsets: blocks_module.make_blocks(offsets, 64, 16)
     )
     how, path = settings(device="cuda", epochs=3), tmp_path / "state"
     whole = Word2Vec(**how).fit(corpus)
@@ -312,10 +316,10 @@ def test_tables_that_do_not_fit_are_counted(cupy, monkeypatch, corpus):
         (Word2Vec(device=1), 'device must be "cpu", "cuda"'),
         (
             Word2Vec(device="cuda", negatives_shared=False),
-            "negatives_shared=False, draws for each pair, is of the CPU alone",
+            "negatives_shared=False with skip-gram runs on the CPU only",
         ),
-        (Word2Vec(device="cuda", dim=1040), "dim=1,040, above 1,024, is of the CPU alone"),
-        (Doc2Vec(device="cuda", dm="concat"), 'dm="concat" is of the CPU alone'),
+        (Word2Vec(device="cuda", dim=1040), r"dim=1,040 \(above 1,024\) runs on the CPU only"),
+        (Doc2Vec(device="cuda", dm="concat"), 'dm="concat" runs on the CPU only'),
     ],
     ids=str,
 )
@@ -326,22 +330,20 @@ def test_settings_that_a_device_does_not_have(model, message, cupy, corpus):
 
 def test_auto_keeps_to_the_cpu_where_the_settings_are_of_the_cpu(cupy, corpus, capsys):
     model = Word2Vec(**settings(device="auto", negatives_shared=False)).fit(corpus)
-    assert model.device_ == "cpu, since negatives_shared=False, draws for each pair, is of the CPU alone"
+    assert model.device_ == "cpu, since negatives_shared=False with skip-gram runs on the CPU only"
     assert f'device="auto": {model.device_}' in capsys.readouterr().err
     model = Doc2Vec(**settings(device="auto", dm="concat")).fit(corpus, progress=False)
-    assert model.device_ == 'cpu, since dm="concat" is of the CPU alone'
+    assert model.device_ == 'cpu, since dm="concat" runs on the CPU only'
 
 
 def test_ids_out_of_range_never_reach_the_device(cupy, corpus):
-    session = sequences.Sequences(
-        device.find(), {"w_in": kernels.weight_table(9, 8), "w_out": kernels.weight_table(9, 8)}, dim=8, keep=None,
-        noise=kernels.NoiseTable(np.ones(9)), tree=None, window=2, shrink=True, cbow=False, mean=True, drawn=2, seed=1,
-        lr_first=0.1, lr_last=0.1,
-    )  # fmt: skip
+    tables = {"w_in": kernels.weight_table(9, 8), "w_out": kernels.weight_table(9, 8)}
+    job = kernels.sequence_job(dim=8, window=2, shrink=True, drawn=2, seed=1, lr_first=0.1, lr_last=0.1, tokens_total=3)
+    session = sequences.Sequences(device.find(), job, tables, noise=kernels.NoiseTable(np.ones(9)))
     ends = np.array([0, 3], np.int64)
     for bad in (9, -1):
         with pytest.raises(ValueError, match="ids: expected 0 <= id < 9"):
-            session.train(np.array([1, bad, 2], np.int32), ends, ends, epoch=0, tokens_before=0, tokens_total=3)
+            session.train(np.array([1, bad, 2], np.int32), ends, ends, epoch=0, tokens_before=0)
 
 
 # ---- where kernels come from ----------------------------------------------------------------------------------------
@@ -398,6 +400,12 @@ def test_doctor_names_the_device_or_what_is_missing(cupy, monkeypatch, tmp_path)
     assert "pip install" in dict(kernels.describe_devices())["CUDA device"]
 
 
+def with_drawn(job, drawn):
+    changed = job.copy()
+    changed["drawn"] = drawn
+    return changed
+
+
 def test_the_bench_holds_kernels_to_the_reference_and_models_the_device(cupy, monkeypatch):
     bench = pytest.importorskip("bench.device")
     found = device.find()
@@ -405,7 +413,7 @@ def test_the_bench_holds_kernels_to_the_reference_and_models_the_device(cupy, mo
     with monkeypatch.context() as planted:
         planted.setattr(bench, "NEGATIVES", 4)
         wrong = reference.device_train_sequences
-        planted.setattr(reference, "device_train_sequences", lambda *a, **k: wrong(*a, **{**k, "drawn": 5}))
+        planted.setattr(reference, "device_train_sequences", lambda job, *a: wrong(with_drawn(job, 5), *a))
         with pytest.raises(AssertionError):
             bench.check(found, 20, cbow=True)
     allowed = bench.roofline(128, processors=100, bandwidth=1e12, hertz=1e9)

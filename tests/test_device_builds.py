@@ -225,7 +225,7 @@ def registers(log):
 
 
 def test_registers_are_those_of_the_table():
-    """Written by `python tests/test_device_builds.py` after a build."""
+    """Written by `PYTHONPATH=.:tests/support python tests/test_device_builds.py` after a build."""
     table = [line.split("\t") for line in TABLE.read_text().splitlines()[1:]]
     table = [(kernel, *map(int, numbers)) for kernel, *numbers in table]
     assert {arch for _, arch, _, _ in table} == {75, 80, 86, 89, 90, 100, 120}

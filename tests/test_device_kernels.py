@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import shim
 from numpy.testing import assert_allclose, assert_array_equal
-from problems import Problem
+from problems import Problem, job_and_arrays, train
 
-from embfast import reference
-from embfast.device.sequences import ALIAS_CELL, SEQUENCE_JOB, TALLY, sequence_shape
+from embfast import kernels, reference
+from embfast.device import sequences
+from embfast.device.sequences import ADDRESSES, ALIAS_CELL, TALLY, sequence_shape
 
 SHARED_MOST = 227 << 10
 MODELS = {
@@ -84,7 +85,7 @@ def device_arguments(problem, dtype=np.float32):
     arguments["pieces"] = arguments.pop("blocks")
     counts = np.sort(np.random.default_rng(problem.seed % 2**32).integers(1, 1000, problem.words))[::-1]
     arguments["noise"] = reference.NoiseTable(counts**0.75)
-    for name in ("first_block", "last_block", "shared", "centers", "scale", "dim", "threads", "concat"):
+    for name in ("first_block", "last_block", "shared", "centers", "scale", "threads", "concat"):
         arguments.pop(name, None)
     return arguments
 
@@ -119,17 +120,13 @@ def device_job(arguments, tally, grid=1, shared_most=SHARED_MOST):
         "tally": tally,
         **({} if tree is None else {"path_offsets": tree.offsets, "path_nodes": tree.nodes, "path_codes": tree.codes}),
     }
-    job = np.zeros((), SEQUENCE_JOB)
+    settings = {name: arguments[name] for name in kernels.SEQUENCE_JOB.names if name in arguments}
+    job = sequences.device_job(kernels.sequence_job(**settings | {"words": words}))
     for name, array in arrays.items():
         job[name] = 0 if array is None else array.ctypes.data
-    for name in ("window", "shrink", "mean", "drawn", "seed", "epoch", "lr_first", "lr_last"):
-        job[name] = arguments[name]
-    for name in ("tokens_before", "tokens_total"):
-        job[name] = arguments[name]
-    job["words"], job["frozen"], job["tag_weight"] = words, arguments.get("frozen", False), arguments["tag_weight"]
     job["n_documents"], job["n_pieces"] = len(arguments["offsets"]) - 1, n_pieces
     job["n_words"], job["pitch"], job["most_tags"] = len(noise), table.shape[1] // 4, most_tags
-    return job[()], shape, arrays
+    return job[0], shape, arrays
 
 
 def device_solve(library, problem, grid=1, shared_most=SHARED_MOST, **changed):
@@ -145,7 +142,7 @@ def device_solve(library, problem, grid=1, shared_most=SHARED_MOST, **changed):
 
 def device_expected(problem, grid=1, **changed):
     arguments = {**device_arguments(problem, np.float64), **changed}
-    tally = reference.device_train_sequences(**arguments, blocks=grid)
+    tally = reference.device_train_sequences(*job_and_arrays(arguments), blocks=grid)
     names = ("w_in", "w_out", "w_nodes", "w_docs")
     return {"tally": np.array(tally), **{name: arguments[name] for name in names if arguments.get(name) is not None}}
 
@@ -229,8 +226,8 @@ def test_small_steps_are_those_of_the_cpu(kind):
     cpu["noise"] = np.zeros(5000, np.int64)
     cpu["noise"][place : place + need] = device["noise"].sample(need, 1, 3)
     before = {name: cpu[name].copy() for name in ("w_in", "w_out", "w_docs") if cpu.get(name) is not None}
-    tally = reference.device_train_sequences(**device)
-    assert_allclose(tally, reference.train_sequences(**cpu), rtol=1e-5)
+    tally = reference.device_train_sequences(*job_and_arrays(device))
+    assert_allclose(tally, train(reference, cpu), rtol=1e-5)
     for name, table in before.items():
         largest = np.abs(cpu[name] - table).max()
         assert largest > 1e-7
@@ -254,7 +251,7 @@ def test_inference_matches_the_reference(kind, output, subsampled, library):
         return found
 
     slow, fast = arguments(np.float64), arguments(np.float32)
-    expected = reference.device_infer_documents(**slow, dim=problem.dim, epochs=epochs)
+    expected = reference.device_infer_documents(*job_and_arrays(slow | {"dim": problem.dim}), epochs=epochs)
     library.schedule("reverse")
     before = {name: fast[name].copy() for name in ("w_in", "w_out", "w_nodes") if fast[name] is not None}
     seeds, tally = np.zeros(n, np.uint64), np.zeros(1, TALLY)
@@ -305,8 +302,6 @@ def test_every_kernel_of_the_sources_can_be_launched(library):
 
 
 def test_the_job_is_laid_out_as_in_the_source(library):
-    assert library.arguments("skip_gram_warp") == [SEQUENCE_JOB.itemsize]
-    source = shim.source("sequences.cu").read_text()
-    body = re.search(r"struct SequenceJob \{(.*?)\n\};", source, re.DOTALL)[1]
-    fields = re.findall(r"[*\s](\w+)(?=[,;])", re.sub(r"//.*", "", body))
-    assert fields == list(SEQUENCE_JOB.names)
+    assert library.arguments("skip_gram_warp") == [sequences.device_job(kernels.sequence_job()).nbytes]
+    assert shim.fields("job.h", "SequenceJob") == list(kernels.SEQUENCE_JOB.names)
+    assert shim.fields("sequences.cu", "DeviceJob : SequenceJob") == [name for name, _ in ADDRESSES]

@@ -135,7 +135,7 @@ def test_inference_depends_on_the_words_and_the_seed_alone(corpus, mode, monkeyp
     assert_array_equal(model.infer(iter(new)), expected)
     assert_array_equal(model.infer([["a2", "b1"]]), expected[-1:])
     assert_array_equal(model.transform(Corpus.from_sentences(new)), expected)
-    monkeypatch.setattr(embfast.documents.doc2vec, "_INFERENCE_WORK", 16 * 60)  # a call every few documents
+    monkeypatch.setattr(embfast.documents.inference, "_WORK", 16 * 60)  # a call every few documents
     assert_array_equal(model.infer(new), expected)
     for name, table in model._tables.items():
         assert_array_equal(table, weights[name])
@@ -146,7 +146,7 @@ def test_inference_depends_on_the_words_and_the_seed_alone(corpus, mode, monkeyp
 
 def test_an_inferred_row_is_the_mean_of_the_second_half_of_its_epochs(corpus, monkeypatch):
     found, infer = [], kernels.infer_documents
-    monkeypatch.setattr(kernels, "infer_documents", lambda *a, **k: (found.append(k["averaged"]), infer(*a, **k))[1])
+    monkeypatch.setattr(kernels, "infer_documents", lambda *a: (found.append(a[3]), infer(*a))[1])
     model = small().fit(corpus)
     for epochs in (1, 2, 3, 20):
         model.infer([["a1", "b1"]], epochs=epochs)
@@ -171,7 +171,7 @@ def test_a_tag_counts_as_several_words_of_the_window(documents, corpus):
 
 def test_empty_and_unknown_documents_are_zeros_and_one_warning(corpus):
     model = small(epochs=1).fit(corpus)
-    with pytest.warns(UserWarning, match="2 of 3 documents hold no known word") as caught:
+    with pytest.warns(UserWarning, match="2 of 3 documents have no known word") as caught:
         vectors = model.infer([[], ["a1"], ["unknown", "words"]])
     assert len(caught) == 1
     assert vectors.any(axis=1).tolist() == [False, True, False]
@@ -427,8 +427,8 @@ def test_documents_that_cannot_be_trained_on_or_inferred(documents, corpus, tmp_
 def test_sharing_keeps_the_weight_of_the_negatives(mode):
     for negatives in range(60):
         settings = {"negatives": negatives, **MODES[mode]}
-        for part in Doc2Vec(**settings)._parts():
-            share = part.share
+        for part in Doc2Vec(**settings)._layouts():
+            share = part.sharing
             assert 1 <= share.centers <= kernels.MAX_CENTERS
             assert share.drawn * share.scale == pytest.approx(settings["negatives"])
             assert share.centers == 1 or share.drawn / share.centers >= 2
@@ -490,7 +490,7 @@ def test_the_command_trains_and_infers(documents, tmp_path):
 
     tagged.write_text("n1\ta1 a2 a3\nn2\tnothing known\n")
     result = run(tagged, "--tags", "first", "--infer", model, "-o", tmp_path / "new.npz")
-    assert "1 of 2 documents hold no known word" in result.stderr
+    assert "1 of 2 documents have no known word" in result.stderr
     found = Vectors.load(tmp_path / "new.npz")
     assert found.keys == ["n1", "n2"]
     assert_array_equal(found.matrix[0], expected.infer([["a1", "a2", "a3"]])[0])
@@ -518,10 +518,13 @@ def test_the_command_says_what_is_wrong(tmp_path):
         ([path, "-o", output, "--tags", "first"], "docs.txt:1: expected tags, a tab and a text"),
         ([path, "-o", output, "--mode", "pv"], "mode must be one of"),
         ([path, "-o", output, "--infer", tmp_path / "none.safetensors"], "No such file"),
-        ([path, "-o", output, "--tags", "first", "--cache", tmp_path / "c"], "--cache keeps texts without tags"),
-        ([path, "-o", output, "--infer", path, "--save-model", path], "--infer needs -o FILE, and writes nothing else"),
+        ([path, "-o", output, "--tags", "first", "--cache", tmp_path / "c"], "--cache works for text without tags"),
+        (
+            [path, "-o", output, "--infer", path, "--save-model", path],
+            "--infer requires -o FILE and writes no other file",
+        ),
         ([path, "-o", output, "--resume"], "--resume needs --checkpoint"),
-        ([path, "-o", output, "--mode", "dbow", "--save-words", output], "PV-DBOW trains no words"),
+        ([path, "-o", output, "--mode", "dbow", "--save-words", output], "PV-DBOW trains no word vectors"),
     ):
         assert message in run(*arguments, code=2).stderr
 

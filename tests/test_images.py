@@ -484,6 +484,6 @@ def test_the_command_line_writes_over_nothing_that_it_reads(folder, tmp_path):
     model = tmp_path / "m.safetensors"
     run("images", folder, "--fne", "--save-model", model)
     before = model.read_bytes()
-    assert "written over what is read" in fails("images", folder, "--model", model, "-o", model)
-    assert "written over what is read" in fails("images", folder, "--weights", model, "-o", model)
+    assert "would overwrite an input" in fails("images", folder, "--model", model, "-o", model)
+    assert "would overwrite an input" in fails("images", folder, "--weights", model, "-o", model)
     assert model.read_bytes() == before

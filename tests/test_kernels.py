@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from problems import DOCUMENTS, WINDOWS, Problem, every_problem
+from problems import DOCUMENTS, WINDOWS, Problem, every_problem, train
 
 import embfast
 from embfast import kernels, reference
@@ -265,7 +265,7 @@ def blocks_of(size, tokens):
 
 def trained(problem, **changed):
     arguments = {**problem.arguments(), "blocks": blocks_of(100, problem.tokens), "last_block": 30, **changed}
-    tally = kernels.train_sequences(**arguments)
+    tally = train(kernels, arguments)
     return tally, {name: arguments[name] for name in ("w_in", "w_out", "w_nodes") if arguments[name] is not None}
 
 
@@ -348,7 +348,7 @@ def test_an_empty_run_changes_nothing():
     before = problem.arguments()
     for blocks in ([0], [0, 0], []):
         arguments = {**problem.arguments(), "blocks": np.array(blocks, np.int64), "last_block": max(len(blocks) - 1, 0)}
-        assert kernels.train_sequences(**arguments) == (0.0, 0, 0)
+        assert train(kernels, arguments) == (0.0, 0, 0)
         assert_array_equal(arguments["w_in"], before["w_in"])
 
 
@@ -390,11 +390,11 @@ def test_an_array_that_does_not_fit_is_refused_by_name(name, wrong):
         pytest.skip("of weights")
     arguments[name] = {**WRONG, **WRONG_WEIGHTS}[wrong](arguments[name])
     with pytest.raises(ValueError, match=f"^{name}: expected"):
-        kernels.train_sequences(**arguments)
+        train(kernels, arguments)
 
 
 def test_the_arrays_of_the_refusals_above_do_fit():
-    assert kernels.train_sequences(**Problem(hs=True, subsampled=True).arguments())[1] > 0
+    assert train(kernels, Problem(hs=True, subsampled=True).arguments())[1] > 0
 
 
 BAD = {
@@ -455,7 +455,7 @@ def test_a_bad_value_is_refused_by_name(case):
         arguments[name] = value
     before = arguments["w_in"] if arguments["w_in"] is None else arguments["w_in"].copy()
     with pytest.raises(ValueError, match=named):
-        kernels.train_sequences(**arguments)
+        train(kernels, arguments)
     assert_array_equal(arguments["w_in"], before)
 
 
@@ -493,7 +493,7 @@ def test_bad_documents_are_refused_by_name(case):
         arguments[name] = value(arguments[name]) if callable(value) else value
     before = arguments["w_docs"].copy()
     with pytest.raises(ValueError, match=named):
-        kernels.train_sequences(**arguments)
+        train(kernels, arguments)
     if arguments["w_docs"].shape == before.shape:
         assert_array_equal(arguments["w_docs"], before)
 
@@ -557,20 +557,30 @@ def test_inference_depends_on_the_document_alone(kind):
         {"ids": [0, 1]},
         {"window": 2.5},
         {"window": "5"},
-        {"seed": -1},
-        {"seed": 2**64},
+        {"lr_first": "0.1"},
     ],
     ids=str,
 )
 def test_a_value_of_another_type_is_refused(changed):
     with pytest.raises(TypeError, match=next(iter(changed))):
-        kernels.train_sequences(**{**Problem().arguments(), **changed})
+        train(kernels, {**Problem().arguments(), **changed})
+
+
+@pytest.mark.parametrize("changed", [{"seed": -1}, {"seed": 2**64}, {"window": 2**31}], ids=str)
+def test_a_value_that_does_not_fit_is_refused(changed):
+    with pytest.raises(ValueError, match=f"{next(iter(changed))}: expected a number that fits"):
+        train(kernels, {**Problem().arguments(), **changed})
+
+
+def test_an_array_that_nothing_asks_for_is_refused():
+    with pytest.raises(ValueError, match="there is no array named w_inn"):
+        train(kernels, {**Problem().arguments(), "w_inn": np.zeros(3)})
 
 
 @pytest.mark.parametrize("offsets", [[0, 10**9], [-5, -3], [5, 3], [0, 2**62, -(2**62), 80], [100, 200]])
 def test_offsets_that_make_no_sense_do_not_crash(offsets):
     arguments = {**Problem(subsampled=True).arguments(), "offsets": np.array(offsets, np.int64)}
-    assert kernels.train_sequences(**arguments)[2] <= 80
+    assert train(kernels, arguments)[2] <= 80
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits memory as Linux does")
@@ -578,10 +588,10 @@ def test_threads_that_do_not_start_leave_their_work_to_the_others():
     script = (
         "import resource\n"
         "from embfast import kernels\n"
-        "from problems import Problem\n"
+        "from problems import Problem, train\n"
         "resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))\n"  # 4096 stacks of 8 MB do not fit
         "arguments = {**Problem().arguments(), 'threads': 4096}\n"
-        "print(kernels.train_sequences(**arguments)[2])\n"
+        "print(train(kernels, arguments)[2])\n"
     )
     if "asan" in os.environ.get("LD_PRELOAD", ""):
         pytest.skip("AddressSanitizer needs more address space than that")

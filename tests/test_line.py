@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 from embfast import LINE, Graph, kernels, reference
 from embfast.cli import app
-from embfast.graphs.line import BUFFER, REACH, _Edges, _seed
-from embfast.training.sampling import NoisePool, noise_weights
-from embfast.training.tables import initial_weights
+from embfast.graphs.line import BUFFER, _Edges, _seed
+from embfast.training.sampling import NegativePool, noise_weights
+from embfast.training.tables import NODE_REACH, initial_weights
 from embfast.vectors.vectors import Vectors
 
 SMALL = {"dim": 16, "epochs": 60, "lr": 0.05, "threads": 1}
@@ -51,7 +51,7 @@ def test_direction_counts_in_the_second_order():
     near = model.vectors_.most_similar("s3", k=9)
     assert {key for key, _ in near} == {f"s{i}" for i in range(10)} - {"s3"}
     for order in ("1", "both"):
-        with pytest.raises(ValueError, match="edges that are not directed"):
+        with pytest.raises(ValueError, match="undirected edges"):
             LINE(**SMALL, order=order).fit(graph)
 
 
@@ -66,13 +66,14 @@ def test_training_is_skip_gram_on_drawn_edges(order):
     row_of = {word: i for i, word in enumerate(model.words_)}
     edges = _Edges(graph, np.array([row_of[name] for name in graph.names], np.int32))
     table = kernels.weight_table(nodes, 7)
-    initial_weights(table, 7, _seed(seed, order), reach=REACH)
+    initial_weights(table, 7, _seed(seed, order), reach=NODE_REACH)
     w_in = table[:, :7].astype(np.float64)
     before = w_in.copy()
     w_out = w_in if order == "1" else np.zeros_like(w_in)
-    pool = NoisePool(noise_weights(model.counts_, 0.75), negatives, BUFFER * negatives, _seed(seed, order))
+    pool = NegativePool(noise_weights(model.counts_, 0.75), negatives, BUFFER * negatives, _seed(seed, order))
     for epoch in range(settings["epochs"]):
-        sources, targets = edges.draw(len(edges), _seed(seed, "edges " + order), epoch)
+        drawn = edges.draw(len(edges), _seed(seed, "edges " + order), epoch)
+        sources, targets = drawn.tags, drawn.ids
         noise = pool(epoch, 0)
         lr = 0.5 + (0.5 / 10_000 - 0.5) * epoch / settings["epochs"]  # an epoch is one block
         place = reference.Stream(_seed(seed, order), epoch, reference.Purpose.PLACE)(0)
@@ -101,7 +102,8 @@ def test_training_is_skip_gram_on_drawn_edges(order):
 def test_edges_are_drawn_by_weight_in_both_directions():
     graph = Graph.from_edges([0, 1, 2, 2], [1, 2, 0, 2], [1.0, 2.0, 3.0, 50.0])
     edges = _Edges(graph, np.array([0, 1, 2], np.int32))
-    sources, targets = edges.draw(120_000, 1, 0)
+    drawn = edges.draw(120_000, 1, 0)
+    sources, targets = drawn.tags, drawn.ids
     seen = np.zeros((3, 3))
     np.add.at(seen, (sources, targets), 1 / 120_000)
     expected = np.array([[0, 1, 3], [1, 0, 2], [3, 2, 0]]) / 12  # not the self loop
@@ -178,7 +180,7 @@ def test_command_line(tmp_path):
     assert result.exit_code == 0, result.output
     result = CliRunner().invoke(app, [*arguments, "--directed"])
     assert result.exit_code == 2
-    assert "not directed" in result.stderr
+    assert "undirected" in result.stderr
 
 
 def test_a_self_loop_is_never_drawn_and_does_not_count():

@@ -327,12 +327,12 @@ def test_the_program_writes_over_nothing_that_it_reads(files):
     (files / "test.txt").write_text("x\n")
     where = ["train", files / "images.npz", files / "captions.tsv"]
     said = program(*where, "--split", f"test={files / 'test.txt'}", "-o", files / "test.txt", code=2).stderr
-    assert "written over what is read" in said
+    assert "would overwrite an input" in said
     small = ["--dim", "8", "--word-dim", "8", "--batch", "16", "--epochs", "1"]
     model = files / "m.safetensors"
     program(*where, "-o", model, *small)
     before = model.read_bytes()
-    assert "written over what is read" in program("search", model, "red", "--html", model, code=2).stderr
+    assert "would overwrite an input" in program("search", model, "red", "--html", model, code=2).stderr
     assert model.read_bytes() == before
 
 

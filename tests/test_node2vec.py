@@ -233,10 +233,10 @@ def test_metapaths_visit_the_types_that_they_name():
         ("author,paper", {}, "metapath must be types with commas"),
         ("author,,author", {}, "metapath must be types with commas"),
         ("author,paper,author", None, "needs types="),
-        ("author,paper,author", {"xa0": "author"}, "types: node 'xp0' has none"),
-        ("author,paper,author", ["author"], "a type of each of 33 nodes, got 1"),
+        ("author,paper,author", {"xa0": "author"}, "types: node 'xp0' has no type"),
+        ("author,paper,author", ["author"], "expected one for each of 33 nodes, got 1"),
         ("author,book,author", "all", "no node has the type 'book'; there are author, paper, venue"),
-        (None, "all", "types are for a metapath"),
+        (None, "all", "types are used with a metapath only"),
     ],
 )
 def test_metapaths_that_make_no_sense(metapath, types, message):
@@ -320,10 +320,10 @@ def test_command_line_of_metapaths(tmp_path):
     assert Vectors.load(tmp_path / "n.bin").keys[-1] == "venue"
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
-    assert "--metapath and --types FILE go together" in result.stderr
+    assert "--metapath and --types FILE must be given together" in result.stderr
     file.write_text("xa0 author paper\n")
     result = CliRunner().invoke(app, [*arguments, "--types", str(file)])
-    assert "expected one type of node 'xa0'" in result.stderr
+    assert "expected one type for node 'xa0'" in result.stderr
 
 
 def test_visits_are_those_of_walks_that_end_early():
@@ -356,7 +356,7 @@ def test_the_command_line_says_early_what_it_cannot_do(tmp_path):
     result = CliRunner().invoke(app, ["node2vec", edges, "-o", str(tmp_path / "o.bin"), *quick])
     assert (result.exit_code, "c d" in result.stderr, (tmp_path / "o.bin").exists()) == (2, True, False)
     result = CliRunner().invoke(app, ["node2vec", str(tmp_path / "g.safetensors"), "-o", out, *quick, "--no-weighted"])
-    assert (result.exit_code, "settled when it was saved" in result.stderr) == (2, True)
+    assert (result.exit_code, "cannot change a saved graph" in result.stderr) == (2, True)
 
 
 def test_visits_are_those_of_each_component():
@@ -393,5 +393,5 @@ def test_the_program_does_not_write_over_the_types(tmp_path):
     given = [tmp_path / "e.txt", "--types", tmp_path / "t.txt", "--metapath", "x,y,x", "-o", tmp_path / "t.txt"]
     result = CliRunner().invoke(app, ["node2vec", *map(str, given)])
     assert result.exit_code == 2
-    assert "written over what is read" in result.stderr
+    assert "would overwrite an input" in result.stderr
     assert (tmp_path / "t.txt").read_text() == "a x\nb y\n"

@@ -6,13 +6,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from problems import Problem
+from problems import Problem, train
 from scipy import stats
 
 from embfast import kernels, reference
 from embfast.reference import Purpose, Stream, below
 from embfast.training.blocks import CHAPTER
-from embfast.training.sampling import NoisePool
+from embfast.training.sampling import NegativePool
 
 COUNTS = np.array([100_000, 40_000, 9_000, 9_000, 800, 75, 6, 5, 5, 1])
 
@@ -85,7 +85,7 @@ def test_negatives_are_sampled_by_count_to_the_power_of_three_quarters():
 
 
 def test_a_pool_of_noise_is_drawn_anew_for_each_chapter_and_epoch():
-    pool = NoisePool(COUNTS**0.75, at_once=5, needed=100_000, seed=3)
+    pool = NegativePool(COUNTS**0.75, at_once=5, needed=100_000, seed=3)
     first = pool(0, 0).copy()
     assert len(first) == 100_000
     assert_array_equal(pool(0, CHAPTER - 1), first)
@@ -95,7 +95,7 @@ def test_a_pool_of_noise_is_drawn_anew_for_each_chapter_and_epoch():
         assert (other != first).any()
     assert_array_equal(kernels.NoiseTable(COUNTS**0.75).sample(200_000, 3, 0), np.concatenate([first, second]))
     assert_array_equal(pool(0, 0), first)
-    assert len(NoisePool(COUNTS**0.75, at_once=2**22, needed=1, seed=3)(0, 0)) >= 2**22
+    assert len(NegativePool(COUNTS**0.75, at_once=2**22, needed=1, seed=3)(0, 0)) >= 2**22
 
 
 @pytest.mark.parametrize("mode", ["shared", "pairs", "cbow"])
@@ -121,7 +121,7 @@ def test_kernel_draws_negatives_by_count_to_the_power_of_three_quarters(mode):
         "lr_first": lr,
         "lr_last": lr,
     }
-    _, examples, _ = kernels.train_sequences(**arguments)
+    _, examples, _ = train(kernels, arguments)
     counted = np.rint(arguments["w_out"][:n, 0] / (-lr / 2 * value)).astype(int)
     assert examples == tokens
     assert counted.sum() == drawn * tokens
@@ -156,7 +156,7 @@ def test_subsampling_keeps_words_at_the_rate_of_word2vec_c(sample):
     arguments = Problem(words=7).arguments()
     arguments |= {"ids": ids, "offsets": whole, "blocks": whole, "last_block": 1, "keep": keep, "lr_first": 0.0}
     arguments |= {"seed": seed, "epoch": epoch, "lr_last": 0.0}
-    assert kernels.train_sequences(**arguments)[2] == counted.sum()
+    assert train(kernels, arguments)[2] == counted.sum()
 
 
 @pytest.mark.parametrize("above", [0, 1])
@@ -164,7 +164,7 @@ def test_a_token_stays_when_its_draw_is_what_its_word_keeps(above):
     arguments = Problem(words=80).arguments()
     draws = Stream(arguments["seed"], arguments["epoch"], Purpose.SUBSAMPLE)(np.arange(80)) >> np.uint64(32)
     arguments |= {"ids": np.arange(80, dtype=np.int32), "keep": (draws - np.uint64(above)).astype(np.uint32)}
-    assert kernels.train_sequences(**arguments)[2] == (0 if above else 80)
+    assert train(kernels, arguments)[2] == (0 if above else 80)
 
 
 @pytest.mark.parametrize("window", [2, 3, 5, 12])
@@ -179,7 +179,7 @@ def test_window_widths_are_even_over_1_to_window(window):
     arguments |= {"window": window, "seed": 2, "epoch": 9, "drawn": 0, "lr_first": 0.0, "lr_last": 0.0}
     at = np.arange(n)
     pairs = np.minimum(width, at).sum() + np.minimum(width, n - 1 - at).sum()
-    assert kernels.train_sequences(**arguments)[1] == pairs
+    assert train(kernels, arguments)[1] == pairs
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from embfast.training import threads as threads_module
 from embfast.training.blocks import make_blocks
 from embfast.training.progress import Progress, Status
 from embfast.training.tables import initial_weights
-from embfast.training.threads import Threads
+from embfast.training.threads import ThreadTuner
 from embfast.words.word2vec import Word2Vec
 
 
@@ -163,7 +163,7 @@ def machine(monkeypatch):
         now, taken = [0.0], []
         monkeypatch.setattr(threads_module, "cores", lambda: cores)
         monkeypatch.setattr(training.time, "monotonic", lambda: now[0])
-        threads = Threads(None)
+        threads = ThreadTuner(None)
 
         def step(epoch, first, last):
             n = threads.now
@@ -228,7 +228,7 @@ def test_a_machine_that_slows_down_as_a_whole_is_asked_once(machine):
 
 def test_short_runs_and_numbers_that_were_asked_for_are_left_alone(machine):
     assert {n for *_, n in machine(2, lambda n, _: 100 / n, 31)} == {2}
-    threads = Threads(2)
+    threads = ThreadTuner(2)
     for _ in range(100):
         threads.tell(1.0)
         assert (threads.now, threads.trying) == (2, False)

@@ -16,7 +16,7 @@ import embfast.training.blocks
 from embfast import kernels
 from embfast.errors import TrainingError
 from embfast.text.corpus import Corpus
-from embfast.training.sampling import keep_thresholds, noise_weights, sharing
+from embfast.training.sampling import keep_thresholds, negative_sharing, noise_weights
 from embfast.words.word2vec import Word2Vec
 
 MODES = [
@@ -338,8 +338,9 @@ def test_a_setting_without_sense_is_named_with_value_and_range(corpus, name, val
 def test_every_setting_reaches_the_kernel(corpus, monkeypatch):
     calls = []
 
-    def record(*arrays, **settings):
-        calls.append((arrays, settings))
+    def record(job, arrays, first_block, last_block, threads):
+        settings = dict(zip(job.dtype.names, job[0].tolist(), strict=True))
+        calls.append((arrays, settings, (first_block, last_block, threads)))
         return 1.0, 1, 1
 
     monkeypatch.setattr(kernels, "train_sequences", record)
@@ -348,34 +349,36 @@ def test_every_setting_reaches_the_kernel(corpus, monkeypatch):
         min_lr=0.25, threads=3, seed=11,
     ).fit(corpus)  # fmt: skip
     expected = {
-        "window": 3, "shrink": False, "cbow": True, "mean": False, "shared": True, "centers": 1, "drawn": 5,
-        "scale": 1.0, "seed": 11, "lr_first": 0.5, "lr_last": 0.25, "tokens_total": 36_000, "dim": 9, "threads": 3,
+        "window": 3, "shrink": False, "cbow": True, "mean": False, "words": True, "concat": False, "frozen": False,
+        "shared": True, "centers": 1, "drawn": 5, "scale": 1.0, "tag_weight": 1, "n_words": 0, "seed": 11,
+        "lr_first": 0.5, "lr_last": 0.25, "tokens_total": 36_000, "dim": 9,
     }  # fmt: skip
-    for epoch, (arrays, settings) in enumerate(calls):
+    for epoch, (arrays, settings, call) in enumerate(calls):
         assert settings == {**expected, "epoch": epoch, "tokens_before": epoch * 18_000}
-        assert arrays[0] is model._tables["w_in"]
-        assert arrays[1] is model._tables["w_out"]
-        assert arrays[2] is model._tables["w_nodes"]
-        assert_array_equal(arrays[8], keep_thresholds(corpus.counts, 1e-3))
+        assert call == (0, len(arrays["blocks"]) - 1, 3)
+        assert np.shares_memory(arrays["w_in"], model.vectors_.matrix)
+        assert {"w_out", "w_nodes", "tree", "noise"} <= arrays.keys()
+        assert_array_equal(arrays["keep"], keep_thresholds(corpus.counts, 1e-3))
     assert len(calls) == 2
     model.partial_fit(corpus)
-    assert [settings["epoch"] for _, settings in calls] == [0, 1, 2, 3]
-    assert [settings["tokens_before"] for _, settings in calls] == [0, 18_000, 0, 18_000]
+    assert [settings["epoch"] for _, settings, _ in calls] == [0, 1, 2, 3]
+    assert [settings["tokens_before"] for _, settings, _ in calls] == [0, 18_000, 0, 18_000]
 
     calls.clear()
     Word2Vec(epochs=1, sample=0).fit(corpus)
-    arrays, settings = calls[0]
+    arrays, settings, call = calls[0]
     chosen = {name: settings[name] for name in ("window", "shrink", "cbow", "mean", "shared", "centers", "drawn")}
     assert chosen == {
         "window": 5, "shrink": True, "cbow": False, "mean": True, "shared": True, "centers": 2, "drawn": 5
     }  # fmt: skip
-    assert (settings["lr_first"], settings["lr_last"]) == (0.025, 0.025 / 10_000)
-    assert (arrays[2], arrays[8], arrays[10]) == (None, None, None)
-    assert settings["threads"] == embfast.training.threads.cores()
+    assert (settings["lr_first"], settings["lr_last"]) == (np.float32(0.025), np.float32(0.025 / 10_000))
+    assert (arrays.get("w_nodes"), arrays["keep"], arrays["tree"]) == (None, None, None)
+    assert call[2] == embfast.training.threads.cores()
     calls.clear()
     Word2Vec(epochs=1, cbow=True, negatives=10, threads=1).fit(corpus)
-    assert calls[0][1]["lr_first"] == 0.05
-    assert (calls[0][1]["centers"], calls[0][1]["drawn"], calls[0][1]["scale"]) == (2, 12, 10 / 12)
+    assert calls[0][1]["lr_first"] == np.float32(0.05)
+    assert (calls[0][1]["centers"], calls[0][1]["drawn"]) == (2, 12)
+    assert calls[0][1]["scale"] == np.float32(10 / 12)
 
 
 def test_numpy_numbers_are_numbers(corpus):
@@ -420,11 +423,11 @@ def test_sharing_keeps_the_weight_of_the_negatives(cbow, window):
     for hs in (False, True):
         for shared in (False, True):
             for negatives in range(0, 60):
-                s = sharing(cbow, hs, negatives, shared, window)
+                s = negative_sharing(cbow, hs, negatives, shared, window)
                 assert 1 <= s.centers <= kernels.MAX_CENTERS
                 assert s.drawn * s.scale == pytest.approx(negatives)
                 assert s.centers == 1 or s.drawn / s.centers >= 2.5
-                of_nodes = sharing(cbow, hs, negatives, shared, window, nodes=True)
+                of_nodes = negative_sharing(cbow, hs, negatives, shared, window, nodes=True)
                 assert of_nodes.drawn * of_nodes.scale == pytest.approx(negatives)
                 assert of_nodes == s or (of_nodes.centers == 2 and of_nodes.drawn / 2 >= 2)
                 if hs or not shared or (window > 15 and not cbow):

@@ -1,16 +1,18 @@
 // Python to training on sequences of ids, and to the tables that it draws from.
+#include "core/bindings.h"
+
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "core/alias.h"
-#include "core/bindings.h"
 #include "core/check.h"
-#include "sequences/huffman.h"
 #include "core/random.h"
+#include "sequences/huffman.h"
 #include "sequences/sequences.h"
 
 namespace embfast {
@@ -33,18 +35,75 @@ struct NoiseTable {
 
 constexpr int most = 1 << 20;  // of windows, draws and tags, so that sizes made of these stay far from overflow
 
-using Table = std::optional<py::array>;
+// The arrays of a call, by name. None and a missing name are the same; a name that nothing asks for is an error.
+class Arrays {
+ public:
+  explicit Arrays(const py::dict& given) {
+    for (const auto& [name, value] : given) {
+      if (!value.is_none())
+        left_.insert_or_assign(py::cast<std::string>(name), py::reinterpret_borrow<py::object>(value));
+    }
+  }
+  bool has(const char* name) const { return left_.count(name) > 0; }
+  std::optional<py::array> find(const char* name) {
+    const auto found = left_.extract(name);
+    if (!found) return std::nullopt;
+    if (!py::isinstance<py::array>(found.mapped())) {
+      throw py::type_error(std::string(name) + ": expected a numpy array, got " +
+                           py::str(py::type::of(found.mapped())).cast<std::string>());
+    }
+    return py::reinterpret_borrow<py::array>(found.mapped());
+  }
+  py::array take(const char* name) {
+    std::optional<py::array> found = find(name);
+    if (!found) throw py::value_error(std::string(name) + " is needed");
+    return *found;
+  }
+  const HuffmanPaths* tree() {
+    const auto found = left_.extract("tree");
+    return found ? found.mapped().cast<const HuffmanPaths*>() : nullptr;
+  }
+  void finish() const {
+    if (!left_.empty()) throw py::value_error("there is no array named " + left_.begin()->first);
+  }
+
+ private:
+  std::map<std::string, py::object> left_;
+};
+
+using Record = py::array_t<SequenceJob, py::array::c_style>;
+
+// The settings that do not depend on any array.
+Job settings(const Record& record, bool frozen) {
+  if (record.size() != 1) throw py::value_error("job: expected one record, got " + std::to_string(record.size()));
+  Job job{};
+  static_cast<SequenceJob&>(job) = *record.data();
+  if (job.drawn < 0 || job.drawn > most || job.centers < 1 || job.centers > max_centers || job.window < 1 ||
+      job.window > most) {
+    throw py::value_error("expected drawn in 0..2^20, window in 1..2^20 and centers in 1.." +
+                          std::to_string(max_centers));
+  }
+  if (job.concat && (!job.cbow || job.shrink)) throw py::value_error("concat needs cbow and shrink = False");
+  if (frozen) job.frozen = job.shared = true, job.words = job.cbow;
+  job.words = job.words || job.cbow;
+  job.tokens_total = std::max<int64_t>(job.tokens_total, 1);
+  return job;
+}
 
 // The tables of a job, and the number of words that they are for.
-int64_t set_tables(Job& job, Table& w_in, Table& w_out, Table& w_nodes, Table& w_docs, const HuffmanPaths* tree) {
+int64_t set_tables(Job& job, Arrays& arrays) {
+  std::optional<py::array> w_in = arrays.find("w_in"), w_out = arrays.find("w_out"), w_docs = arrays.find("w_docs");
+  std::optional<py::array> w_nodes = arrays.find("w_nodes");
+  const HuffmanPaths* tree = arrays.tree();
   if (w_in) job.w_in = check::rows(*w_in, "w_in");
   if (w_docs) job.w_docs = check::rows(*w_docs, "w_docs", w_in ? job.w_in.dim : -1);
   if (!w_in && (!w_docs || job.words)) throw py::value_error("w_in is needed, unless tags alone predict words");
   if (!w_out && !w_nodes) throw py::value_error("one of w_out and w_nodes is needed");
-  job.dim = w_in ? job.w_in.dim : job.w_docs.dim;
-  job.hidden_dim = job.concat ? (job.most_tags + 2 * job.window) * job.dim : job.dim;
-  if (w_out) job.w_out = check::rows(*w_out, "w_out", job.hidden_dim);
-  if (w_nodes) job.w_nodes = check::rows(*w_nodes, "w_nodes", job.hidden_dim);
+  job.width = w_in ? job.w_in.dim : job.w_docs.dim;
+  if (job.dim < 1 || job.dim > job.width) throw py::value_error("dim: expected 1.." + std::to_string(job.width));
+  job.hidden_width = job.concat ? (job.most_tags + 2 * int64_t{job.window}) * job.width : job.width;
+  if (w_out) job.w_out = check::rows(*w_out, "w_out", job.hidden_width);
+  if (w_nodes) job.w_nodes = check::rows(*w_nodes, "w_nodes", job.hidden_width);
   const int64_t n_words = w_in ? job.w_in.n - job.concat : w_out ? job.w_out.n : job.w_nodes.n + 1;
   if (w_out && job.w_out.n != n_words) {
     check::fail("w_out", job.concat ? "one row less than w_in" : "as many rows as w_in", *w_out);
@@ -63,32 +122,18 @@ int64_t set_tables(Job& job, Table& w_in, Table& w_out, Table& w_nodes, Table& w
   return n_words;
 }
 
-void check_dim(const Job& job, int64_t dim) {
-  if (dim < 1 || dim > job.dim) throw py::value_error("dim: expected 1.." + std::to_string(job.dim));
-}
-
-void set_draws(Job& job, const Table& keep, const Table& noise, int64_t n_words) {
+void set_draws(Job& job, Arrays& arrays, int64_t n_words) {
+  const std::optional<py::array> keep = arrays.find("keep"), noise = arrays.find("noise");
   if (keep) job.keep = check::vector<uint32_t>(*keep, "keep", n_words);
   if (job.drawn > 0 && (!noise || !job.w_out.data)) throw py::value_error("drawn > 0 needs noise and w_out");
   if (noise && job.drawn > 0) {
     job.noise = check::vector<int32_t>(*noise, "noise"), job.n_noise = noise->shape(0);
-    const int64_t at_once = int64_t{job.drawn} * (job.shared || job.cbow ? 1 : 2 * job.window);
+    const int64_t at_once = int64_t{job.drawn} * (job.shared || job.cbow ? 1 : 2 * int64_t{job.window});
     if (job.n_noise < at_once || job.n_noise > max_noise) {
       check::fail("noise", std::to_string(at_once) + "..2^31 entries", *noise);
     }
     check::ids(job.noise, job.n_noise, "noise", n_words);
   }
-}
-
-void set_windows(Job& job, int window, bool shrink, bool cbow, bool mean, bool concat, int centers, int drawn,
-                 float scale) {
-  if (drawn < 0 || drawn > most || centers < 1 || centers > max_centers || window < 1 || window > most) {
-    throw py::value_error("expected drawn in 0..2^20, window in 1..2^20 and centers in 1.." +
-                          std::to_string(max_centers));
-  }
-  if (concat && (!cbow || shrink)) throw py::value_error("concat needs cbow and shrink = False");
-  job.window = window, job.shrink = shrink, job.cbow = cbow, job.mean = mean, job.concat = concat;
-  job.centers = centers, job.drawn = drawn, job.scale = scale;
 }
 
 // Offsets that rise from 0 to n_entries.
@@ -100,7 +145,9 @@ const int64_t* ascending(const py::array& offsets, const char* name, int64_t n, 
   return o;
 }
 
-void set_tags(Job& job, const Table& tag_offsets, const Table& tags) {
+// Tags of the documents; returns how many there are in all.
+int64_t set_tags(Job& job, Arrays& arrays) {
+  const std::optional<py::array> tag_offsets = arrays.find("tag_offsets"), tags = arrays.find("tags");
   if (!tag_offsets || !tags) throw py::value_error("w_docs needs tag_offsets and tags");
   job.tags = check::vector<int32_t>(*tags, "tags");
   job.tag_offsets = ascending(*tag_offsets, "tag_offsets", job.n_documents, tags->shape(0));
@@ -114,6 +161,80 @@ void set_tags(Job& job, const Table& tag_offsets, const Table& tags) {
     throw py::value_error("tags: concat needs as many for each document, got " + std::to_string(fewest) + " to " +
                           std::to_string(job.most_tags));
   }
+  return tags->shape(0);
+}
+
+// Blocks first..last of the n_ids tokens, whose ids are words.
+void set_blocks(Job& job, const py::array& blocks, int64_t n_ids, int64_t first, int64_t last, int64_t n_words) {
+  job.blocks = check::vector<int64_t>(blocks, "blocks");
+  if (first < 0 || last < first || last >= std::max<int64_t>(blocks.shape(0), 1)) {
+    throw py::value_error("blocks " + std::to_string(first) + ".." + std::to_string(last) + " are outside the " +
+                          std::to_string(blocks.shape(0) - 1) + " that there are");
+  }
+  job.first_block = first, job.last_block = last;
+  for (int64_t b = first; b < last; ++b) {
+    if (job.blocks[b] < 0 || job.blocks[b + 1] < job.blocks[b] || job.blocks[b + 1] > n_ids) {
+      throw py::value_error("blocks: entry " + std::to_string(b) + " does not ascend within the ids");
+    }
+    job.longest_block = std::max(job.longest_block, job.blocks[b + 1] - job.blocks[b]);
+  }
+  if (first < last) check::ids(job.ids + job.blocks[first], job.blocks[last] - job.blocks[first], "ids", n_words);
+}
+
+py::tuple train(const Record& record, const py::dict& given, int64_t first_block, int64_t last_block, int threads) {
+  Arrays arrays(given);
+  Job job = settings(record, false);
+  const py::array ids = arrays.take("ids"), offsets = arrays.take("offsets"), blocks = arrays.take("blocks");
+  job.ids = check::vector<int32_t>(ids, "ids");
+  job.offsets = check::vector<int64_t>(offsets, "offsets");
+  job.n_documents = offsets.shape(0) - 1;
+  if (job.n_documents < 1) throw py::value_error("offsets: expected at least 2 entries");
+  const int64_t n_tags = arrays.has("w_docs") ? set_tags(job, arrays) : 0;
+  const int64_t n_words = set_tables(job, arrays);
+  if (job.w_docs.data) check::ids(job.tags, n_tags, "tags", job.w_docs.n);
+  set_blocks(job, blocks, ids.shape(0), first_block, last_block, n_words);
+  set_draws(job, arrays, n_words);
+  arrays.finish();
+  if (!job.shared && job.centers != 1) throw py::value_error("per-pair draws need centers = 1");
+  if (!job.shared && !job.cbow && job.w_docs.data) throw py::value_error("w_docs needs shared draws");
+  check::threads(threads);
+  Tally tally;
+  {
+    py::gil_scoped_release no_gil;
+    tally = train_sequences(job, threads);
+  }
+  return py::make_tuple(tally.loss, tally.examples, tally.kept);
+}
+
+py::tuple infer(const Record& record, const py::dict& given, int epochs, int averaged, int threads) {
+  Arrays arrays(given);
+  Job job = settings(record, true);
+  job.most_tags = job.tag_weight;
+  if (job.tag_weight < 1 || job.tag_weight > most) throw py::value_error("tag_weight: expected 1..2^20");
+  if (job.tag_weight > 1 && (!job.cbow || job.concat)) {
+    throw py::value_error("tag_weight > 1 needs cbow without concat");
+  }
+  if (!arrays.has("w_docs")) throw py::value_error("w_docs is needed");
+  const int64_t n_words = set_tables(job, arrays);
+  const py::array ids = arrays.take("ids"), offsets = arrays.take("offsets");
+  job.ids = check::vector<int32_t>(ids, "ids");
+  check::ids(job.ids, ids.shape(0), "ids", n_words);
+  job.n_documents = job.w_docs.n;
+  job.offsets = ascending(offsets, "offsets", job.n_documents, ids.shape(0));
+  for (int64_t d = 0; d < job.n_documents; ++d) {
+    job.longest_block = std::max(job.longest_block, job.offsets[d + 1] - job.offsets[d]);
+  }
+  set_draws(job, arrays, n_words);
+  arrays.finish();
+  if (epochs < 1) throw py::value_error("epochs: expected 1 or more");
+  if (averaged < 1 || averaged > epochs) throw py::value_error("averaged: expected 1.." + std::to_string(epochs));
+  check::threads(threads);
+  Tally tally;
+  {
+    py::gil_scoped_release no_gil;
+    tally = infer_documents(job, epochs, averaged, threads);
+  }
+  return py::make_tuple(tally.loss, tally.examples, tally.kept);
 }
 
 }  // namespace
@@ -182,98 +303,15 @@ void bind_tables(py::module_& m) {
 }
 
 void bind_sequences(py::module_& m) {
+  PYBIND11_NUMPY_DTYPE(SequenceJob, seed, epoch, tokens_before, tokens_total, dim, n_words, window, shrink, cbow, words,
+                       mean, concat, frozen, shared, centers, drawn, tag_weight, scale, lr_first, lr_last);
+  m.attr("sequence_job") = py::dtype::of<SequenceJob>();
   m.attr("max_centers") = max_centers;
   m.def(
-      "train_sequences",
-      [](Table w_in, Table w_out, Table w_nodes, const py::array& ids, const py::array& offsets,
-         const py::array& blocks, int64_t first_block, int64_t last_block, const Table& keep, const Table& noise,
-         const HuffmanPaths* tree, Table w_docs, const Table& tag_offsets, const Table& tags, int window, bool shrink,
-         bool cbow, bool words, bool mean, bool concat, bool shared, int centers, int drawn, float scale, uint64_t seed,
-         uint64_t epoch, float lr_first, float lr_last, int64_t tokens_before, int64_t tokens_total,
-         std::optional<int64_t> dim, int threads) {
-        Job job{};
-        set_windows(job, window, shrink, cbow, mean, concat, centers, drawn, scale);
-        job.words = words || cbow, job.shared = shared;
-        job.ids = check::vector<int32_t>(ids, "ids");
-        job.offsets = check::vector<int64_t>(offsets, "offsets");
-        job.n_documents = offsets.shape(0) - 1;
-        if (job.n_documents < 1) throw py::value_error("offsets: expected at least 2 entries");
-        if (w_docs) set_tags(job, tag_offsets, tags);
-        const int64_t n_words = set_tables(job, w_in, w_out, w_nodes, w_docs, tree);
-        if (w_docs) check::ids(job.tags, tags->shape(0), "tags", job.w_docs.n);
-        job.blocks = check::vector<int64_t>(blocks, "blocks");
-        if (first_block < 0 || last_block < first_block || last_block >= std::max<int64_t>(blocks.shape(0), 1)) {
-          throw py::value_error("blocks " + std::to_string(first_block) + ".." + std::to_string(last_block) +
-                                " are outside the " + std::to_string(blocks.shape(0) - 1) + " that there are");
-        }
-        job.first_block = first_block, job.last_block = last_block;
-        for (int64_t b = first_block; b < last_block; ++b) {
-          if (job.blocks[b] < 0 || job.blocks[b + 1] < job.blocks[b] || job.blocks[b + 1] > ids.shape(0)) {
-            throw py::value_error("blocks: entry " + std::to_string(b) + " does not ascend within the ids");
-          }
-          job.longest_block = std::max(job.longest_block, job.blocks[b + 1] - job.blocks[b]);
-        }
-        if (first_block < last_block) {
-          const int64_t begin = job.blocks[first_block];
-          check::ids(job.ids + begin, job.blocks[last_block] - begin, "ids", n_words);
-        }
-        set_draws(job, keep, noise, n_words);
-        if (!shared && centers != 1) throw py::value_error("per-pair draws need centers = 1");
-        if (!shared && !cbow && w_docs) throw py::value_error("w_docs needs shared draws");
-        const int64_t columns = dim.value_or(job.dim);
-        check_dim(job, columns);
-        check::threads(threads);
-        job.seed = seed, job.epoch = epoch, job.lr_first = lr_first, job.lr_last = lr_last;
-        job.tokens_before = tokens_before, job.tokens_total = std::max<int64_t>(tokens_total, 1);
-        Tally tally;
-        {
-          py::gil_scoped_release no_gil;
-          tally = train_sequences(job, columns, threads);
-        }
-        return py::make_tuple(tally.loss, tally.examples, tally.kept);
-      },
-      "w_in"_a, "w_out"_a, "w_nodes"_a, "ids"_a, "offsets"_a, "blocks"_a, "first_block"_a, "last_block"_a,
-      "keep"_a = py::none(), "noise"_a = py::none(), "tree"_a = py::none(), "w_docs"_a = py::none(),
-      "tag_offsets"_a = py::none(), "tags"_a = py::none(), py::kw_only(), "window"_a, "shrink"_a, "cbow"_a,
-      "words"_a = true, "mean"_a, "concat"_a = false, "shared"_a, "centers"_a, "drawn"_a, "scale"_a, "seed"_a,
-      "epoch"_a, "lr_first"_a, "lr_last"_a, "tokens_before"_a, "tokens_total"_a, "dim"_a = py::none(), "threads"_a);
-  m.def(
-      "infer_documents",
-      [](Table w_docs, int64_t dim, Table w_in, Table w_out, Table w_nodes, const py::array& ids,
-         const py::array& offsets, const Table& keep, const Table& noise, const HuffmanPaths* tree, int window,
-         bool shrink, bool cbow, bool mean, bool concat, int centers, int drawn, float scale, int epochs, int averaged,
-         int64_t tag_weight, uint64_t seed, float lr_first, float lr_last, int threads) {
-        Job job{};
-        set_windows(job, window, shrink, cbow, mean, concat, centers, drawn, scale);
-        job.words = cbow, job.shared = true, job.frozen = true, job.most_tags = tag_weight;
-        if (tag_weight < 1 || tag_weight > most) throw py::value_error("tag_weight: expected 1..2^20");
-        if (tag_weight > 1 && (!cbow || concat)) throw py::value_error("tag_weight > 1 needs cbow without concat");
-        if (!w_docs) throw py::value_error("w_docs is needed");
-        const int64_t n_words = set_tables(job, w_in, w_out, w_nodes, w_docs, tree);
-        job.ids = check::vector<int32_t>(ids, "ids");
-        check::ids(job.ids, ids.shape(0), "ids", n_words);
-        job.n_documents = job.w_docs.n;
-        job.offsets = ascending(offsets, "offsets", job.n_documents, ids.shape(0));
-        for (int64_t d = 0; d < job.n_documents; ++d) {
-          job.longest_block = std::max(job.longest_block, job.offsets[d + 1] - job.offsets[d]);
-        }
-        set_draws(job, keep, noise, n_words);
-        check_dim(job, dim);
-        if (epochs < 1) throw py::value_error("epochs: expected 1 or more");
-        if (averaged < 1 || averaged > epochs) throw py::value_error("averaged: expected 1.." + std::to_string(epochs));
-        check::threads(threads);
-        job.seed = seed, job.lr_first = lr_first, job.lr_last = lr_last;
-        Tally tally;
-        {
-          py::gil_scoped_release no_gil;
-          tally = infer_documents(job, dim, epochs, averaged, threads);
-        }
-        return py::make_tuple(tally.loss, tally.examples, tally.kept);
-      },
-      "w_docs"_a, "dim"_a, "w_in"_a, "w_out"_a, "w_nodes"_a, "ids"_a, "offsets"_a, "keep"_a = py::none(),
-      "noise"_a = py::none(), "tree"_a = py::none(), py::kw_only(), "window"_a, "shrink"_a, "cbow"_a, "mean"_a,
-      "concat"_a = false, "centers"_a, "drawn"_a, "scale"_a, "epochs"_a, "averaged"_a = 1, "tag_weight"_a = 1, "seed"_a,
-      "lr_first"_a, "lr_last"_a, "threads"_a);
+      "train_sequences", &train, "job"_a.noconvert(), "arrays"_a, "first_block"_a, "last_block"_a, "threads"_a,
+      "Trains on blocks of ids; returns summed loss (nats), examples and kept tokens. See reference.train_sequences.");
+  m.def("infer_documents", &infer, "job"_a.noconvert(), "arrays"_a, "epochs"_a, "averaged"_a, "threads"_a,
+        "Fits the rows of w_docs to documents, all else frozen. See reference.infer_documents.");
 }
 
 }  // namespace embfast

@@ -10,6 +10,7 @@
 
 #include "core/isa.h"
 #include "core/threads.h"
+#include "sequences/outputs.h"
 
 namespace embfast {
 
@@ -58,9 +59,9 @@ struct Thread {
     Scratch& s = scratch;
     if (threads > 1 && job.w_nodes.data && !job.frozen) {
       s.top_steps = std::max(1, top_steps / threads);
-      s.n_top = std::min<int64_t>(top_floats / job.hidden_dim, job.path_nodes[0] + 1);
-      arena.claim(&s.top, s.n_top * job.hidden_dim);
-      arena.claim(&s.top_before, s.n_top * job.hidden_dim);
+      s.n_top = std::min<int64_t>(top_floats / job.hidden_width, job.path_nodes[0] + 1);
+      arena.claim(&s.top, s.n_top * job.hidden_width);
+      arena.claim(&s.top_before, s.n_top * job.hidden_width);
     }
     const int64_t tokens = job.longest_block + 2 * (2 * int64_t{job.window} + max_centers + pad);
     arena.claim(&s.token, tokens);
@@ -75,9 +76,9 @@ struct Thread {
     arena.claim(&s.rows, std::max(n_in, n_out));
     for (float** p : {&s.weight, &s.label, &s.tile_weight, &s.tile_label}) arena.claim(p, pairs);
     for (float** p : {&s.step, &s.tile_step}) arena.claim(p, steps);
-    arena.claim(&s.hidden, job.centers * job.hidden_dim);
-    arena.claim(&s.delta, std::max(n_in * job.dim, job.centers * job.hidden_dim));
-    arena.claim(&s.pairs, std::max(max_tile * job.hidden_dim / 2, 16 * (n_in + 1)));
+    arena.claim(&s.hidden, job.centers * job.hidden_width);
+    arena.claim(&s.delta, std::max(n_in * job.width, job.centers * job.hidden_width));
+    arena.claim(&s.pairs, std::max(max_tile * job.hidden_width / 2, 16 * (n_in + 1)));
     arena.claim(&s.ahead, (batches_ahead + 1) * (job.centers * (job.longest_path + 2) + job.drawn + job.most_tags));
     arena.allocate();
     s.token += 2 * job.window + max_centers;
@@ -107,20 +108,20 @@ struct Plain {
       weight[0].resize(n_out + pad, 0.0f);
       weight[0][0] = label[0] = 1.0f;
     } else {
-      std::vector<int32_t> token(widest), word(widest), negative(job.drawn, -1);
-      for (int p = 0; p < widest; ++p) token[p] = p;
-      int64_t pairs = 0;
+      const std::vector<int32_t> center(job.centers, 0), drawn(job.drawn, -1);  // no draw is a center
+      const Outputs outputs{nullptr, 0, center.data(), job.centers, drawn.data(), job.drawn, job.scale};
       for (int radius = 1; radius <= job.window; ++radius) {
         weight[radius].assign(of_tags + widest * n_out + pad, 0.0f);
-        for (int64_t i = 0; i < of_tags; ++i) {
-          const bool target = i % n_out < job.centers;
-          weight[radius][i] = target ? 1.0f : job.scale * static_cast<float>(job.centers);
-          label[i] = target ? 1.0f : 0.0f;
+        float *w = weight[radius].data(), *l = label.data();
+        const auto add_row = [&](const std::vector<float>& share) {
+          outputs.weigh(share.data(), job.centers, w, l);
+          w += n_out, l += n_out;
+        };
+        for (int64_t i = 0; i < job.most_tags; ++i) add_row(std::vector<float>(job.centers, 1.0f));
+        for (int p = 0; job.words && p < job.centers + 2 * radius; ++p) {
+          std::vector<float> share(job.centers, 0.0f);
+          if (add_shares(p, radius, job.centers, radius, share.data()) > 0) add_row(share);
         }
-        if (!job.words) continue;
-        skip_gram_weights(token.data(), 0, job.centers + 2 * radius, radius, job.centers, radius, 0, nullptr, true,
-                          negative.data(), job.drawn, job.scale, word.data(), weight[radius].data() + of_tags,
-                          label.data() + of_tags, &pairs);
       }
     }
     for (const auto& w : weight) by_radius.push_back(w.data());
@@ -156,28 +157,28 @@ static Tally on_threads(const Job& job, int threads, int64_t first, int64_t last
   return total;
 }
 
-// The job with rows that end where the registers of this machine that hold `columns` floats do. Parts that stand end to
+// The job with rows that end where the registers of this machine that hold `dim` floats do. Parts that stand end to
 // end keep their padding.
-static Job trimmed(Job job, int64_t columns) {
+static Job trimmed(Job job) {
   const int64_t width = isa::width();
-  if (!job.concat) job.dim = job.hidden_dim = (columns + width - 1) / width * width;
+  if (!job.concat) job.width = job.hidden_width = (job.dim + width - 1) / width * width;
   return job;
 }
 
-Tally train_sequences(const Job& given, int64_t columns, int threads) {
-  const Job job = trimmed(given, columns);
+Tally train_sequences(const Job& given, int threads) {
+  const Job job = trimmed(given);
   const TrainBlock train = EMBFAST_CHOOSE_BF16(train_block);
   return on_threads(job, threads, job.first_block, job.last_block,
                     [&](int64_t block, const Scratch& s, Tally& tally) { train(job, block, s, tally); });
 }
 
-Tally infer_documents(const Job& given, int64_t columns, int epochs, int averaged, int threads) {
-  const Job job = trimmed(given, columns);
+Tally infer_documents(const Job& given, int epochs, int averaged, int threads) {
+  const Job job = trimmed(given);
   const TrainBlock train = EMBFAST_CHOOSE_BF16(train_block);
   const std::vector<int32_t> tags(job.most_tags);  // all are row 0
   return on_threads(job, threads, 0, job.n_documents, [&](int64_t document, const Scratch& s, Tally& tally) {
     float* const row = job.w_docs[document];
-    std::fill_n(row, job.dim, 0.0f);
+    std::fill_n(row, job.width, 0.0f);
     const int64_t n = job.offsets[document + 1] - job.offsets[document];
     if (n == 0) return;
     // A corpus of this document alone, with a seed of its own.
@@ -189,18 +190,18 @@ Tally infer_documents(const Job& given, int64_t columns, int epochs, int average
     one.w_docs.data = row, one.w_docs.n = 1;
     for (int64_t p = 0; p < n; ++p) one.seed = mix64(one.seed + Stream::golden + static_cast<uint64_t>(one.ids[p]));
     const Stream draw(one.seed, 0, Purpose::weights);
-    for (int64_t i = 0; i < columns; ++i) {
+    for (int64_t i = 0; i < job.dim; ++i) {
       const auto uniform = static_cast<float>(draw(i) >> 40) * 0x1p-24f;
-      row[i] = (uniform - 0.5f) / static_cast<float>(columns);
+      row[i] = (uniform - 0.5f) / static_cast<float>(job.dim);
     }
-    std::vector<float> sum(job.dim);
+    std::vector<float> sum(job.width);
     one.tokens_total = epochs * n;
     for (int epoch = 0; epoch < epochs; ++epoch) {
       one.epoch = epoch, one.tokens_before = epoch * n;
       train(one, 0, s, tally);
-      for (int64_t i = 0; epoch >= epochs - averaged && i < job.dim; ++i) sum[i] += row[i];
+      for (int64_t i = 0; epoch >= epochs - averaged && i < job.width; ++i) sum[i] += row[i];
     }
-    for (int64_t i = 0; i < job.dim; ++i) row[i] = sum[i] / static_cast<float>(averaged);
+    for (int64_t i = 0; i < job.width; ++i) row[i] = sum[i] / static_cast<float>(averaged);
   });
 }
 

@@ -4,12 +4,14 @@
 // its change added once. The rows of a window meet the outputs one after the other, in groups of four.
 // Sources: sequences.h; the reuse of rows along a sentence is that of FULL-W2V (Randall et al. 2023, arXiv:2312.07743).
 #include "core/device.h"
+#include "sequences/job.h"
 
 namespace embfast {
 
-// One launch. Tables have `pitch` float4 in a row; token, document and piece numbers count from the first of the slice.
-struct SequenceJob {
-  float4 *w_in, *w_out, *w_nodes, *w_docs;  // as in Job
+// One launch: the settings, and where things lie on the device (device/sequences.py has the addresses in this order).
+// Tables have `pitch` float4 in a row; token, document and piece numbers count from the first of the slice.
+struct DeviceJob : SequenceJob {
+  float4 *w_in, *w_out, *w_nodes, *w_docs;  // as in Job of sequences.h
   const int32_t* ids;
   const int64_t* offsets;  // of documents, in tokens of the corpus, the first at or before the first token
   const int64_t* pieces;   // edges, in tokens of the corpus
@@ -26,14 +28,8 @@ struct SequenceJob {
   int32_t* n_kept;         // of each piece
   float4* rings;           // ring_rows x 2 x pitch for each block, where shared memory is too small; or null
   struct DeviceTally* tally;
-  uint64_t seed, epoch;
   int64_t first_token, first_document, n_documents, n_pieces;
-  int64_t tokens_before, tokens_total;
-  int32_t n_words, pitch, window, most_tags;
-  int32_t shrink, words, mean, frozen;  // as in Job
-  int32_t drawn;                        // negatives of each center
-  float lr_first, lr_last;
-  float tag_weight;  // CBOW: a tag counts as so many words of the window
+  int32_t pitch, most_tags;
 };
 
 struct DeviceTally {
@@ -46,7 +42,7 @@ constexpr int tag_centers = 16;  // a tag's row goes back to the table after so 
 // ---- subsampling --------------------------------------------------------------------------------------------------
 
 // Fills kept, kept_document and n_kept: a warp takes a piece, a lane a token.
-extern "C" __global__ void keep_tokens(const SequenceJob job) {
+extern "C" __global__ void keep_tokens(const DeviceJob job) {
   const int lane = static_cast<int>(threadIdx.x % lanes);
   const int64_t warps = int64_t{gridDim.x} * (blockDim.x / lanes);
   for (int64_t piece = int64_t{blockIdx.x} * (blockDim.x / lanes) + threadIdx.x / lanes; piece < job.n_pieces;
@@ -125,7 +121,7 @@ extern "C" __global__ void document_rows(const uint64_t* seeds, const int64_t* o
 // Slots 0..2 * window hold words by their place in the sentence, the slots after them the tags.
 template <bool several, bool in_global, bool documents>
 struct Trainer {
-  const SequenceJob& job;
+  const DeviceJob& job;
   Team<several> team;
   float4 *ring, *before;  // of this thread: its column
   int column;             // of float4
@@ -137,7 +133,7 @@ struct Trainer {
   float lr = 0.0f, loss = 0.0f;
   int64_t examples = 0;
 
-  __device__ Trainer(const SequenceJob& job, float4* shared)
+  __device__ Trainer(const DeviceJob& job, float4* shared)
       : job(job),
         team(reinterpret_cast<float*>(shared + (in_global ? 0 : 2 * rows(job) * job.pitch))),
         column(static_cast<int>(threadIdx.x)),
@@ -149,7 +145,7 @@ struct Trainer {
     before = ring + rows(job) * job.pitch;
   }
 
-  __device__ static int64_t rows(const SequenceJob& job) {
+  __device__ static int64_t rows(const DeviceJob& job) {
     return 2 * int64_t{job.window} + 1 + (documents ? job.most_tags : 0);
   }
 
@@ -298,10 +294,11 @@ struct Trainer {
   __device__ void cbow(const Members& m, int32_t word, uint64_t place) {
     float4 hidden = zero4();
     int slot = m.slot;
-    const auto weight = [&](int k) { return documents && k < n_tags ? job.tag_weight : 1.0f; };
+    const auto tag_weight = static_cast<float>(job.tag_weight);
+    const auto weight = [&](int k) { return documents && k < n_tags ? tag_weight : 1.0f; };
     for (int k = 0; k < m.n; ++k, slot = next(m, slot)) hidden = plus(hidden, weight(k), held(slot));
     float count = static_cast<float>(m.n);
-    if (documents) count += (job.tag_weight - 1.0f) * static_cast<float>(n_tags);
+    if (documents) count += (tag_weight - 1.0f) * static_cast<float>(n_tags);
     const float share = 1.0f / count;
     if (job.mean) hidden = plus(zero4(), share, hidden);
     const float4 delta = predict(hidden, word, place);
@@ -426,7 +423,7 @@ struct Trainer {
 };
 
 template <bool several, bool in_global, bool documents>
-__device__ inline void train_skip_gram(const SequenceJob& job) {
+__device__ inline void train_skip_gram(const DeviceJob& job) {
   EMBFAST_DYNAMIC_SHARED(float4, shared);
   using Work =
       Trainer<several, in_global, documents>;  // spelled out below: NVRTC takes a generic lambda for the host's
@@ -437,7 +434,7 @@ __device__ inline void train_skip_gram(const SequenceJob& job) {
 }
 
 template <bool several, bool in_global, bool documents>
-__device__ inline void train_cbow(const SequenceJob& job) {
+__device__ inline void train_cbow(const DeviceJob& job) {
   EMBFAST_DYNAMIC_SHARED(float4, shared);
   using Work = Trainer<several, in_global, documents>;
   Work trainer(job, shared);
@@ -463,24 +460,24 @@ __device__ inline void train_cbow(const SequenceJob& job) {
 // One warp, rows of up to 128 numbers, the ring in shared memory; then several warps; then the ring in global memory.
 // _documents: tags are in the windows. One block per multiprocessor is all that is promised, so that no register
 // spills; shared memory says how many there are.
-#define EMBFAST_KERNELS(model)                                                                                   \
-  extern "C" __global__ void __launch_bounds__(32, 1) model##_warp(const embfast::SequenceJob job) {             \
-    embfast::train_##model<false, false, false>(job);                                                            \
-  }                                                                                                              \
-  extern "C" __global__ void __launch_bounds__(256, 1) model##_warps(const embfast::SequenceJob job) {           \
-    embfast::train_##model<true, false, false>(job);                                                             \
-  }                                                                                                              \
-  extern "C" __global__ void __launch_bounds__(256, 1) model##_wide(const embfast::SequenceJob job) {            \
-    embfast::train_##model<true, true, false>(job);                                                              \
-  }                                                                                                              \
-  extern "C" __global__ void __launch_bounds__(32, 1) model##_documents_warp(const embfast::SequenceJob job) {   \
-    embfast::train_##model<false, false, true>(job);                                                             \
-  }                                                                                                              \
-  extern "C" __global__ void __launch_bounds__(256, 1) model##_documents_warps(const embfast::SequenceJob job) { \
-    embfast::train_##model<true, false, true>(job);                                                              \
-  }                                                                                                              \
-  extern "C" __global__ void __launch_bounds__(256, 1) model##_documents_wide(const embfast::SequenceJob job) {  \
-    embfast::train_##model<true, true, true>(job);                                                               \
+#define EMBFAST_KERNELS(model)                                                                                 \
+  extern "C" __global__ void __launch_bounds__(32, 1) model##_warp(const embfast::DeviceJob job) {             \
+    embfast::train_##model<false, false, false>(job);                                                          \
+  }                                                                                                            \
+  extern "C" __global__ void __launch_bounds__(256, 1) model##_warps(const embfast::DeviceJob job) {           \
+    embfast::train_##model<true, false, false>(job);                                                           \
+  }                                                                                                            \
+  extern "C" __global__ void __launch_bounds__(256, 1) model##_wide(const embfast::DeviceJob job) {            \
+    embfast::train_##model<true, true, false>(job);                                                            \
+  }                                                                                                            \
+  extern "C" __global__ void __launch_bounds__(32, 1) model##_documents_warp(const embfast::DeviceJob job) {   \
+    embfast::train_##model<false, false, true>(job);                                                           \
+  }                                                                                                            \
+  extern "C" __global__ void __launch_bounds__(256, 1) model##_documents_warps(const embfast::DeviceJob job) { \
+    embfast::train_##model<true, false, true>(job);                                                            \
+  }                                                                                                            \
+  extern "C" __global__ void __launch_bounds__(256, 1) model##_documents_wide(const embfast::DeviceJob job) {  \
+    embfast::train_##model<true, true, true>(job);                                                             \
   }
 
 EMBFAST_KERNELS(skip_gram)

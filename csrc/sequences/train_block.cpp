@@ -110,7 +110,7 @@ struct Planner {
   // first batch.
   EMBFAST_INLINE void fetch(const Batch& b, Ahead& ahead) const {
     for (int k = 0; !pairs() && k < job.drawn; ++k) soon(ahead, job.w_out[b.drawn[k]], job.w_out.dim);
-    for (int i = 0; b.center == b.first && i < b.n_tags; ++i) soon(ahead, job.w_docs[b.tags[i]], job.dim);
+    for (int i = 0; b.center == b.first && i < b.n_tags; ++i) soon(ahead, job.w_docs[b.tags[i]], job.width);
     for (int t = 0; t < b.n_centers; ++t) {
       const int32_t word = s.token[b.center + t];
       if (job.w_out.data) soon(ahead, job.w_out[word], job.w_out.dim);
@@ -120,7 +120,7 @@ struct Planner {
           if (job.path_nodes[0] - node >= near_root) soon(ahead, node_row(job, s, node), job.w_nodes.dim);
         }
       }
-      if (job.words) soon(ahead, job.w_in[s.token[b.center + t + job.window]], job.dim);
+      if (job.words) soon(ahead, job.w_in[s.token[b.center + t + job.window]], job.width);
     }
   }
 };
@@ -160,8 +160,8 @@ struct Top {
   EMBFAST_INLINE void each(int64_t n, F&& f) const {
     for (int64_t i = 0; i < n; ++i) {
       float* const shared = job.w_nodes[job.path_nodes[0] - i];
-      const int64_t begin = i * job.hidden_dim;
-      for (int64_t d = 0; d < job.hidden_dim; d += W) f(shared + d, s.top + begin + d, s.top_before + begin + d);
+      const int64_t begin = i * job.hidden_width;
+      for (int64_t d = 0; d < job.hidden_width; d += W) f(shared + d, s.top + begin + d, s.top_before + begin + d);
     }
   }
 };
@@ -199,7 +199,7 @@ void train_block(const Job& job, int64_t block, const Scratch& s, Tally& tally) 
     } else {
       trainer.skip_gram_pairs(b);
     }
-    while (later.n > 0) later.prefetch_last(job.dim);  // nothing was trained that would have asked for them
+    while (later.n > 0) later.prefetch_last(job.width);  // nothing was trained that would have asked for them
     top.step();
   }
   top.merge(s.n_top);

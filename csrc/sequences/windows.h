@@ -4,7 +4,8 @@
 // Tags of documents: Le & Mikolov 2014, arXiv:1405.4053.
 #pragma once
 
-#include "sequences/output.h"
+#include "sequences/outputs.h"
+#include "sequences/passes.h"
 
 namespace embfast::EMBFAST_ISA {
 
@@ -18,7 +19,7 @@ EMBFAST_INLINE int right(const Batch& b, int center) {
 // The row of a node, or the thread's copy of it; nodes are numbered up to the root.
 EMBFAST_INLINE float* node_row(const Job& job, const Scratch& s, int32_t node) {
   const int64_t below = job.path_nodes[0] - node;
-  return below < s.n_top ? s.top + below * job.hidden_dim : job.w_nodes[node];
+  return below < s.n_top ? s.top + below * job.hidden_width : job.w_nodes[node];
 }
 
 // Rows that batches to come need, ahead.row[0 .. ahead.n). Of a long row (PV-DM by concatenation) L1 has no room for a
@@ -40,7 +41,7 @@ struct Trainer {
   int64_t examples;
 
   EMBFAST_INLINE Block block(int n_in, int n_out) const {
-    return {s.in, n_in, s.out, n_out, s.weight, s.label, s.delta, s.step, s.pairs, job.dim, lr, &ahead};
+    return {s.in, n_in, s.out, n_out, s.weight, s.label, s.delta, s.step, s.pairs, job.width, lr, &ahead};
   }
 
   EMBFAST_INLINE const Updates& update() const { return job.frozen ? frozen_updates : moving_updates; }
@@ -63,14 +64,17 @@ struct Trainer {
     return job.w_nodes.data ? static_cast<int>(job.path_offsets[word + 1] - job.path_offsets[word]) : 0;
   }
 
-  // Output rows in the order of skip_gram_weights: path, centers, negatives. Returns their number.
-  EMBFAST_INLINE int gather_outputs(const int32_t* center, int n_centers, int n_path, const int32_t* drawn) const {
+  // The outputs of a batch; fills s.out with their rows.
+  EMBFAST_INLINE Outputs gather_outputs(const int32_t* center, int n_centers, const int32_t* drawn) const {
+    const bool sampling = job.w_out.data != nullptr;
+    const int n_path = path_length(*center);
+    const int64_t path = n_path ? job.path_offsets[*center] : 0;
     int n = 0;
-    for (int j = 0; j < n_path; ++j) s.out[n++] = node_row(job, s, job.path_nodes[job.path_offsets[center[0]] + j]);
-    if (!job.w_out.data) return n;
-    for (int t = 0; t < n_centers; ++t) s.out[n++] = job.w_out[center[t]];
-    for (int k = 0; k < job.drawn; ++k) s.out[n++] = job.w_out[drawn[k]];
-    return n;
+    for (int j = 0; j < n_path; ++j) s.out[n++] = node_row(job, s, job.path_nodes[path + j]);
+    for (int t = 0; sampling && t < n_centers; ++t) s.out[n++] = job.w_out[center[t]];
+    for (int k = 0; sampling && k < job.drawn; ++k) s.out[n++] = job.w_out[drawn[k]];
+    return {job.path_codes + path,    n_path,   center, sampling ? n_centers : 0, drawn,
+            sampling ? job.drawn : 0, job.scale};
   }
 
   // No two of the kept tokens first..last are the same word.
@@ -158,8 +162,8 @@ struct Trainer {
     const int first = job.words ? left(b, b.center) : b.center;
     const int last = job.words ? right(b, b.center + b.n_centers - 1) : first;
     const int32_t* center = s.token + b.center;
-    const int n_path = path_length(*center);
-    const int n_out = gather_outputs(center, b.n_centers, n_path, b.drawn);
+    const Outputs outputs = gather_outputs(center, b.n_centers, b.drawn);
+    const int n_path = outputs.n_path, n_out = outputs.n();
     const bool whole = b.n_centers == job.centers && (!job.words || last - first == b.n_centers + 2 * b.radius);
     const int skipped = b.n_centers > 1 ? -1 : b.center;  // of several centers each is in the windows of the others
     if (whole && n_path == 0 && n_out <= max_tile && !collide(center, b.n_centers, b.drawn)) {
@@ -196,37 +200,42 @@ struct Trainer {
       return;
     }
     if (n_path > 0 && !job.w_out.data) return skip_gram_path(b, first, last, n_path);
-    const uint8_t* codes = n_path ? job.path_codes + job.path_offsets[*center] : nullptr;
-    const int n_tags = gather_tags(b);
-    for (int i = 0; i < n_tags; ++i) tag_weights(b, n_path, codes, s.weight + i * n_out, s.label + i * n_out);
-    examples += n_tags * b.n_centers;
-    const int n_words = skip_gram_weights(s.token, first, last, b.center, b.n_centers, b.radius, n_path, codes,
-                                          job.w_out.data != nullptr, b.drawn, job.drawn, job.scale, s.word,
-                                          s.weight + n_tags * n_out, s.label + n_tags * n_out, &examples);
-    const int n_in = n_tags + n_words;
+    const int n_in = weigh_window(b, outputs, first, last);
     if (n_in == 0) return;
-    for (int i = 0; i < n_words; ++i) s.in[n_tags + i] = job.w_in[s.word[i]];
     pad(n_in * n_out);
     train(block(n_in, n_out), To::row);
   }
 
-  // Weights and labels of a row that is in the window of every center of the batch.
-  EMBFAST_INLINE void tag_weights(const Batch& b, int n_path, const uint8_t* codes, float* weight, float* label) const {
-    for (int j = 0; j < n_path; ++j) *weight++ = 1.0f, *label++ = 1.0f - codes[j];
-    if (!job.w_out.data) return;
-    for (int t = 0; t < b.n_centers; ++t) *weight++ = *label++ = 1.0f;
-    for (int k = 0; k < job.drawn; ++k) {
-      int others = 0;
-      for (int t = 0; t < b.n_centers; ++t) others += b.drawn[k] != s.token[b.center + t];
-      *weight++ = job.scale * static_cast<float>(others), *label++ = 0.0f;
+  // Input rows and pair weights of any skip-gram window: the tags, then the words of the kept tokens first..last, each
+  // in one row that has the weights of all its places. Returns the number of rows.
+  EMBFAST_INLINE int weigh_window(const Batch& b, const Outputs& outputs, int first, int last) {
+    const int n_centers = b.n_centers, n_out = outputs.n();
+    float* const shares = s.tile_weight;
+    int n = gather_tags(b);
+    examples += n * n_centers;
+    for (int i = 0; i < n * n_centers; ++i) shares[i] = 1.0f;
+    for (int p = first; p < last; ++p) {
+      int row = b.n_tags;
+      while (row < n && s.word[row - b.n_tags] != s.token[p]) ++row;
+      float* const share = shares + row * n_centers;
+      for (int t = 0; row == n && t < n_centers; ++t) share[t] = 0.0f;
+      const int pairs = add_shares(p, b.center, n_centers, b.radius, share);
+      examples += pairs;
+      if (row == n && pairs > 0) {
+        s.word[n - b.n_tags] = s.token[p];
+        s.in[n++] = job.w_in[s.token[p]];
+      }
     }
+    for (int i = 0; i < n; ++i) {
+      outputs.weigh(shares + i * n_centers, n_centers, s.weight + i * n_out, s.label + i * n_out);
+    }
+    return n;
   }
 
   // word2vec.c's own order: each (center, context) pair has its own draws and moves the rows before the next looks.
   EMBFAST_INLINE void skip_gram_pairs(const Batch& b) {
     const int first = left(b, b.center), last = right(b, b.center);
     const int32_t* center = s.token + b.center;
-    const int n_path = path_length(*center);
     const int32_t* drawn = b.drawn;
     for (int p = first; p < last; ++p) {
       if (p == b.center) continue;
@@ -236,32 +245,20 @@ struct Trainer {
         for (int k = 0; k < job.drawn; ++k) soon(ahead, job.w_out[later[k]], job.w_out.dim);
       }
       s.in[0] = job.w_in[s.token[p]];
-      Block one = block(1, gather_outputs(center, 1, n_path, drawn));
-      if (n_path == 0 && one.n_out <= max_tile && distinct_draws(drawn) && !collide(center, 1, drawn)) {
+      const Outputs outputs = gather_outputs(center, 1, drawn);
+      Block one = block(1, outputs.n());
+      if (outputs.n_path == 0 && one.n_out <= max_tile && distinct_draws(drawn) && !collide(center, 1, drawn)) {
         one.weight = s.plain_weight[0], one.label = s.plain_label;
         loss += pair(one);
       } else {
-        single_weights(*center, n_path, drawn);
+        const float share = 1.0f;
+        outputs.weigh(&share, 1, s.weight, s.label);
         pad(one.n_out);
         train(one, To::row);
       }
       drawn += job.drawn;
     }
     examples += last - first - 1;
-  }
-
-  // Weights and labels of one input row.
-  EMBFAST_INLINE void single_weights(int32_t center, int n_path, const int32_t* drawn) const {
-    int n = 0;
-    const uint8_t* codes = n_path ? job.path_codes + job.path_offsets[center] : nullptr;
-    for (int j = 0; j < n_path; ++j, ++n) s.weight[n] = 1.0f, s.label[n] = 1.0f - codes[j];
-    if (!job.w_out.data) return;
-    s.weight[n] = s.label[n] = 1.0f;
-    ++n;
-    for (int k = 0; k < job.drawn; ++k, ++n) {
-      s.weight[n] = drawn[k] == center ? 0.0f : job.scale;
-      s.label[n] = 0.0f;
-    }
   }
 
   EMBFAST_INLINE void cbow(const Batch& b) {
@@ -287,7 +284,7 @@ struct Trainer {
 
   // Any windows. Each hidden row has one center of its own; the other centers are columns of weight 0.
   EMBFAST_INLINE void cbow_piecewise(const Batch& b) {
-    const int64_t dim = job.dim;
+    const int64_t dim = job.width;
     int center[max_centers], n = 0;
     float share[max_centers];
     for (int c = b.center; c < b.center + b.n_centers; ++c) {
@@ -327,15 +324,12 @@ struct Trainer {
   EMBFAST_INLINE Block hidden_block(const Batch& b, const int* center, int n) {
     examples += n;
     const int32_t* word = s.token + b.center;
-    const int n_path = path_length(*word);
-    const uint8_t* codes = n_path ? job.path_codes + job.path_offsets[*word] : nullptr;
-    const int n_out = gather_outputs(word, b.n_centers, n_path, b.drawn);
+    const Outputs outputs = gather_outputs(word, b.n_centers, b.drawn);
+    const int n_out = outputs.n();
     for (int r = 0; r < n; ++r) {
-      float *w = s.weight + r * n_out, *l = s.label + r * n_out;
-      for (int j = 0; j < n_path; ++j) *w++ = 1.0f, *l++ = 1.0f - codes[j];
-      if (!job.w_out.data) continue;
-      for (int t = 0; t < b.n_centers; ++t) *w++ = b.center + t == center[r] ? 1.0f : 0.0f, *l++ = 1.0f;
-      for (int k = 0; k < job.drawn; ++k) *w++ = b.drawn[k] == s.token[center[r]] ? 0.0f : job.scale, *l++ = 0.0f;
+      float share[max_centers] = {};
+      share[center[r] - b.center] = 1.0f;
+      outputs.weigh(share, b.n_centers, s.weight + r * n_out, s.label + r * n_out);
     }
     pad(n * n_out);
     return block(n, n_out);
@@ -343,7 +337,7 @@ struct Trainer {
 
   // Hidden rows are the rows of the tags and of the words around a center, end to end; each row takes its part back.
   EMBFAST_INLINE void cbow_concat(const Batch& b) {
-    const int64_t dim = job.dim;
+    const int64_t dim = job.width;
     const int n_parts = b.n_tags + 2 * job.window;
     const auto part = [&](int c, int i) __attribute__((always_inline)) {
       if (i < b.n_tags) return job.w_docs[b.tags[i]];
@@ -353,17 +347,17 @@ struct Trainer {
     int center[max_centers];
     for (int t = 0; t < b.n_centers; ++t) {
       center[t] = b.center + t;
-      s.in[t] = s.hidden + t * job.hidden_dim;
+      s.in[t] = s.hidden + t * job.hidden_width;
       for (int i = 0; i < n_parts; ++i) {
         float* row = part(center[t], i);
         sum_rows(s.in[t] + i * dim, &row, 1, dim, 1.0f);
       }
     }
     Block wide = hidden_block(b, center, b.n_centers);
-    wide.dim = job.hidden_dim;
+    wide.dim = job.hidden_width;
     train(wide, To::delta);
     for (int t = 0; t < b.n_centers; ++t) {
-      float* delta = s.delta + t * job.hidden_dim;
+      float* delta = s.delta + t * job.hidden_width;
       for (int i = 0; i < (job.frozen ? b.n_tags : n_parts); ++i, delta += dim) {
         add_rows(part(center[t], i), &delta, 1, dim);
       }

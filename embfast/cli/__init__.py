@@ -8,7 +8,7 @@ import typer
 from embfast import __version__
 from embfast.cli.common import app, read_vectors
 
-_ROOMS = ("words", "documents", "graphs", "images", "multimodal", "texts", "machine", "vectors")  # as in --help
+_ROOMS = ("words", "documents", "graphs", "images", "multimodal", "texts", "machine", "vectors")  # the order of --help
 for room in _ROOMS:
     import_module(f"embfast.cli.{room}")
 
@@ -24,7 +24,7 @@ def main() -> None:
 
 @app.callback(invoke_without_command=True)
 def _version(
-    version: Annotated[bool, typer.Option("--version", help="Show the version and leave.", is_eager=True)] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
 ) -> None:
     if version:
         print(f"embfast {__version__}")

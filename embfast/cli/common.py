@@ -1,4 +1,4 @@
-"""What the commands share: errors as one line, options made of settings, reading, training, reports."""
+"""Shared by the commands: one-line errors, options made from settings, reading, training, reports."""
 
 import functools
 import inspect
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="embfast",
-    help="Embeddings, trained near the speed of the hardware.",
+    help="Trains embeddings near the speed of the hardware.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -48,17 +48,17 @@ _typed: ContextVar[frozenset[str]] = ContextVar("typed", default=frozenset())
 
 
 def typed(*names: str) -> list[str]:
-    """Which of these options of the command stand on its command line."""
+    """Those of these options that were given on the command line."""
     return [name for name in names if name in _typed.get()]
 
 
 def command(
     name: str, under: typer.Typer = app, **options: Any
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Registers a command, of the program or a group, whose expected errors are one red line on stderr.
+    """Registers a command of the program, or of a group, and reports its expected errors as one red line on stderr.
 
-    The exit code is then 2, or 130 after Ctrl-C. A parameter of the function that is a model stands for the model's
-    settings, and one that is a dataclass for its fields: the function gets it made of what was given.
+    The exit code is then 2, or 130 after Ctrl-C. A parameter whose type is a model becomes one option per setting,
+    and a parameter whose type is a dataclass one option per field; the function receives the object built from them.
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
@@ -75,7 +75,7 @@ def command(
             except KeyboardInterrupt as stop:
                 say(f"interrupted{stop}", "red")
                 raise typer.Exit(130) from None
-            except BrokenPipeError:  # the reader of our output, head say, has gone: typer leaves without a word
+            except BrokenPipeError:  # the reader of our output (head, say) has closed it: typer exits silently
                 raise
             except KeyError as error:
                 say(str(error.args[0]), "red")
@@ -92,7 +92,7 @@ def command(
         flat = [context, *(option for part in parts.values() for option in part)]
         run.__signature__ = inspect.Signature(flat)
         run.__annotations__ = {option.name: option.annotation for option in flat}
-        run.__doc__ = (function.__doc__ or "").replace("[", r"\[")  # embfast[images] is no markup
+        run.__doc__ = (function.__doc__ or "").replace("[", r"\[")  # embfast[images] is not markup
         return under.command(name, **options)(run)
 
     return register
@@ -104,7 +104,7 @@ def _is_group(parameter: inspect.Parameter) -> bool:
 
 
 def _options_of(parameter: inspect.Parameter) -> list[inspect.Parameter]:
-    """The options that a parameter of a command stands for."""
+    """The options that a parameter of a command expands to."""
     kind = parameter.annotation
     if not _is_group(parameter):
         return [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
@@ -130,33 +130,34 @@ def _options_of(parameter: inspect.Parameter) -> list[inspect.Parameter]:
 
 
 def settings_help(model: type) -> dict[str, str]:
-    """What the "Settings:" section of a class's docstring says of each setting."""
+    """Help texts by setting, read from the "Settings:" section of a class's docstring."""
     section = re.search(r"^Settings:\n(.*?)\n(?=\S)", inspect.getdoc(model) or "", re.DOTALL | re.MULTILINE)
     entries = re.findall(r"^ {4}([\w, ]+): (.*(?:\n {8}.*)*)", section.group(1) if section else "", re.MULTILINE)
     return {name: re.sub(r"\s+", " ", text) for names, text in entries for name in names.split(", ")}
 
 
-OutputFile = Annotated[Path | None, typer.Option("--output", "-o", help="Write the vectors here.")]
-VectorsFile = Annotated[Path, typer.Argument(help="Vectors: .bin, .txt, .vec, .npz, .safetensors, or a saved model.")]
+OutputFile = Annotated[Path | None, typer.Option("--output", "-o", help="File for the vectors.")]
+VectorsFile = Annotated[Path, typer.Argument(help="Vectors (.bin, .txt, .vec, .npz, .safetensors), or a saved model.")]
 FileFormat = Annotated[
-    str | None, typer.Option("--format", help="bin, text, glove, npz or safetensors; by the extension if not given.")
+    str | None,
+    typer.Option("--format", help="Format: bin, text, glove, npz, safetensors. Default: by the extension."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress and no summary.")]
 
-Corpora = Annotated[list[Path], typer.Argument(help="Text files (plain, gz, bz2, xz, zst), a directory of them.")]
-MinCount = Annotated[int, typer.Option(help="Leave out words with fewer occurrences.")]
-MaxVocab = Annotated[int | None, typer.Option(help="Keep at most this many words, the most frequent.")]
-BadText = Annotated[str, typer.Option(help="Words that are not UTF-8: strict (an error), replace or skip.")]
-Column = Annotated[str | None, typer.Option(help="The files are Parquet; read this column, a document a row.")]
-Cache = Annotated[Path | None, typer.Option(help="Keep the encoded corpus in this directory.")]
+Corpora = Annotated[list[Path], typer.Argument(help="Text files (plain, gz, bz2, xz, zst), or a directory of them.")]
+MinCount = Annotated[int, typer.Option(help="Words with fewer occurrences are dropped.")]
+MaxVocab = Annotated[int | None, typer.Option(help="Largest vocabulary; only the most frequent words are kept.")]
+BadText = Annotated[str, typer.Option(help="Words that are not valid UTF-8: strict (an error), replace or skip.")]
+Column = Annotated[str | None, typer.Option(help="Column of Parquet files to read, one document per row.")]
+Cache = Annotated[Path | None, typer.Option(help="Directory that keeps the encoded corpus for the next run.")]
 
 # ---- reading ------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def reading(label: str, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """A bar on stderr for a callback of (done, in all); None when stderr is no terminal."""
+    """Shows a bar on stderr and yields its callback (done, total); yields None if stderr is not a terminal."""
     if quiet or sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
@@ -169,7 +170,7 @@ def reading(label: str, quiet: bool) -> Iterator[Callable[[int, int], None] | No
 
 
 def read_corpus(sources: list[Path], column: str | None, cache: Path | None, quiet: bool, **options: Any) -> "Corpus":
-    """Text files, a directory that Corpus.save wrote, or a column of Parquet files."""
+    """Reads text files, a directory written by Corpus.save, or a column of Parquet files."""
     from embfast.text.corpus import Corpus
 
     if is_saved_corpus(sources):
@@ -180,23 +181,23 @@ def read_corpus(sources: list[Path], column: str | None, cache: Path | None, qui
         }
         wrong = [name for name, value in of_text.items() if value is not None] + typed("min_count", "errors")
         if wrong:
-            raise ValueError(f"{sources[0]}: was read from text already, which {', '.join(wrong)} cannot change")
+            raise ValueError(f"{sources[0]}: the corpus is already encoded; {', '.join(wrong)} cannot change it")
         return Corpus.load(sources[0])
     with reading("reading", quiet) as progress:
         if column is not None:
             if cache is not None:
-                raise ValueError("--cache keeps texts; it cannot be used together with --column")
+                raise ValueError("--cache works for text files only; it cannot be combined with --column")
             return Corpus.from_parquet(sources, column, progress=progress, **options)
         return Corpus.from_file(sources, cache=cache, progress=progress, **options)
 
 
 def is_saved_corpus(sources: list[Path]) -> bool:
-    """Whether this is one directory that Corpus.save wrote."""
+    """Whether the sources are a single directory written by Corpus.save."""
     return len(sources) == 1 and (sources[0] / "corpus.json").is_file()
 
 
 def read_vectors(path: Path, format: str | None = None, **options: Any) -> "Vectors":
-    """Vectors of any format, or those of a saved model or checkpoint."""
+    """Reads vectors of any format, or those of a saved model or checkpoint."""
     from embfast.training.model_file import model_class
     from embfast.vectors.vectors import Vectors
 
@@ -211,9 +212,9 @@ def read_vectors(path: Path, format: str | None = None, **options: Any) -> "Vect
             if options.get(option, usual) != usual
         ]
         if given:
-            raise ValueError(f"{path}: {', '.join(given)} are of files of vectors; this is a model")
+            raise ValueError(f"{path}: {', '.join(given)} apply to files of vectors; this file is a model")
         if limit is not None and limit < 0:
-            raise ValueError(f"limit must be 0 or more rows, got {limit}")
+            raise ValueError(f"limit must be at least 0, got {limit}")
         return vectors if limit is None else Vectors(vectors.keys[:limit], vectors.matrix[:limit])
     return Vectors.load(path, format, **options)
 
@@ -223,16 +224,16 @@ def read_vectors(path: Path, format: str | None = None, **options: Any) -> "Vect
 
 @dataclass(kw_only=True)
 class Run:
-    """Options of a command that trains: checkpoints, and how much it says."""
+    """Options of a command that trains: checkpoints and the amount of output."""
 
-    checkpoint: Annotated[Path | None, typer.Option(help="Keep the state of the run here.")] = None
-    checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between two checkpoints.")] = 10.0
-    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint, if it is there.")] = False
+    checkpoint: Annotated[Path | None, typer.Option(help="File for the state of the run, to resume from.")] = None
+    checkpoint_minutes: Annotated[float, typer.Option(help="Minutes between checkpoints.")] = 10.0
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint if the file exists.")] = False
     json_output: Json = False
     quiet: Quiet = False
 
     def check(self, model: Estimator, *files: Path | None) -> None:
-        """Fails now, and not after hours of training: files that cannot be written, settings that do not fit."""
+        """Validates settings and output files before training, instead of failing hours later."""
         self.files = (*files, self.checkpoint)
         for path in self.files:
             if path is not None:
@@ -243,13 +244,13 @@ class Run:
         model._check()
 
     def check_inputs(self, *read: Path | None) -> None:
-        """Fails now where a file that is read would be written over, too."""
+        """Raises an error if an output would overwrite an input."""
         check_apart(self.files, read)
 
     def fit(self, model: Estimator, data: Any, **options: Any) -> float:
-        """Trains a model and returns the seconds; Ctrl-C says how to go on."""
+        """Trains a model and returns the seconds it took. Ctrl-C reports how to resume."""
         if self.resume and not self.quiet and not self.checkpoint.exists():
-            say(f"{self.checkpoint} is not there yet: training from the start")
+            say(f"{self.checkpoint} does not exist yet: training from scratch")
         started = time.perf_counter()
         try:
             model.fit(
@@ -262,17 +263,17 @@ class Run:
             )
         except KeyboardInterrupt:
             if self.checkpoint is None:
-                raise KeyboardInterrupt("; nothing was kept (--checkpoint FILE would have)") from None
-            raise KeyboardInterrupt(f"; continue with --checkpoint {self.checkpoint} --resume") from None
+                raise KeyboardInterrupt("; nothing was saved (--checkpoint FILE keeps the state of a run)") from None
+            raise KeyboardInterrupt(f"; resume with --checkpoint {self.checkpoint} --resume") from None
         return time.perf_counter() - started
 
     def say(self, text: str, style: str = "") -> None:
-        """One line to stderr, unless --quiet."""
+        """Prints one line on stderr, unless --quiet is given."""
         if not self.quiet:
             say(text, style)
 
     def report(self, result: dict[str, Any], summary: list[str], *files: Path | None) -> None:
-        """The result as JSON on stdout, or the lines of a summary and the files written on stderr."""
+        """Prints the result as JSON on stdout, or a summary and the written files on stderr."""
         report(self.json_output, self.quiet, result, summary, *files)
 
 
@@ -282,10 +283,10 @@ class VectorsRun(Run):
 
     output: OutputFile = None
     format: FileFormat = None
-    save_model: Annotated[Path | None, typer.Option(help="Write the model with all its weights here.")] = None
+    save_model: Annotated[Path | None, typer.Option(help="File for the model with all its weights.")] = None
 
     def check(self, model: Estimator, *files: Path | None, **wanted: Path | None) -> None:
-        """As of any run; one of output, model and the files wanted, named as their options, must be asked for."""
+        """Like Run.check; also requires an output, a model, or one of the `wanted` files, named as their options."""
         names = ["-o FILE", "--save-model FILE", *(f"--{name.replace('_', '-')} FILE" for name in wanted)]
         if all(path is None for path in (self.output, self.save_model, *wanted.values())):
             raise ValueError(f"nothing to write: pass {', '.join(names[:-1])} or {names[-1]}")
@@ -294,29 +295,29 @@ class VectorsRun(Run):
         super().check(model, self.output, self.save_model, *files, *wanted.values())
 
     def check_keys(self, keys: Iterable[str]) -> None:
-        """Fails now, and not after hours of training, where the output cannot hold these keys."""
+        """Raises an error before training if the output format cannot hold these keys."""
         if self.output is not None:
             formats.check_keys(keys, formats.format_of(self.output, self.format))
 
     def save(self, model: Estimator) -> None:
-        """Writes model and vectors where that was asked for; the model first, which can hold any word."""
+        """Writes the requested model and vectors; the model first, since its format can hold any word."""
         if self.save_model is not None:
             model.save(self.save_model)
         if self.output is not None:
             model.vectors_.save(self.output, self.format)
 
     def report(self, result: dict[str, Any], summary: list[str], *files: Path | None) -> None:
-        """As of any run, and the names of output and model too."""
+        """Like Run.report, with the names of output and model."""
         names = {"output": self.output, "model": self.save_model}
         result |= {name: None if path is None else str(path) for name, path in names.items()}
         super().report(result, summary, self.output, self.save_model, *files)
 
 
-# ---- saying and writing -------------------------------------------------------------------------------------------
+# ---- output -------------------------------------------------------------------------------------------------------
 
 
 def say(text: str, style: str = "") -> None:
-    """One line to stderr, in colour on a terminal; stdout is for results."""
+    """Prints one line on stderr, in colour on a terminal; stdout is for results."""
     if sys.stderr is None:
         return
     from rich.console import Console
@@ -326,7 +327,7 @@ def say(text: str, style: str = "") -> None:
 
 @contextmanager
 def warnings_said() -> Iterator[None]:
-    """Warnings of what stands inside become yellow lines."""
+    """Prints warnings raised inside the context as yellow lines."""
     import warnings
 
     with warnings.catch_warnings(record=True) as caught:
@@ -337,7 +338,7 @@ def warnings_said() -> Iterator[None]:
 
 
 def report(json_output: bool, quiet: bool, result: dict[str, Any], summary: list[str], *files: Path | None) -> None:
-    """The result as JSON on stdout, or the lines of a summary and the files written on stderr."""
+    """Prints the result as JSON on stdout, or a summary and the written files on stderr."""
     if json_output:
         print(json.dumps(result))
     elif not quiet:
@@ -346,12 +347,12 @@ def report(json_output: bool, quiet: bool, result: dict[str, Any], summary: list
 
 
 def losses(model: Estimator) -> str:
-    """The mean loss of each epoch, as a summary ends."""
+    """The mean loss of each epoch, for the end of a summary."""
     return f"loss by epoch {' '.join(f'{loss:.4f}' for loss in model.loss_)}"
 
 
 def check_apart(written: Iterable[Path | None], read: Iterable[Path | None] = ()) -> None:
-    """ValueError where one file would be written twice, or over what is read, be it a file of a directory."""
+    """Raises ValueError if a file would be written twice, or overwrite an input or a file of an input directory."""
     written = [path for path in written if path is not None]
     inputs: set[str] = set()
     if any(map(os.path.exists, written)):  # listing a large directory takes time
@@ -361,24 +362,24 @@ def check_apart(written: Iterable[Path | None], read: Iterable[Path | None] = ()
         if (place := os.path.realpath(path)) == os.path.realpath(os.devnull):
             continue
         if place in inputs:
-            raise ValueError(f"{path}: would be written over what is read")
+            raise ValueError(f"{path}: would overwrite an input")
         if place in taken:
             raise ValueError(f"{path}: would be written twice")
         taken.add(place)
 
 
 def _files_of(path: Path) -> list[Path]:
-    """The file itself, or the files of a directory."""
+    """The file itself, or the files in a directory."""
     if not os.path.isdir(path):
         return [path]
     try:
         return find_files(path)
-    except ValueError:  # there are none
+    except ValueError:  # the directory has none
         return []
 
 
 def table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """A table on stdout."""
+    """Prints a table on stdout."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -394,7 +395,7 @@ def table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> 
 
 
 def ask(prompt: str, answer: Callable[[list[str]], None]) -> None:
-    """Answers line after line until the end of the input; what goes wrong with one line is said and passed over."""
+    """Answers one input line after the other until the input ends; reports errors and continues."""
     if sys.stdin is None:
         return
     terminal = sys.stdin.isatty() and sys.stderr is not None

@@ -26,39 +26,41 @@ from embfast.files import formats
 @command("doc2vec")
 def doc2vec(
     model: Doc2Vec,
-    documents: Annotated[list[Path], typer.Argument(help="Text files, plain or compressed; a document a line.")],
+    documents: Annotated[
+        list[Path], typer.Argument(help="Text files, plain or compressed, with one document per line.")
+    ],
     run: VectorsRun,
     tags: Annotated[
         str | None,
-        typer.Option(help='"first": lines are tags, a tab and the text; with --column, the column of the tags.'),
+        typer.Option(help='"first": each line holds tags, a tab and the text. With --column: the column of tags.'),
     ] = None,
     infer: Annotated[
-        Path | None, typer.Option(help="Infer the documents with this saved model (its settings hold), not train.")
+        Path | None, typer.Option(help="Saved model that infers the documents instead of training; its settings apply.")
     ] = None,
-    save_words: Annotated[Path | None, typer.Option(help="Write the word vectors here.")] = None,
+    save_words: Annotated[Path | None, typer.Option(help="File for the word vectors.")] = None,
     max_vocab: MaxVocab = None,
     errors: BadText = "strict",
     column: Column = None,
     cache: Cache = None,
 ) -> None:
-    """Train document vectors, PV-DM or PV-DBOW, or infer those of new documents with --infer MODEL.
+    """Train document vectors (PV-DM or PV-DBOW), or infer vectors of new documents with --infer MODEL.
 
-    Documents without --tags are numbered from 0.
+    Without --tags, documents are numbered from 0.
     """
     from embfast.documents.tagged import read_tagged
     from embfast.vectors.vectors import Vectors
 
     if save_words is not None and model.mode == "dbow" and not model.dbow_words:
-        raise ValueError("PV-DBOW trains no words: --save-words needs --dbow-words, or another --mode")
+        raise ValueError("PV-DBOW trains no word vectors: --save-words requires --dbow-words or another --mode")
     run.check(model, save_words=save_words)
     if save_words is not None:
         formats.format_of(save_words)
     if tags is not None and column is None and tags != "first":
-        raise ValueError(f'--tags: expected "first" for text, or --column too for Parquet, got {tags!r}')
+        raise ValueError(f'--tags: expected "first" for text, or a column (with --column) for Parquet, got {tags!r}')
     if tags is not None and cache is not None:
-        raise ValueError("--cache keeps texts without tags; it cannot be used together with --tags")
+        raise ValueError("--cache works for text without tags only; it cannot be combined with --tags")
     if infer is not None and (run.output is None or run.save_model or save_words or run.checkpoint):
-        raise ValueError("--infer needs -o FILE, and writes nothing else")
+        raise ValueError("--infer requires -o FILE and writes no other file")
     run.check_inputs(*documents, infer)
     options: dict[str, Any] = {"errors": errors, "threads": model.threads}
     if infer is None:
@@ -85,7 +87,7 @@ def doc2vec(
         keys = [str(i) for i in range(len(text))]
         if named is not None:
             if (named.offsets[1:] - named.offsets[:-1] != 1).any() or len(named.keys) != len(text):
-                raise ValueError("--infer writes a vector for each document: expected one tag each, all different")
+                raise ValueError("--infer writes one vector per document: expected one distinct tag for each")
             keys = named.keys
         with warnings_said():
             rows = loaded.infer(text)

@@ -1,4 +1,4 @@
-"""Vectors of a graph's nodes: embfast node2vec and line."""
+"""Node vectors: embfast node2vec and line."""
 
 import time
 from dataclasses import dataclass
@@ -19,33 +19,31 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Edges:
-    """Options of reading a graph."""
+    """Options for reading a graph."""
 
     edges: Annotated[
         Path,
         typer.Argument(
-            help=r"Lines `node node \[weight]` (plain, gz, bz2, xz, zst), Matrix Market, scipy .npz, .parquet with the "
-            "columns source, target (and weight), or a saved Graph."
+            help=r"Graph: lines `node node \[weight]` (plain, gz, bz2, xz, zst), Matrix Market, scipy .npz, .parquet "
+            "with columns source, target (and weight), or a saved Graph."
         ),
     ]
     weighted: Annotated[
-        bool | None, typer.Option(help="Insist on weights, or pass over them; by default as the file has them.")
+        bool | None, typer.Option(help="Require weights, or ignore them. Default: use them if the file has them.")
     ] = None
     directed: Annotated[
-        bool | None, typer.Option(help="Edges lead one way only; by default not, unless a matrix says so.")
+        bool | None, typer.Option(help="Edges have a direction. Default: they have none, unless a matrix declares it.")
     ] = None
-    duplicates: Annotated[str, typer.Option(help="Edges listed again: sum, first or reject.")] = "sum"
-    save_graph: Annotated[Path | None, typer.Option(help="Keep the graph in this file, .safetensors.")] = None
+    duplicates: Annotated[str, typer.Option(help="Repeated edges: sum, first or reject.")] = "sum"
+    save_graph: Annotated[Path | None, typer.Option(help="File for the graph, .safetensors.")] = None
 
     def read(self, quiet: bool) -> "Graph":
-        """An edge list, a matrix, columns of a Parquet file, or what Graph.save wrote."""
+        """Reads an edge list, a matrix, columns of a Parquet file, or a file written by Graph.save."""
         from embfast.graphs.graph import Graph
 
         if self.edges.suffix == ".safetensors":
             if self.weighted is not None or self.directed is not None or self.duplicates != "sum":
-                raise ValueError(
-                    f"{self.edges}: --weighted, --directed and --duplicates were settled when it was saved"
-                )
+                raise ValueError(f"{self.edges}: --weighted, --directed and --duplicates cannot change a saved graph")
             return Graph.load(self.edges)
         if self.edges.suffix == ".parquet":
             weight = "weight" if self.weighted or (self.weighted is None and _has_weights(self.edges)) else None
@@ -63,7 +61,7 @@ class Edges:
 
 
 def _has_weights(path: Path) -> bool:
-    """Whether there is a column weight; what is no Parquet file is left to the one who reads it."""
+    """Whether the file has a column weight. False if it is not Parquet: the reader then reports the error."""
     import pyarrow
     from pyarrow.parquet import read_schema
 
@@ -76,7 +74,7 @@ def _has_weights(path: Path) -> bool:
 def train_nodes(
     model: Node2Vec | LINE, edges: Edges, run: VectorsRun, types: Path | None = None, **options: Any
 ) -> None:
-    """Reads a graph, trains on it, and writes what was asked for."""
+    """Reads a graph, trains on it, and writes the requested files."""
     run.check(model, edges.save_graph)
     run.check_inputs(edges.edges, types)
     if types is not None:
@@ -110,27 +108,27 @@ def node2vec(
     edges: Edges,
     run: VectorsRun,
     types: Annotated[
-        Path | None, typer.Option(help="For --metapath: lines `node type`, of every node; plain or compressed.")
+        Path | None, typer.Option(help="File with one line `node type` per node, for --metapath; plain or compressed.")
     ] = None,
 ) -> None:
-    """Train vectors of a graph's nodes on random walks: node2vec, or DeepWalk with --hs --negatives 0."""
+    """Train node vectors on random walks: node2vec, or DeepWalk with --hs --negatives 0."""
     if (types is None) != (model.metapath is None):
-        raise ValueError("--metapath and --types FILE go together")
+        raise ValueError("--metapath and --types FILE must be given together")
     train_nodes(model, edges, run, types)
 
 
 def read_types(path: Path) -> dict[str, str]:
-    """Lines `node type`."""
+    """Reads lines `node type`."""
     from embfast.evaluate.graphs import read_labels
 
     found = read_labels(path)
     for node, names in found.items():
         if len(names) != 1:
-            raise FormatError(f"{path}: expected one type of node {node!r}, got {names}")
+            raise FormatError(f"{path}: expected one type for node {node!r}, got {names}")
     return {node: names[0] for node, names in found.items()}
 
 
 @command("line")
 def line(model: LINE, edges: Edges, run: VectorsRun) -> None:
-    """Train vectors of a graph's nodes on its edges alone: LINE of first, second or both orders."""
+    """Train node vectors on single edges: LINE of first, second or both orders."""
     train_nodes(model, edges, run)

@@ -1,25 +1,25 @@
-"""What this machine can run: embfast doctor."""
+"""embfast doctor: reports what this machine can run."""
 
 import json
 
 from embfast import __version__
 from embfast.cli.common import Json, command
 
-_EXTRAS = {  # what an optional package is for, and the extra that installs it
+_EXTRAS = {  # purpose of an optional package, and the extra that installs it
     "numba": ("random walks", "graph"),
     "torch": ("images and captions", "multimodal"),
     "pillow": ("images", "images"),
-    "onnx": ("networks of captions in files of ONNX", "onnx"),
+    "onnx": ("export of networks to ONNX", "onnx"),
     "pyarrow": ("Parquet", "parquet"),
     "usearch": ("approximate search", "index"),
-    "scipy": ("scipy's matrices, SVD", "scipy"),
-    "matplotlib": ("pictures", "plot"),
+    "scipy": ("SciPy matrices, SVD", "scipy"),
+    "matplotlib": ("plots", "plot"),
 }
 
 
 @command("doctor")
 def doctor(json_output: Json = False) -> None:
-    """Say what this machine can run: versions, instruction set, CUDA devices, and what to install for the rest."""
+    """Show what this machine can run: versions, instruction set, CUDA devices, and what to install for the rest."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
 

@@ -1,4 +1,4 @@
-"""Texts before they are trained on: embfast phrases and vocab."""
+"""Preparing text: embfast phrases and vocab."""
 
 import json
 from pathlib import Path
@@ -25,15 +25,20 @@ from embfast.training.settings import check_place
 @command("phrases")
 def phrases(
     corpus: Corpora,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Write the joined text here, a document a line.")],
-    pair_count: Annotated[int, typer.Option("--min-count", help="Pairs with fewer occurrences form no phrase.")] = 5,
-    threshold: Annotated[float, typer.Option(help="Pairs with a higher score are joined.")] = 100.0,
-    scoring: Annotated[str, typer.Option(help="default (word2phrase) or npmi.")] = "default",
-    delimiter: Annotated[str, typer.Option(help="Written between the words of a phrase.")] = "_",
+    output: Annotated[Path, typer.Option("--output", "-o", help="File for the joined text, one document per line.")],
+    pair_count: Annotated[int, typer.Option("--min-count", help="Pairs with fewer occurrences are not joined.")] = 5,
+    threshold: Annotated[float, typer.Option(help="Threshold score; pairs above it are joined.")] = 100.0,
+    scoring: Annotated[str, typer.Option(help="Score of a pair: default (word2phrase) or npmi.")] = "default",
+    delimiter: Annotated[str, typer.Option(help="Text between the words of a phrase.")] = "_",
     connectors: Annotated[
-        bool, typer.Option("--connectors", help="Let of, the, and ... stand inside a phrase, as in bank_of_america.")
+        bool, typer.Option("--connectors", help="Allow of, the, and ... inside a phrase, as in bank_of_america.")
     ] = False,
-    passes: Annotated[int, typer.Option(help="Each pass may make longer phrases; it halves the threshold.")] = 1,
+    passes: Annotated[
+        int,
+        typer.Option(
+            help="Number of passes, for longer phrases. With the default score each further pass halves the threshold."
+        ),
+    ] = 1,
     errors: BadText = "strict",
     json_output: Json = False,
     quiet: Quiet = False,
@@ -44,7 +49,7 @@ def phrases(
     from embfast.text.vocabulary import check_words
 
     if passes < 1:
-        raise ValueError(f"passes must be 1 or more, got {passes}")
+        raise ValueError(f"passes must be at least 1, got {passes}")
     check_place(output)
     check_apart([output], corpus)
     text = read_corpus(corpus, None, None, quiet, min_count=1, errors=errors)
@@ -67,7 +72,9 @@ def phrases(
 @command("vocab")
 def vocab(
     corpus: Corpora,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Write `word count` lines here, as word2vec.c does.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File for the lines `word count`, in the format of word2vec.c.")
+    ],
     min_count: MinCount = 5,
     max_vocab: MaxVocab = None,
     errors: BadText = "strict",

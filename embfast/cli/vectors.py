@@ -1,4 +1,4 @@
-"""Vectors, whoever made them: embfast neighbors, analogy, plot, evaluate and convert."""
+"""Vectors of any model: embfast neighbors, analogy, plot, evaluate and convert."""
 
 import codecs
 import json
@@ -23,19 +23,21 @@ from embfast.cli.common import (
 from embfast.files import formats
 from embfast.training.settings import check_place
 
-Restrict = Annotated[int | None, typer.Option(help="Use only the first so many keys, the most frequent.")]
+Restrict = Annotated[int | None, typer.Option(help="Number of keys to search, the most frequent ones. Default: all.")]
 
 
 @command("neighbors")
 def neighbors(
     vectors: VectorsFile,
-    words: Annotated[list[str] | None, typer.Argument(help="Words to ask for; without any, asks for them.")] = None,
-    k: Annotated[int, typer.Option("-k", help="Neighbours per word.")] = 10,
+    words: Annotated[
+        list[str] | None, typer.Argument(help="Words to look up. Without any, the program asks for them.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", help="Number of neighbours per word.")] = 10,
     restrict: Restrict = None,
     format: FileFormat = None,
     json_output: Json = False,
 ) -> None:
-    """The nearest neighbours of words, by cosine."""
+    """Show the nearest neighbours of words, by cosine."""
     loaded = read_vectors(vectors, format)
 
     def answer(asked: list[str]) -> None:
@@ -55,10 +57,13 @@ def neighbors(
 @command("analogy")
 def analogy(
     vectors: VectorsFile,
-    words: Annotated[list[str] | None, typer.Argument(help="A B C: A is to B as C is to ? Without any, asks.")] = None,
-    k: Annotated[int, typer.Option("-k", help="Answers.")] = 5,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(help="A B C, for: A is to B as C is to ? Without any, the program asks for them."),
+    ] = None,
+    k: Annotated[int, typer.Option("-k", help="Number of answers.")] = 5,
     restrict: Restrict = None,
-    method: Annotated[str, typer.Option(help="add (3CosAdd) or mul (3CosMul).")] = "add",
+    method: Annotated[str, typer.Option(help="Scoring method: add (3CosAdd) or mul (3CosMul).")] = "add",
     format: FileFormat = None,
     json_output: Json = False,
 ) -> None:
@@ -86,17 +91,19 @@ def analogy(
 @command("plot")
 def plot(
     vectors: VectorsFile,
-    words: Annotated[list[str] | None, typer.Argument(help="Words to draw; without any, the most frequent.")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The picture: .png, .svg, .pdf.")] = Path("words.png"),
-    top: Annotated[int, typer.Option(help="How many of the most frequent words.")] = 200,
-    method: Annotated[str, typer.Option(help="pca, tsne, or umap (if umap-learn is installed).")] = "pca",
-    clusters: Annotated[int, typer.Option(help="Colour so many clusters, found by k-means.")] = 0,
-    seed: Annotated[int, typer.Option(help="Of tsne, umap and clusters.")] = 0,
+    words: Annotated[list[str] | None, typer.Argument(help="Words to draw. Default: the most frequent ones.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File for the picture: .png, .svg or .pdf.")] = Path(
+        "words.png"
+    ),
+    top: Annotated[int, typer.Option(help="Number of most frequent words to draw.")] = 200,
+    method: Annotated[str, typer.Option(help="Projection: pca, tsne, or umap (if umap-learn is installed).")] = "pca",
+    clusters: Annotated[int, typer.Option(help="Number of k-means clusters to colour; 0 for none.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of tsne, umap and clusters.")] = 0,
     format: FileFormat = None,
     json_output: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Draw words on a plane, similar ones near each other; needs embfast[plot]."""
+    """Draw words in a plane, similar words near each other; requires embfast[plot]."""
     from embfast.vectors.plot import plot as draw
 
     check_place(output)
@@ -114,14 +121,15 @@ def plot(
 def evaluate(
     vectors: VectorsFile,
     files: Annotated[
-        list[Path], typer.Argument(help="questions-words.txt, or word pairs with judgements (WordSim353, SimLex, MEN).")
+        list[Path],
+        typer.Argument(help="Analogies (questions-words.txt), or word pairs with human scores (WordSim353, SimLex)."),
     ],
-    restrict: Annotated[int, typer.Option(help="Analogies among the first so many keys; 0 for all.")] = 30_000,
-    method: Annotated[str, typer.Option(help="Analogies by add (3CosAdd) or mul (3CosMul).")] = "add",
+    restrict: Annotated[int, typer.Option(help="Number of most frequent keys among the answers; 0 for all.")] = 30_000,
+    method: Annotated[str, typer.Option(help="Scoring method of analogies: add (3CosAdd) or mul (3CosMul).")] = "add",
     format: FileFormat = None,
     json_output: Json = False,
 ) -> None:
-    """Score vectors on analogies and on word similarities; what a file holds is told by its first line."""
+    """Score vectors on analogies and on word similarities; the first line of a file tells which it holds."""
     from embfast.evaluate import words as scores
 
     kinds = {path: _has_sections(path) for path in files}
@@ -154,7 +162,7 @@ def evaluate(
 
 
 def _has_sections(path: Path) -> bool:
-    """Whether the first line of a file that is not blank begins with ":", as analogy files do."""
+    """Whether the first non-blank line of a file begins with ":", as in analogy files."""
     with open(path, "rb") as stream:
         first = next((line.strip() for line in stream if line.strip()), b"").removeprefix(codecs.BOM_UTF8)
     if not first:
@@ -165,14 +173,12 @@ def _has_sections(path: Path) -> bool:
 @command("convert")
 def convert(
     source: VectorsFile,
-    target: Annotated[Path, typer.Argument(help="Where to write; the extension says the format.")],
-    from_format: Annotated[
-        str | None, typer.Option(help="Format of the source, if its extension does not say.")
-    ] = None,
+    target: Annotated[Path, typer.Argument(help="File to write; its extension selects the format.")],
+    from_format: Annotated[str | None, typer.Option(help="Format of the source. Default: by the extension.")] = None,
     format: FileFormat = None,
-    limit: Annotated[int | None, typer.Option(help="The first so many rows only.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Number of rows to convert. Default: all.")] = None,
     errors: Annotated[str, typer.Option(help="Faulty rows: strict (an error), replace or skip.")] = "strict",
-    encoding: Annotated[str, typer.Option(help="Of the keys in the source.")] = "utf-8",
+    encoding: Annotated[str, typer.Option(help="Encoding of the keys in the source.")] = "utf-8",
     quiet: Quiet = False,
 ) -> None:
     """Write vectors in another format."""
@@ -183,4 +189,4 @@ def convert(
         vectors = read_vectors(source, from_format, limit=limit, errors=errors, encoding=encoding)
     vectors.save(target, format)
     if not quiet:
-        say(f"wrote {len(vectors):,} vectors of {vectors.dim} numbers to {target}")
+        say(f"wrote {len(vectors):,} vectors of dimension {vectors.dim} to {target}")

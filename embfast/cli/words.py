@@ -1,4 +1,4 @@
-"""Word vectors: embfast word2vec, with the flags of word2vec.c too, and glove."""
+"""Word vectors: embfast word2vec, which also takes the flags of word2vec.c, and embfast glove."""
 
 import re
 import time
@@ -35,19 +35,23 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Text:
-    """Options of reading a text: which words, and what of them is kept."""
+    """Options for reading text: the vocabulary, and what is saved of it."""
 
     min_count: MinCount = 5
     max_vocab: MaxVocab = None
-    max_sentence: Annotated[int | None, typer.Option(help="Cut lines into documents of so many words.")] = None
+    max_sentence: Annotated[int | None, typer.Option(help="Longest document, in words; longer lines are cut.")] = None
     errors: BadText = "strict"
     column: Column = None
     cache: Cache = None
-    save_vocab: Annotated[Path | None, typer.Option(help="Write the vocabulary as word2vec.c does.")] = None
-    read_vocab: Annotated[Path | None, typer.Option(help="Take the words from such a file.")] = None
+    save_vocab: Annotated[Path | None, typer.Option(help="File for the vocabulary, in the format of word2vec.c.")] = (
+        None
+    )
+    read_vocab: Annotated[
+        Path | None, typer.Option(help="Vocabulary file to take the words from, instead of the text.")
+    ] = None
 
     def read(self, sources: list[Path], threads: int, run: VectorsRun) -> "Corpus":
-        """Reads the text and writes its vocabulary, where that was asked for."""
+        """Reads the text, and writes its vocabulary if requested."""
         started = time.perf_counter()
         options: dict[str, Any] = {"max_sentence": self.max_sentence, "errors": self.errors, "threads": threads}
         text = read_corpus(sources, self.column, self.cache, run.quiet, **options, **self._vocabulary())
@@ -58,7 +62,7 @@ class Text:
         return text
 
     def _vocabulary(self) -> dict[str, Any]:
-        """Which words a Corpus takes: those of a vocabulary file, or of the text."""
+        """Arguments of Corpus that select the words: from a vocabulary file, or by count."""
         from embfast.text.vocabulary import read_vocab
 
         if self.read_vocab is None:
@@ -94,10 +98,11 @@ _C_FLAGS = {
 
 
 def from_word2vec_c(arguments: list[str]) -> list[str]:
-    """A word2vec.c command line in our flags, with its defaults; anything without its flags comes back unchanged.
+    """Translates a word2vec.c command line into our flags, with its defaults; returns other command lines unchanged.
 
-    Threads are limited to the cores there are. Our own flags may stand beside the old ones. The default of -binary is
-    of -output alone, but for .npz and .safetensors; that of 1,000 words a sentence is of text, not of a saved corpus.
+    Threads are limited to the number of cores. Our own flags may be mixed with the old ones. The default of -binary
+    applies only to -output, unless its extension is .npz or .safetensors. Sentences are cut at 1,000 words only when
+    reading text, not a saved corpus.
 
     >>> from_word2vec_c(["-train", "a.txt", "-output", "a.bin", "-cbow", "0", "-size", "50"])[:5]
     ['a.txt', '--output', 'a.bin', '--dim', '50']
@@ -113,12 +118,12 @@ def from_word2vec_c(arguments: list[str]) -> list[str]:
             continue
         value = next(words, None)
         if value is None:
-            raise typer.BadParameter(f"{word}: a value is missing, as in word2vec.c")
+            raise typer.BadParameter(f"{word}: expected a value, as in word2vec.c")
         given[word] = value
     if "-output" in given and Path(given["-output"]).suffix not in (".npz", ".safetensors"):
         given.setdefault("-binary", "0")
     translated = []
-    for flag in _C_FLAGS:  # one order, whatever the order given
+    for flag in _C_FLAGS:  # a fixed order, whatever the order given
         if flag not in given:
             continue
         value, ours = given[flag], _C_FLAGS[flag]
@@ -160,20 +165,23 @@ def word2vec(
     corpus: Corpora,
     run: VectorsRun,
     text: Text,
-    classes: Annotated[int, typer.Option(help="Write `word class` lines of so many k-means classes instead.")] = 0,
+    classes: Annotated[
+        int,
+        typer.Option(help="Number of k-means classes to write as lines `word class`; 0 writes vectors."),
+    ] = 0,
 ) -> None:
     """Train word vectors on text: skip-gram or CBOW.
 
-    The flags of word2vec.c work too, with its defaults: embfast word2vec -train text -output vectors.bin -size 200
+    Also takes the flags of word2vec.c, with its defaults: embfast word2vec -train text -output vectors.bin -size 200
     -binary 1 ...
     """
     if classes < 0:
-        raise ValueError(f"classes must be 0 or more, got {classes}")
+        raise ValueError(f"classes must be at least 0, got {classes}")
     if classes:
         if run.output is None:
-            raise ValueError("--classes needs -o FILE, where the classes are written")
+            raise ValueError("--classes requires -o FILE, the file for the classes")
         _k_means()
-        run.format = "text"  # lines of words and classes, whatever the extension
+        run.format = "text"  # lines `word class`, whatever the extension
     run.check(model, save_vocab=text.save_vocab)
     run.check_inputs(*corpus, text.read_vocab)
 
@@ -203,12 +211,12 @@ def _k_means() -> Any:
     try:
         from sklearn.cluster import MiniBatchKMeans
     except ImportError:
-        raise ImportError("classes need scikit-learn: pip install scikit-learn") from None
+        raise ImportError("--classes requires scikit-learn: pip install scikit-learn") from None
     return MiniBatchKMeans
 
 
 def write_classes(path: Path, vectors: "Vectors", classes: int, seed: int) -> None:
-    """Writes `word class` lines, classes 0..classes - 1 by k-means over the unit vectors, as word2vec.c -classes."""
+    """Writes lines `word class`, as word2vec.c -classes does: k-means over the unit vectors, classes from 0."""
     import numpy as np
 
     from embfast.files.durable import replacing
@@ -226,7 +234,7 @@ def write_classes(path: Path, vectors: "Vectors", classes: int, seed: int) -> No
 # ---- glove --------------------------------------------------------------------------------------------------------
 
 
-_COUNTING = ("window", "symmetric", "distance_weighting")  # settings that a matrix was made with
+_COUNTING = ("window", "symmetric", "distance_weighting")  # settings that a matrix was counted with
 
 
 @command("glove")
@@ -235,25 +243,25 @@ def glove(
     run: VectorsRun,
     text: Text,
     corpus: Annotated[
-        list[Path] | None, typer.Argument(help="Text files (plain, gz, bz2, xz, zst), a directory of them.")
+        list[Path] | None, typer.Argument(help="Text files (plain, gz, bz2, xz, zst), or a directory of them.")
     ] = None,
-    keep_matrix: Annotated[Path | None, typer.Option(help="Keep the co-occurrences in this file.")] = None,
+    keep_matrix: Annotated[Path | None, typer.Option(help="File for the co-occurrence matrix.")] = None,
     matrix: Annotated[
         Path | None,
         typer.Option(
-            help="Take the co-occurrences from here and not from text: a file of --keep-matrix, or, with --read-vocab, "
-            "cooccurrence.bin of Stanford's cooccur."
+            help="Co-occurrence matrix to train on instead of text: a file written by --keep-matrix, or with "
+            "--read-vocab the cooccurrence.bin written by Stanford's cooccur."
         ),
     ] = None,
 ) -> None:
     """Train word vectors on the co-occurrences of words in text: GloVe."""
     run.check(model, text.save_vocab, keep_matrix=keep_matrix)
     if (not corpus) == (matrix is None):
-        raise ValueError("expected either text to count or --matrix FILE that holds the counts")
+        raise ValueError("expected either text to count or --matrix FILE with the counts")
     of_text = [option.name for option in fields(Text) if option.name != "read_vocab"]
     if matrix is not None and (wrong := typed(*_COUNTING, "memory_gb", "keep_matrix", *of_text)):
         names = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
-        raise ValueError(f"{names}: of counting text; --matrix is counted already")
+        raise ValueError(f"{names}: only for counting text; --matrix has been counted already")
     run.check_inputs(*(corpus or ()), text.read_vocab, matrix)
 
     started = time.perf_counter()

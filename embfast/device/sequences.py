@@ -9,21 +9,14 @@ import numpy as np
 from embfast.device.cuda import CELL, LANES, MOST_DIM, Device
 
 CHUNK = 1 << 21  # tokens that are copied to the device and trained on at once, while the next are on their way
-# struct SequenceJob of csrc/sequences/sequences.cu, and its DeviceTally.
-SEQUENCE_JOB = np.dtype(
-    [
-        *((name, np.uint64) for name in ("w_in", "w_out", "w_nodes", "w_docs", "ids", "offsets", "pieces", "keep")),
-        *((name, np.uint64) for name in ("noise", "path_offsets", "path_nodes", "path_codes", "tag_offsets", "tags")),
-        *((name, np.uint64) for name in ("seeds", "kept", "kept_document", "n_kept", "rings", "tally")),
-        *((name, np.uint64) for name in ("seed", "epoch")),
-        *((name, np.int64) for name in ("first_token", "first_document", "n_documents", "n_pieces")),
-        *((name, np.int64) for name in ("tokens_before", "tokens_total")),
-        *((name, np.int32) for name in ("n_words", "pitch", "window", "most_tags")),
-        *((name, np.int32) for name in ("shrink", "words", "mean", "frozen", "drawn")),
-        *((name, np.float32) for name in ("lr_first", "lr_last")),
-        ("tag_weight", np.float32),
-    ]
-)
+# What struct DeviceJob of csrc/sequences/sequences.cu adds to the settings, and its DeviceTally.
+ADDRESSES = [
+    *((name, np.uint64) for name in ("w_in", "w_out", "w_nodes", "w_docs", "ids", "offsets", "pieces", "keep")),
+    *((name, np.uint64) for name in ("noise", "path_offsets", "path_nodes", "path_codes", "tag_offsets", "tags")),
+    *((name, np.uint64) for name in ("seeds", "kept", "kept_document", "n_kept", "rings", "tally")),
+    *((name, np.int64) for name in ("first_token", "first_document", "n_documents", "n_pieces")),
+    *((name, np.int32) for name in ("pitch", "most_tags")),
+]
 TALLY = np.dtype([("loss", np.float64), ("examples", np.uint64), ("kept", np.uint64)])
 ALIAS_CELL = np.dtype([("threshold", np.uint32), ("alias", np.int32)])
 
@@ -51,6 +44,14 @@ def sequence_shape(pitch: int, window: int, most_tags: int, *, cbow: bool, docum
     name = f"{'cbow' if cbow else 'skip_gram'}{'_documents' if documents else ''}_{kind}"
     shared = {"wide": partial, "warp": ring, "warps": ring + partial}[kind]
     return Shape(name, warps * LANES, shared, ring if wide else 0)
+
+
+def device_job(job: np.ndarray) -> np.ndarray:
+    """Settings (kernels.SEQUENCE_JOB) with room for the addresses: what a launch takes."""
+    record = np.zeros(1, np.dtype([*job.dtype.descr, *ADDRESSES]))
+    for name in job.dtype.names:
+        record[name] = job[name]
+    return record
 
 
 class Lane:
@@ -97,39 +98,56 @@ class Sequences:
     def __init__(
         self,
         device: Device,
+        job: np.ndarray,
         tables: dict[str, np.ndarray | None],
         *,
-        dim: int,
-        keep: np.ndarray | None,
-        noise: Any,
-        tree: Any,
-        window: int,
-        shrink: bool,
-        cbow: bool,
-        mean: bool,
-        drawn: int,
-        seed: int,
-        lr_first: float,
-        lr_last: float,
-        words: bool = True,
-        frozen: bool = False,
-        tag_weight: int = 1,
+        keep: np.ndarray | None = None,
+        noise: Any = None,
+        tree: Any = None,
         tag_offsets: np.ndarray | None = None,
         tags: np.ndarray | None = None,
     ) -> None:
+        """job: the settings. A frozen one is for infer, and has no w_docs among its tables."""
         self.device, self._cupy = device, device.cupy
         self._host = {name: table for name, table in tables.items() if table is not None}
-        self._dim = dim
+        self._job = device_job(job)
+        frozen = bool(job["frozen"][0])
         self._documents = frozen or "w_docs" in self._host
+        most_tags = int(self._documents)
         if tag_offsets is not None and self._documents and not frozen:
             most_tags = int(np.diff(tag_offsets).max(initial=0))
-        else:
-            most_tags = int(self._documents)
         columns = next(iter(self._host.values())).shape[1]
         if columns > MOST_DIM:
+            dim = int(job["dim"][0])
             raise ValueError(f"a device takes rows of up to {MOST_DIM:,} numbers, got dim={dim:,}; use device='cpu'")
-        n_words = len(noise) if noise is not None else len(tree) if tree is not None else 0
-        self._n_words = n_words
+        self._n_words = len(noise) if noise is not None else len(tree) if tree is not None else 0
+        small = self._small(keep, noise, tree, tag_offsets, tags)
+        self._check_memory({**self._host, **small})
+        with device.current():
+            self._lanes = [Lane(self._cupy), Lane(self._cupy)]
+            self._arrays = {name: self._upload(array) for name, array in {**self._host, **small}.items()}
+            self._tally = self._upload(np.zeros(TALLY.itemsize, np.uint8))
+            self._lanes[0].stream.synchronize()
+            self._shape = shape = sequence_shape(
+                columns // 4,
+                int(job["window"][0]),
+                most_tags,
+                cbow=bool(job["cbow"][0]) or not job["words"][0],
+                documents=self._documents,
+                shared_most=device.shared_most,
+            )
+            self._train = device.kernel("sequences", shape.kernel)
+            self._keep = device.kernel("sequences", "keep_tokens")
+            self._blocks = device.blocks(self._train, shape.threads, shape.shared)
+            if shape.ring:  # as many as an eighth of the memory holds, in each lane
+                self._blocks = max(1, min(self._blocks, device.free() // 8 // shape.ring))
+        for name, array in {**self._arrays, "tally": self._tally}.items():
+            self._job[name] = array.data.ptr
+        self._job["n_words"], self._job["pitch"], self._job["most_tags"] = self._n_words, columns // 4, most_tags
+
+    @staticmethod
+    def _small(keep: Any, noise: Any, tree: Any, tag_offsets: Any, tags: Any) -> dict[str, np.ndarray]:
+        """The arrays beside the tables."""
         small = {"keep": keep, "tag_offsets": tag_offsets, "tags": tags}
         if noise is not None:
             cells = np.empty(len(noise), ALIAS_CELL)
@@ -137,48 +155,7 @@ class Sequences:
             small["noise"] = cells.view(np.uint64)
         if tree is not None:
             small |= {"path_offsets": tree.offsets, "path_nodes": tree.nodes, "path_codes": tree.codes}
-        small = {name: array for name, array in small.items() if array is not None}
-        self._check_memory({**self._host, **small})
-        with device.current():
-            self._lanes = [Lane(self._cupy), Lane(self._cupy)]
-            self._arrays = {name: self._upload(array) for name, array in {**self._host, **small}.items()}
-            self._tally = self._upload(np.zeros(TALLY.itemsize, np.uint8))
-            self._lanes[0].stream.synchronize()
-            shape = sequence_shape(
-                columns // 4,
-                window,
-                most_tags,
-                cbow=cbow or not words,
-                documents=self._documents,
-                shared_most=device.shared_most,
-            )
-            self._shape = shape
-            self._train = device.kernel("sequences", shape.kernel)
-            self._keep = device.kernel("sequences", "keep_tokens")
-            self._blocks = device.blocks(self._train, shape.threads, shape.shared)
-            if shape.ring:  # as many as an eighth of the memory holds, in each lane
-                self._blocks = max(1, min(self._blocks, device.free() // 8 // shape.ring))
-        job = np.zeros(1, SEQUENCE_JOB)
-        for name, array in self._arrays.items():
-            job[name] = array.data.ptr
-        job["tally"] = self._tally.data.ptr
-        for name, value in {
-            "seed": seed,
-            "n_words": n_words,
-            "pitch": columns // 4,
-            "window": window,
-            "most_tags": most_tags,
-            "shrink": shrink,
-            "words": words,
-            "mean": mean,
-            "frozen": frozen,
-            "drawn": drawn,
-            "lr_first": lr_first,
-            "lr_last": lr_last,
-            "tag_weight": tag_weight,
-        }.items():
-            job[name] = value
-        self._job = job
+        return {name: array for name, array in small.items() if array is not None}
 
     def _check_memory(self, arrays: dict[str, np.ndarray]) -> None:
         """MemoryError, with the sum, unless the arrays and the lanes fit into what is free."""
@@ -218,14 +195,12 @@ class Sequences:
         *,
         epoch: int,
         tokens_before: int,
-        tokens_total: int,
     ) -> tuple[float, int, int]:
         """Trains on the tokens pieces[0]..pieces[-1], cut there. Returns summed loss, examples and kept tokens.
 
-        The arguments are those of reference.device_train_sequences.
+        It does what reference.device_train_sequences does.
         """
-        self._job["epoch"] = epoch
-        self._job["tokens_before"], self._job["tokens_total"] = tokens_before, tokens_total
+        self._job["epoch"], self._job["tokens_before"] = epoch, tokens_before
         with self.device.current():
             self._begin()
             first = turn = 0
@@ -262,7 +237,7 @@ class Sequences:
             with lane.stream:
                 arguments = (lane.room("ids", 1, np.int32), where, job["first_token"], np.int64(n), job["seed"], seeds)
                 self._call("document_seeds", -(-n // 256), 256, arguments)
-                arguments = (seeds, where, np.int64(n), np.int32(self._dim), np.int32(columns), table)
+                arguments = (seeds, where, np.int64(n), np.int32(self._job["dim"][0]), np.int32(columns), table)
                 self._call("document_rows", min(-(-n * columns // 256), 1 << 16), 256, arguments)
             for epoch in range(epochs):
                 job["epoch"] = job["tokens_before"] = epoch

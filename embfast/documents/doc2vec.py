@@ -1,45 +1,34 @@
-"""Document vectors: PV-DM and PV-DBOW, and inference of new documents."""
+"""Doc2Vec: document vectors by PV-DM and PV-DBOW, and inference for new documents."""
 
-import math
 import warnings
 import zlib
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from embfast import kernels
+from embfast.documents.inference import Inference
+from embfast.documents.layouts import Layout
 from embfast.files.durable import FilePath
 from embfast.files.tensors import TensorFile, word_tensors
 from embfast.text.corpus import Corpus, by_count
 from embfast.text.tags import Tags
-from embfast.training.blocks import (
-    BLOCK,
-    CHAPTER,
-    DEVICE_SLICE,
-    blocks_per_slice,
-    forget_read,
-    make_blocks,
-    make_pieces,
-)
 from embfast.training.estimator import Estimator, FitRun, check_corpus
 from embfast.training.loop import choose_device
 from embfast.training.progress import ProgressOption
-from embfast.training.sampling import NoisePool, Sharing, keep_thresholds, noise_weights, sharing
+from embfast.training.sampling import NegativeSharing, keep_thresholds, negative_sharing
+from embfast.training.sequences import Outputs, Part, SequenceTrainer, Windows
 from embfast.training.settings import check_flag, check_float, check_int, check_machine, check_outputs
-from embfast.training.tables import for_kernels, grown_vocabulary, initial_weights
-from embfast.training.threads import Threads, cores
+from embfast.training.tables import for_kernels, grown_vocabulary
+from embfast.training.threads import cores
 from embfast.vectors.vectors import Vectors
 
 Documents = Corpus | Iterable[Iterable[str]]
 
-_INFERENCE_DRAWS = 1 << 18  # a pool of 1 MB, the same for every call, or a document would depend on its company
-_INFERENCE_WORK = 50_000_000  # tokens x epochs x padded dim of one kernel call and thread: under a second
-_DEVICE_THREADS = 32  # as many threads' work goes to a device at once
-
 
 class Doc2Vec(Estimator):
-    """Document vectors by PV-DM or PV-DBOW, trained on documents and inferred for new ones.
+    """Document vectors by PV-DM or PV-DBOW, learned for training documents and inferred for new ones.
 
     >>> documents = [["a", "b", "a"], ["b", "c"], ["c", "c", "d"]] * 10
     >>> model = Doc2Vec(mode="dbow", dim=8, epochs=2).fit(documents, tags=[str(i % 3) for i in range(30)])
@@ -49,46 +38,57 @@ class Doc2Vec(Estimator):
     (2, 8)
 
     Settings:
-        mode: "dm": a document and the words of a window together predict the word in the middle; "dbow": the document
-            alone predicts each of its words; "both": the two side by side, vectors of 2 * dim numbers.
-        dim: numbers per vector, of each part with mode="both"; multiples of 16 waste nothing.
-        window: tokens on each side, 1 to 1,000; windows do not leave a document.
-        negatives: words drawn against each word, in proportion to count ** ns_exponent; 0 for none.
-        hs: hierarchical softmax, over a Huffman tree of the words; beside negative sampling or, at negatives=0, alone.
-        dm: how PV-DM joins document and window: "mean", "sum", or "concat", end to end in windows that are always full;
-            then output rows are (tags + 2 * window) * dim numbers, and all documents must have as many tags.
-        tag_weight: PV-DM by mean or sum: each tag counts as so many words of the window, 1 to 100. In Le & Mikolov, and
-            gensim, as one. Documents learn more from more, words less: of 8,333 IMDB reviews held out 85.9 % in place
-            of 83.3 %, WordSim353 of the word vectors 0.36 in place of 0.40 (dim=100, 20 epochs, lr=0.025).
-        dbow_words: PV-DBOW trains word vectors too, by skip-gram in the same pass.
-        sample: words with a larger share of the text are thinned out, as in word2vec.c; 0 for none.
-        ns_exponent: 0.75 in word2vec.c; 0 draws all words alike.
-        shrink_windows: each window draws its width from 1..window; otherwise all are full.
-        min_count: rarer words are left out where documents come as lists; a Corpus has made its choice.
-        epochs: passes over the documents, and over each new document when it is inferred.
-        lr: step on the first word, falling linearly to min_lr; by default 0.05 for PV-DM by mean or sum, 0.025 for
-            PV-DM by concatenation and for PV-DBOW.
-        min_lr: step on the last word; lr / 10,000 by default.
-        negatives_shared: neighbouring windows share their drawn words, two or more for each; otherwise each has its
-            own, as each word of PV-DBOW always has.
-        threads: by default all cores, or as many of them as a longer run finds to pay (training.Threads). One gives the
-            same bits every time; more differ in the last digits. Inference, in all cores, gives the same bits with any.
-        seed: 0 to 2**64 - 1, of first weights and all draws.
-        device: as in Word2Vec, for training and inference; not with dm="concat".
+        mode: "dm": the document and the words of a window together predict the center (PV-DM); "dbow": the document
+            alone predicts each of its words (PV-DBOW); "both": both models side by side, with vectors of size 2 * dim.
+        dim: Vector size, of each model with mode="both". Rows are padded to a multiple of 16; other sizes cost as much
+            as the next multiple.
+        window: Maximum distance between a center and its context words, 1 to 1,000 tokens. Windows do not cross
+            documents.
+        negatives: Negative samples per center, drawn in proportion to count ** ns_exponent. 0 disables negative
+            sampling.
+        hs: Train with hierarchical softmax over a Huffman tree of the words, in addition to negative sampling or, with
+            negatives=0, instead of it.
+        dm: How PV-DM combines document and window: "mean", "sum", or "concat" (end to end; windows are always full).
+            With "concat", output rows have (tags + 2 * window) * dim numbers, and all documents need the same number of
+            tags.
+        tag_weight: Weight of a tag in PV-DM with mean or sum: it counts as this many words of the window, 1 to 100. 1
+            in Le & Mikolov and in gensim. A larger weight improves documents and hurts words: on 8,333 held-out IMDB
+            reviews, 85.9 % instead of 83.3 %; WordSim353 of the word vectors, 0.36 instead of 0.40 (dim=100, 20 epochs,
+            lr=0.025).
+        dbow_words: PV-DBOW also trains word vectors, by skip-gram in the same pass.
+        sample: Subsampling threshold t (Mikolov et al. 2013, eq. 5): occurrences of words more frequent than t are
+            randomly dropped, with the keep probability of word2vec.c. 0 disables it.
+        ns_exponent: Exponent of the counts in the noise distribution: 0.75 in word2vec.c; 0 draws all words equally
+            often.
+        shrink_windows: Draw the width of each window from 1..window; False uses full windows.
+        min_count: Minimum count of a word, when documents are given as lists of tokens; a Corpus already has its
+            vocabulary.
+        epochs: Passes over the documents, and over each new document during inference.
+        lr: Initial learning rate; it decreases linearly to min_lr. Default: 0.05 for PV-DM with mean or sum, 0.025 for
+            PV-DM with concatenation and for PV-DBOW.
+        min_lr: Final learning rate. Default: lr / 10,000.
+        negatives_shared: Neighbouring windows share their negative samples; False draws them for each window. Words of
+            PV-DBOW without dbow_words always have their own.
+        threads: Number of threads. Default: all cores; long runs also try half as many and keep whichever is faster.
+            Inference uses all cores, and its bits do not depend on the number.
+        seed: Seed of the first weights and of every random draw, 0 to 2**64 - 1. With one thread, the same seed gives
+            the same bits.
+        device: Where to train and infer: "cpu", "cuda", "cuda:1", or "auto" (CUDA where a device is usable, otherwise
+            the CPU; the choice is printed). CUDA needs CuPy and dim <= 1,024, and does not support dm="concat".
     Learned:
-        vectors_: Vectors of the documents, keyed by tag; float32 (tags, dim), with mode="both" (tags, 2 * dim), first
-            the part of PV-DM. vectors_.most_similar(word_vectors_["good"]) finds documents near a word.
-        word_vectors_: Vectors of the words, those of PV-DM with mode="both"; None where PV-DBOW trains no words.
-        words_, counts_: the vocabulary, and int64 occurrences in all that was trained on.
-        loss_: mean loss of each epoch, nats per word and tag of PV-DBOW (and per pair of words with dbow_words), per
-            word of PV-DM; over both parts with mode="both".
-        device_: what it was trained on, and with device="auto" why.
+        vectors_: Vectors of the documents, keyed by tag: float32 (tags, dim); with mode="both" (tags, 2 * dim), PV-DM
+            first. vectors_.most_similar(word_vectors_["good"]) finds documents near a word.
+        word_vectors_: Vectors of the words (those of PV-DM with mode="both"); None if PV-DBOW trains no words.
+        words_, counts_: The vocabulary, and the int64 occurrences of each word in everything trained on.
+        loss_: Mean loss of each epoch in nats: per word and tag for PV-DBOW (and per pair of words with dbow_words),
+            per word for PV-DM, over both models with mode="both".
+        device_: The device used and, with device="auto", why.
 
-    Memory: 4 * dim * (tags + 2 * words) bytes for each part, with hs 4 * dim * words more, dim rounded up to a multiple
-    of 16; output rows are longer with dm="concat"; about 150 bytes a tag for its name, 12 a document for which tags it
-    has, with PV-DM 8 + 4 * tag_weight more while it trains. mode="both" holds the rows of the documents twice.
-    Source: Le & Mikolov 2014, arXiv:1405.4053; negatives shared as Ji et al. 2016, arXiv:1604.04661, do in a window;
-    inferred rows averaged after Polyak & Juditsky 1992, doi:10.1137/0330046.
+    Memory: 4 * dim * (tags + 2 * words) bytes for each model, and 4 * dim * words more with hs, with dim rounded up to
+    a multiple of 16 (output rows are longer with dm="concat"); about 150 bytes per tag for its name; 12 bytes per
+    document for its tags, plus 8 + 4 * tag_weight while PV-DM trains. mode="both" holds the document rows twice.
+    Sources: Le & Mikolov 2014, arXiv:1405.4053; shared negatives as in Ji et al. 2016, arXiv:1604.04661; inferred rows
+    are averaged after Polyak & Juditsky 1992, doi:10.1137/0330046.
     """
 
     def __init__(
@@ -146,27 +146,27 @@ class Doc2Vec(Estimator):
         resume: bool = False,
         progress: ProgressOption = None,
     ) -> "Doc2Vec":
-        """Trains from scratch, or from a checkpoint, and returns self.
+        """Trains from scratch, or continues from a checkpoint, and returns self.
 
         Args:
-            documents: a Corpus, or lists of tokens.
-            y: not looked at; scikit-learn's pipelines pass it.
-            tags: for each document its tag, a list of tags, or what `read_tagged` gave; by default "0", "1", ... A tag
-                may stand at several documents: it learns from all of them.
-            checkpoint: a file for the state of the run, written every checkpoint_minutes, on Ctrl-C and at the end, in
-                place of the one before. `load` reads it too.
-            resume: continue from the checkpoint; from the start if the file is not there yet. On one thread the result
-                has the bits of a run that was never interrupted.
-            progress: None shows a bar on a terminal, True also writes lines to a log, False nothing; a callable gets a
-                training.Status after each slice.
+            documents: A Corpus, or an iterable of lists of tokens.
+            y: Ignored; present for scikit-learn's pipelines.
+            tags: For each document a tag, a list of tags, or what `read_tagged` returned. Default: "0", "1", ... A tag
+                of several documents learns from all of them.
+            checkpoint: File for the state of the run. It replaces the previous checkpoint every checkpoint_minutes, on
+                Ctrl-C and at the end. `load` reads it too.
+            resume: Continue from the checkpoint; start from scratch if the file does not exist yet. With one thread the
+                result has the bits of an uninterrupted run.
+            progress: None shows a bar on a terminal; True also writes lines to a log; False shows nothing; a callable
+                receives a training.progress.Status after each slice.
 
         Raises:
-            ValueError: a setting makes no sense, there are fewer than two distinct words, tags do not fit the
-                documents, or the checkpoint is of other documents, tags or settings.
-            TypeError: documents are not lists of tokens, or tags not strings.
-            FormatError: the checkpoint is damaged.
-            TrainingError: the loss stopped being finite, most often since lr is too high.
-            KeyboardInterrupt: Ctrl-C; the model holds what was learned so far.
+            ValueError: A setting is invalid, there are fewer than two distinct words, the number of tags differs from
+                the number of documents, or the checkpoint belongs to other documents, tags or settings.
+            TypeError: documents are not lists of tokens, or tags are not strings.
+            FormatError: The checkpoint is damaged.
+            TrainingError: The loss became infinite or NaN; most often lr is too high.
+            KeyboardInterrupt: Ctrl-C was pressed; the model holds what it has learned so far.
         """
         run = self._begin(checkpoint, checkpoint_minutes, resume, progress)
         if not isinstance(documents, Corpus):
@@ -180,15 +180,9 @@ class Doc2Vec(Estimator):
         if not self._resumed(run, corpus.fingerprint() | {"tags": _checksum(tags)}):
             self._concat = concat_tags
             self._tree_counts = np.array(corpus.counts) if self.hs else None
-            self._tables = {
-                f"{part.name}_{name}": kernels.weight_table(n, columns)
-                for part in self._parts()
-                for name, (n, columns) in self._shapes(part, len(corpus.words), len(tags.keys)).items()
-            }
-            for part in self._parts():
-                if part.words:
-                    initial_weights(self._tables[f"{part.name}_w_in"][: len(corpus.words)], self.dim, part.seed)
-                self._first_rows(part, self._tables[f"{part.name}_w_docs"], 0)
+            self._tables = {}
+            for layout in self._layouts():
+                self._tables |= layout.first_tables(len(corpus.words), len(tags.keys))
             self.words_, self.counts_, self._keys = list(corpus.words), np.array(corpus.counts), list(tags.keys)
         return self._train(corpus, tags, run)
 
@@ -200,16 +194,17 @@ class Doc2Vec(Estimator):
         tags: "Tags | Iterable[str] | Iterable[Iterable[str]] | None" = None,
         progress: ProgressOption = None,
     ) -> "Doc2Vec":
-        """Continues with more documents: `epochs` passes over them, lr falling from its start again. Returns self.
+        """Continues training on more documents: `epochs` passes, with lr starting from its first value. Returns self.
 
-        New tags get new rows, behind the others, and known tags learn on; by default the tags count on from the number
-        of rows there are, past those that are taken. Words not met before get rows too, and counts add up; words_ is
-        then sorted by count anew. With hierarchical softmax new words change the tree, and the weights of its nodes
-        start at zero. Rows of documents that are not given stay as they are, while words and outputs move on.
-        Untrained, it does what fit does.
+        New tags get new rows after the existing ones, and known tags learn on. By default tags count on from the number
+        of rows, skipping tags that exist. New words get rows too, counts add up, and words_ is then sorted by count
+        again; with hierarchical softmax, new words change the tree, and the node weights restart at zero. Rows of
+        documents that are not given stay as they are, while words and outputs change. On an untrained model this is
+        fit.
 
-        The settings mode, dim, window with dm="concat", dm, dbow_words, hs and whether negatives > 0 must be those of
-        the first fit. Memory while tables grow: the old weights and the new ones together.
+        mode, dim, dm, dbow_words, hs, whether negatives > 0, and window with dm="concat" must be those of the first
+        fit.
+        Memory while tables grow: the old weights and the new ones together.
         """
         if not hasattr(self, "vectors_"):
             return self.fit(documents, tags=tags, progress=progress)
@@ -228,16 +223,16 @@ class Doc2Vec(Estimator):
 
     def _check_learned(self) -> None:
         expected = {
-            f"{part.name}_{name}": columns
-            for part in self._parts()
-            for name, (_, columns) in self._shapes(part, len(self.words_), len(self._keys)).items()
+            f"{layout.name}_{name}": columns
+            for layout in self._layouts()
+            for name, (_, columns) in layout.shapes(len(self.words_), len(self._keys)).items()
         }
         found = {name: table.shape[1] for name, table in self._tables.items()}
-        if expected != found or self.vectors_.dim != self.dim * len(self._parts()):
+        if expected != found or self.vectors_.dim != self.dim * len(self._layouts()):
             raise ValueError(
                 "mode, dim, dm, dbow_words, hs and whether negatives > 0 must stay as in the first fit, and window "
                 f'with dm="concat": vectors of {self.vectors_.dim} and tables {_listed(found)} are there, the settings '
-                f"want {self.dim * len(self._parts())} and {_listed(expected)}; train anew"
+                f"want {self.dim * len(self._layouts())} and {_listed(expected)}; train anew"
             )
 
     def _check(self) -> None:
@@ -260,29 +255,33 @@ class Doc2Vec(Estimator):
         if self.lr is not None:
             check_float("lr", self.lr, 0, 100, above=True)
         if self.min_lr is not None:
-            check_float("min_lr", self.min_lr, 0, min(self._rates(part)[0] for part in self._parts()))
-        check_machine(self.threads, self.seed, self.device, self._of_cpu())
+            check_float("min_lr", self.min_lr, 0, min(self._rates(layout)[0] for layout in self._layouts()))
+        check_machine(self.threads, self.seed, self.device, self._cpu_only())
 
-    def _parts(self) -> "list[_Part]":
-        """The models to train, and how their kernels share draws.
+    def _layouts(self) -> list[Layout]:
+        """The models to train, and how their batches share negatives.
 
-        In PV-DBOW each word has its own: where four share eight, training and inference are twice as fast, but accuracy
-        on the IMDB reviews is 87.65 % in place of 87.78 % (dim=100, 20 epochs, six seeds).
+        In PV-DBOW each word has its own negatives: with four words that share eight, training and inference are twice
+        as fast, but accuracy on the IMDB reviews is 87.65 % instead of 87.78 % (dim=100, 20 epochs, six seeds).
         """
-        one = Sharing(True, 1, self.negatives, 1.0)
-        parts = []
-        weight = 1 if self.dm == "concat" else self.tag_weight
+        layouts = []
+        outputs = bool(self.negatives), bool(self.hs)
         if self.mode != "dbow":
-            share = sharing(True, self.hs, self.negatives, self.negatives_shared, self.window)
-            parts.append(_Part("dm", True, True, self.dm == "concat", weight, self.seed, share))
+            concat = self.dm == "concat"
+            pieces = getattr(self, "_concat", 0) + 2 * self.window if concat else 1
+            sharing = negative_sharing(True, self.hs, self.negatives, self.negatives_shared, self.window)
+            weight = 1 if concat else self.tag_weight
+            layouts.append(Layout("dm", True, True, concat, weight, self.seed, sharing, self.dim, pieces, *outputs))
         if self.mode != "dm":
-            words = self.dbow_words and self.negatives_shared
-            share = sharing(False, self.hs, self.negatives, True, min(self.window, 50)) if words else one
-            parts.append(_Part("dbow", False, self.dbow_words, False, 1, (self.seed + 1) % 2**64, share))
-        return parts
+            words, seed = self.dbow_words, (self.seed + 1) % 2**64
+            sharing = NegativeSharing(True, 1, self.negatives, 1.0)
+            if words and self.negatives_shared:
+                sharing = negative_sharing(False, self.hs, self.negatives, True, min(self.window, 50))
+            layouts.append(Layout("dbow", False, words, False, 1, seed, sharing, self.dim, 1, *outputs))
+        return layouts
 
     def _concat_tags(self, tags: Tags) -> int:
-        """Tags of each document, where PV-DM puts them end to end; otherwise 0."""
+        """Number of tags per document if PV-DM concatenates them, otherwise 0."""
         if self.dm != "concat" or self.mode == "dbow":
             return 0
         numbers = np.diff(tags.offsets)
@@ -293,227 +292,99 @@ class Doc2Vec(Estimator):
             )
         return int(numbers[0])
 
-    def _shapes(self, part: "_Part", n_words: int, n_tags: int) -> dict[str, tuple[int, int]]:
-        """Rows and padded columns of a part's tables."""
-        dim = kernels.padded(self.dim)
-        hidden = dim * self._pieces(part)
-        shapes = {"w_docs": (n_tags, dim)}
-        if part.words:
-            shapes["w_in"] = (n_words + part.concat, dim)
-        if self.negatives:
-            shapes["w_out"] = (n_words, hidden)
-        if self.hs:
-            shapes["w_nodes"] = (n_words - 1, hidden)
-        return shapes
-
-    def _first_rows(self, part: "_Part", table: np.ndarray, first: int) -> None:
-        """Fills the rows of tags first, first + 1, ... with numbers uniform in (-0.5, 0.5) / sqrt(dim), of PV-DM / dim.
-
-        Outputs begin at zero and move by the rows: from rows as small as those of words both stand still for long. In
-        PV-DM tags that are larger than words would do the words' part too. Held-out IMDB reviews (PV-DBOW, dim=100,
-        20 epochs, three folds, inferred as now): 88.78 % in place of 88.58 %.
-        """
-        reach = 0.5 if part.cbow else 0.5 * math.sqrt(self.dim)
-        initial_weights(table, self.dim, _of_documents(part.seed), first, reach)
-
-    def _pieces(self, part: "_Part") -> int:
-        """Rows that stand end to end in a hidden row."""
-        return self._concat + 2 * self.window if part.concat else 1
-
     def _grow(self, corpus: Corpus) -> Corpus:
-        """Takes the words and counts of a corpus into the model; returns it with the model's words."""
+        """Adds the words and counts of a corpus to the model; returns the corpus encoded with the model's words."""
         self._tables = {name: for_kernels(table) for name, table in self._tables.items()}
         n_old = len(self.words_)
         self.words_, self.counts_, row = grown_vocabulary(self.words_, self.counts_, corpus.words, corpus.counts)
         if len(row) == n_old:
             return corpus if corpus.words == self.words_ else corpus.with_words(self.words_)
-        for part in self._parts():
-            for name, (n, columns) in self._shapes(part, len(row), len(self._keys)).items():
-                if name == "w_docs":
-                    continue
-                table, old = kernels.weight_table(n, columns), self._tables[f"{part.name}_{name}"]
-                if name != "w_nodes":
-                    table[row[:n_old]] = old[:n_old]
-                    table[len(row) :] = old[n_old:]
-                if name == "w_in":
-                    fresh = kernels.weight_table(len(row) - n_old, self.dim)
-                    initial_weights(fresh, self.dim, part.seed, first=n_old)
-                    table[row[n_old:]] = fresh
-                self._tables[f"{part.name}_{name}"] = table
+        for layout in self._layouts():
+            self._tables |= layout.with_words(self._tables, row, n_old)
         if self.hs:
             self._tree_counts = self.counts_.copy()
         return corpus.with_words(self.words_)
 
     def _grow_documents(self, tags: Tags) -> Tags:
-        """Gives new tags their rows; returns the same tags with the model's rows."""
+        """Adds rows for new tags; returns the tags with the model's row numbers."""
         index = {key: i for i, key in enumerate(self._keys)}
-        n_old = len(index)
         rows = np.array([index.setdefault(key, len(index)) for key in tags.keys], np.int32)
-        for part in self._parts():
-            name = f"{part.name}_w_docs"
-            table = kernels.weight_table(len(index), self.dim)
-            table[:n_old] = self._tables[name]
-            self._first_rows(part, table[n_old:], n_old)
-            self._tables[name] = table
+        for layout in self._layouts():
+            self._tables |= layout.with_tags(self._tables, len(index))
         self._keys = list(index)
         return Tags(self._keys, tags.offsets, rows[tags.ids])
 
     def _train(self, corpus: Corpus, tags: Tags, run: FitRun) -> "Doc2Vec":
-        state, n_tokens = self._progress, corpus.n_tokens
-        threads = Threads(self.threads)
-        blocks = make_blocks(corpus.offsets)
-        parts = self._parts()
-        common = self._common()
-        device, self.device_ = choose_device(self.device, run.progress, self._of_cpu())
-        on_device = {}
-        if device is not None:
-            pieces = make_pieces(corpus.offsets, blocks)
-            on_device = {part.name: self._on_device(device, part, common, tags) for part in parts}
-        pools = {}
-        repeated = {part.name: tags.repeated(part.tag_weight) for part in parts if device is None}
-        if self.negatives and device is None:
-            weights = noise_weights(self.counts_, self.ns_exponent)
-            for part in parts:
-                needed = min(n_tokens, CHAPTER * BLOCK) * part.share.drawn // part.share.centers
-                pools[part.name] = NoisePool(weights, part.share.drawn, needed, part.seed)
-
-        def step(epoch: int, first: int, last: int) -> tuple[float, int, int]:
-            tally = np.zeros(3)
-            for part in parts:
-                tally += kernels.train_sequences(
-                    ids=corpus.ids,
-                    offsets=corpus.offsets,
-                    blocks=blocks,
-                    first_block=first,
-                    last_block=last,
-                    noise=pools[part.name](state.before + epoch, first) if pools else None,
-                    w_docs=self._tables[f"{part.name}_w_docs"],
-                    tag_offsets=repeated[part.name].offsets,
-                    tags=repeated[part.name].ids,
-                    words=part.words,
-                    shared=True,
-                    epoch=state.before + epoch,
-                    lr_first=self._rates(part)[0],
-                    lr_last=self._rates(part)[1],
-                    tokens_before=epoch * n_tokens,
-                    tokens_total=self.epochs * n_tokens,
-                    dim=self.dim,
-                    threads=threads.now,
-                    **common,
-                    **self._of_part(part),
-                )
-            return float(tally[0]), int(tally[1]), int(tally[2])
-
-        def step_on_device(epoch: int, first: int, last: int) -> tuple[float, int, int]:
-            begin, end = np.searchsorted(pieces, blocks[[first, last]])
-            tally = np.zeros(3)
-            for session in on_device.values():
-                tally += session.train(
-                    corpus.ids,
-                    corpus.offsets,
-                    pieces[begin : end + 1],
-                    epoch=state.before + epoch,
-                    tokens_before=epoch * n_tokens,
-                    tokens_total=self.epochs * n_tokens,
-                )
-            return float(tally[0]), int(tally[1]), int(tally[2])
-
-        lr, min_lr = self._rates(parts[0])
-        of_cpu = max(1, blocks_per_slice(self.dim, self.window, threads.most) // (4 if self.hs else 1))
-        self._run(
-            run,
-            step if device is None else step_on_device,
-            blocks,
-            lr=lr,
-            min_lr=min_lr,
-            per_slice=of_cpu if device is None else DEVICE_SLICE,
-            threads=threads if device is None else None,
-            after_slice=lambda begin, end: forget_read(corpus.ids, begin, end),
-            sessions=on_device.values(),
+        trainer = SequenceTrainer(
+            [self._part(layout, tags) for layout in self._layouts()],
+            dim=self.dim,
+            counts=self.counts_,
+            sample=self.sample,
+            epochs=self.epochs,
+            threads=self.threads,
+            device=self.device,
+            cpu_only=self._cpu_only(),
+            progress=run.progress,
         )
+        self.device_ = trainer.device_name
+        trainer.run(self, corpus, run)
         return self
 
-    def _rates(self, part: "_Part") -> tuple[float, float]:
-        """First and last learning rate."""
-        first = self.lr if self.lr is not None else 0.05 if part.cbow and not part.concat else 0.025
-        return float(first), float(self.min_lr if self.min_lr is not None else first / 10_000)
-
-    def _of_cpu(self) -> str | None:
-        """What in the settings a device does not have."""
-        if self.mode != "dbow" and self.dm == "concat":
-            return 'dm="concat"'
-        return f"dim={self.dim:,}, above 1,024," if self.dim > 1024 else None
-
-    def _on_device(self, device: Any, part: "_Part", common: dict[str, Any], tags: "Tags | None") -> Any:
-        """A part's weights on a device; without tags for inference, where they are frozen."""
-        tables = {name: self._tables.get(f"{part.name}_{name}") for name in ("w_in", "w_out", "w_nodes", "w_docs")}
+    def _part(self, layout: Layout, tags: Tags | None) -> Part:
+        """The part to train; tags=None: for inference, which brings its own document rows."""
+        tables = {name: self._tables.get(f"{layout.name}_{name}") for name in ("w_in", "w_out", "w_nodes", "w_docs")}
         if tags is None:
             del tables["w_docs"]
-        noise = kernels.NoiseTable(noise_weights(self.counts_, self.ns_exponent)) if self.negatives else None
-        of_part = self._of_part(part)
-        return kernels.device_sequences(
-            device,
-            tables,
-            dim=self.dim,
-            keep=common["keep"],
-            tree=common["tree"],
-            mean=common["mean"],
-            noise=noise,
-            drawn=self.negatives,
-            lr_first=self._rates(part)[0],
-            lr_last=self._rates(part)[1],
-            words=part.words if tags is not None else part.cbow,
-            frozen=tags is None,
-            tag_weight=part.tag_weight,
-            tag_offsets=None if tags is None else tags.offsets,
-            tags=None if tags is None else tags.ids,
-            **{name: of_part[name] for name in ("window", "shrink", "cbow", "seed")},
+        windows = Windows(
+            self.window if layout.words else 1,
+            shrink=self.shrink_windows and layout.words and not layout.concat,
+            cbow=layout.cbow,
+            mean=self.dm == "mean",
+            words=layout.words if tags is not None else layout.cbow,
+            concat=layout.concat,
+            tag_weight=layout.tag_weight,
         )
+        outputs = Outputs(self.counts_, self.negatives, self.ns_exponent, layout.sharing, self._tree_counts)
+        return Part(tables, windows, outputs, self._rates(layout), layout.seed, tags)
 
-    def _common(self) -> dict[str, Any]:
-        """Arguments of the kernels that training and inference of all parts share."""
-        return {
-            "keep": keep_thresholds(self.counts_, self.sample),
-            "tree": kernels.HuffmanTree(np.maximum(self._tree_counts, 1)) if self.hs else None,
-            "mean": self.dm == "mean",
-        }
+    def _rates(self, layout: Layout) -> tuple[float, float]:
+        """First and last learning rates."""
+        first = self.lr if self.lr is not None else 0.05 if layout.cbow and not layout.concat else 0.025
+        return float(first), float(self.min_lr if self.min_lr is not None else first / 10_000)
 
-    def _of_part(self, part: "_Part") -> dict[str, Any]:
-        """Arguments of the kernels that are a part's own."""
-        return {name: self._tables.get(f"{part.name}_{name}") for name in ("w_in", "w_out", "w_nodes")} | {
-            "window": self.window if part.words else 1,
-            "shrink": bool(self.shrink_windows) and part.words and not part.concat,
-            "cbow": part.cbow,
-            "concat": part.concat,
-            "centers": part.share.centers,
-            "drawn": part.share.drawn,
-            "scale": part.share.scale,
-            "seed": part.seed,
-        }
+    def _cpu_only(self) -> str | None:
+        """The setting that no device supports, or None."""
+        if self.mode != "dbow" and self.dm == "concat":
+            return 'dm="concat"'
+        return f"dim={self.dim:,} (above 1,024)" if self.dim > 1024 else None
 
     # ---- inference ------------------------------------------------------------------------------------------------
 
     def infer(self, documents: Documents, *, epochs: int | None = None) -> np.ndarray:
-        """Vectors of new documents, float32 (documents, dim), or (documents, 2 * dim) with mode="both".
+        """Infers vectors of new documents: float32 (documents, dim), or (documents, 2 * dim) with mode="both".
 
-        Words and outputs are frozen; each document fits a row of its own, in all threads at once. A document's vector
-        depends on its words, the settings and the seed alone: not on the other documents, its place or the threads.
-        Unknown words are left out. A document without a known word gets zeros, and one warning counts them all.
+        Words and outputs are frozen, and each document fits its own row, in all threads. A vector depends only on the
+        document's words, the settings and the seed, not on the other documents, its position or the threads. Unknown
+        words are dropped. A document without a known word gets zeros, and one warning counts such documents.
 
-        epochs: passes over each document; those of training by default. More is not better: 5,000 of IMDB's training
-            reviews held out (PV-DBOW, dim=200, 20 epochs of training), 10 and 20 gave 89.6 and 89.7 %, 50 gave 89.3 %.
-        A vector is the mean of what its row was after each of the last half of these epochs, since single steps wander:
-            of 25,000 held out in three folds (PV-DBOW, dim=100) 88.78 % in place of 88.63 %.
+        A vector is the mean of its row after each of the last half of the epochs, because single steps fluctuate: on
+        25,000 held-out reviews in three folds (PV-DBOW, dim=100), 88.78 % instead of 88.63 %.
+
+        Rows of vectors_ were learned while words and outputs also moved, so a classifier trained on them needs strong
+        regularisation (5,000 held-out IMDB training reviews: 89.7 % at C=0.001 and 89.3 % at 0.1; after 10 epochs of
+        training and 20 of inference, 88.3 % and 81.7 %). Trained on inferred rows of the same documents, as
+        `fit_transform` returns them, it hardly depends on C (89.6 % and 89.5 %).
+
+        Args:
+            documents: A Corpus, or an iterable of lists of tokens.
+            epochs: Passes over each document. Default: those of training. More is not better: on the same reviews
+                (PV-DBOW, dim=200, 20 epochs of training), 10 and 20 gave 89.6 and 89.7 %, 50 gave 89.3 %.
+
         Memory: the result, and a copy of the ids.
 
-        Rows of vectors_ came about while words and outputs moved too, so a classifier fitted to those wants strong
-        regularisation (the same reviews: 89.7 % at C=0.001 and 89.3 % at 0.1; after 10 epochs of training and 20 of
-        inference 88.3 % and 81.7 %). Fitted to inferred rows of the same documents, as `fit_transform` gives them, it
-        hardly depends on C (89.6 % and 89.5 %).
-
         Raises:
-            ValueError: not trained yet; trained with another mode, dim or output than is set now; or dm="concat" was
-                trained with several tags a document.
+            ValueError: The model is not trained, it was trained with another mode, dim or output than is set now, or
+                dm="concat" was trained with several tags per document.
         """
         self._check_fitted()
         self._ready()
@@ -527,71 +398,37 @@ class Doc2Vec(Estimator):
                 "train with one"
             )
         corpus, n = self._encoded(documents)
-        threads = self.threads or cores()
         self._tables = {name: for_kernels(table) for name, table in self._tables.items()}
-        common, parts = self._common(), self._parts()
-        device, _ = choose_device(self.device, False, self._of_cpu())
-        table = kernels.NoiseTable(noise_weights(self.counts_, self.ns_exponent)) if self.negatives else None
+        device, _ = choose_device(self.device, False, self._cpu_only())
+        keep = keep_thresholds(self.counts_, self.sample)
+        parts = [self._part(layout, None) for layout in self._layouts()]
         result = np.empty((n, self.dim * len(parts)), np.float32)
-        step = max(
-            1, (threads if device is None else _DEVICE_THREADS) * _INFERENCE_WORK // (epochs * kernels.padded(self.dim))
-        )
         for k, part in enumerate(parts):
-            session = None if device is None else self._on_device(device, part, common, None)
-            noise = None if table is None else table.sample(max(_INFERENCE_DRAWS, part.share.drawn), part.seed, 0)
-            lo = 0
-            while lo < n:
-                begin = int(corpus.offsets[lo])
-                hi = int(np.searchsorted(corpus.offsets, begin + step, "right")) - 1
-                hi = min(max(hi, lo + 1), lo + step, n)
-                end = int(corpus.offsets[hi])
-                rows = kernels.weight_table(hi - lo, self.dim)
-                ids, offsets = corpus.ids[begin:end], corpus.offsets[lo : hi + 1] - begin
-                if session is not None:
-                    session.infer(rows, ids, offsets, epochs, averaged)
-                    result[lo:hi, k * self.dim : (k + 1) * self.dim] = rows[:, : self.dim]
-                    lo = hi
-                    continue
-                kernels.infer_documents(
-                    rows,
-                    self.dim,
-                    ids=ids,
-                    offsets=offsets,
-                    noise=noise,
-                    epochs=epochs,
-                    averaged=averaged,
-                    tag_weight=part.tag_weight,
-                    lr_first=self._rates(part)[0],
-                    lr_last=self._rates(part)[1],
-                    threads=threads,
-                    **common,
-                    **self._of_part(part),
-                )
-                result[lo:hi, k * self.dim : (k + 1) * self.dim] = rows[:, : self.dim]
-                lo = hi
+            inference = Inference(part, self.dim, keep, device, self.threads or cores())
+            inference.run(corpus, epochs, averaged, result[:, k * self.dim : (k + 1) * self.dim])
         empty = int(np.count_nonzero(np.diff(corpus.offsets[: n + 1]) == 0))
         if empty:
-            warnings.warn(f"{empty:,} of {n:,} documents hold no known word; their vectors are zeros", stacklevel=2)
+            warnings.warn(f"{empty:,} of {n:,} documents have no known word; their vectors are zeros", stacklevel=2)
         return result
 
     def transform(self, documents: Documents) -> np.ndarray:
-        """Infers documents as new ones, also those of the training: see infer."""
+        """Infers vectors of documents, also of those trained on, as if they were new: see infer."""
         return self.infer(documents)
 
     def fit_transform(self, documents: Documents, y: Any = None) -> np.ndarray:
-        """fit, then transform: inferred rows, as a classifier will get for new documents, not those of vectors_."""
+        """Calls fit, then transform: inferred rows, as a classifier gets for new documents, not those of vectors_."""
         if not isinstance(documents, Corpus):
             documents = Corpus.from_sentences(documents, min_count=self.min_count)
         return self.fit(documents).transform(documents)
 
     def _encoded(self, documents: Documents) -> tuple[Corpus, int]:
-        """Documents in ids of words_, and their number; behind lists of tokens stands one document more."""
+        """Documents encoded with words_, and their number; for lists of tokens, one more document follows."""
         if isinstance(documents, Corpus):
             return documents if documents.words == self.words_ else documents.with_words(self.words_), len(documents)
         if isinstance(documents, str | bytes):
             raise TypeError(f"expected lists of tokens, got one {type(documents).__name__}")
 
-        def and_one_more() -> Any:  # an encoder takes it for a mistake when no word is known; here it may be right
+        def and_one_more() -> Any:  # an encoder refuses input without any known word, which is valid here
             yield from documents
             yield self.words_[:1]
 
@@ -601,27 +438,26 @@ class Doc2Vec(Estimator):
     # ---- what is learned ------------------------------------------------------------------------------------------
 
     def _show(self) -> None:
-        """vectors_, word_vectors_ and loss_, from the weights as they are now."""
-        parts = self._parts()
-        rows = [self._tables[f"{part.name}_w_docs"][:, : self.dim] for part in parts]
+        """Sets vectors_, word_vectors_ and loss_ from the current weights."""
+        layouts = self._layouts()
+        rows = [self._tables[f"{layout.name}_w_docs"][:, : self.dim] for layout in layouts]
         self.vectors_ = Vectors(self._keys, rows[0] if len(rows) == 1 else np.hstack(rows))
         self.word_vectors_ = None
-        if parts[0].words:
-            self.word_vectors_ = Vectors(
-                self.words_, self._tables[f"{parts[0].name}_w_in"][: len(self.words_), : self.dim]
-            )
+        if layouts[0].words:
+            w_in = self._tables[f"{layouts[0].name}_w_in"]
+            self.word_vectors_ = Vectors(self.words_, w_in[: len(self.words_), : self.dim])
         self.loss_ = list(self._progress.losses)
 
     def _tensors(self) -> dict[str, np.ndarray]:
         tensors = {**word_tensors(self._keys, "tags"), "concat_tags": np.array([self._concat], np.int64)}
-        for part in self._parts():
-            for name in self._shapes(part, 1, 1):
-                table = self._tables[f"{part.name}_{name}"]
+        for layout in self._layouts():
+            for name in layout.shapes(1, 1):
+                table = self._tables[f"{layout.name}_{name}"]
                 if table.shape[1] == kernels.padded(self.dim):
                     table = table[:, : self.dim]
                 else:
-                    table = table.reshape(len(table), self._pieces(part), -1)[:, :, : self.dim]
-                tensors[f"{part.name}_{name}"] = table
+                    table = table.reshape(len(table), layout.pieces, -1)[:, :, : self.dim]
+                tensors[f"{layout.name}_{name}"] = table
         return tensors if self._tree_counts is None else {**tensors, "tree_counts": self._tree_counts}
 
     def _restore(self, file: TensorFile) -> None:
@@ -630,31 +466,14 @@ class Doc2Vec(Estimator):
         self._concat = int(file.read("concat_tags", "I64", (1,))[0])
         n = len(self.words_)
         self._tables = {
-            f"{part.name}_{name}": file.read_table(
-                f"{part.name}_{name}", rows, self.dim, columns // kernels.padded(self.dim)
+            f"{layout.name}_{name}": file.read_table(
+                f"{layout.name}_{name}", rows, self.dim, columns // kernels.padded(self.dim)
             )
-            for part in self._parts()
-            for name, (rows, columns) in self._shapes(part, n, len(self._keys)).items()
+            for layout in self._layouts()
+            for name, (rows, columns) in layout.shapes(n, len(self._keys)).items()
         }
         self._tree_counts = file.read("tree_counts", "I64", (n,)) if self.hs else None
         self._show()
-
-
-class _Part(NamedTuple):
-    """One of the two models: what the kernels are told of it."""
-
-    name: str
-    cbow: bool
-    words: bool  # words of the window predict
-    concat: bool
-    tag_weight: int
-    seed: int
-    share: Sharing
-
-
-def _of_documents(seed: int) -> int:
-    """The seed of the documents' first weights, apart from that of the words'."""
-    return (seed + 2**63) % 2**64
 
 
 def _checksum(tags: Tags) -> int:

@@ -658,3 +658,12 @@ def _read_only(array: np.ndarray, dtype: type) -> np.ndarray:
     view = np.ascontiguousarray(array, dtype).view()
     view.flags.writeable = False
     return view
+
+
+def check_graph(graph: Any) -> None:
+    """TypeError unless it is a Graph; ValueError when there is nothing in it to learn from."""
+    if not isinstance(graph, Graph):
+        kind = f"{type(graph).__module__}.{type(graph).__qualname__}"
+        raise TypeError(f"expected an embfast.Graph, got a {kind}; see Graph.from_file, from_edges and from_networkx")
+    if len(graph) < 2:
+        raise ValueError(f"need at least 2 nodes to train on, got {len(graph)}")

@@ -1,4 +1,4 @@
-"""LINE: vectors of a graph's nodes from its edges alone, drawn one by one."""
+"""LINE: node vectors learned from sampled edges."""
 
 import zlib
 from typing import Any
@@ -8,51 +8,51 @@ import numpy as np
 from embfast import kernels
 from embfast.files.durable import FilePath
 from embfast.files.tensors import TensorFile
-from embfast.graphs.graph import Graph
-from embfast.graphs.node2vec import BUFFER, REACH, ahead, check_graph
-from embfast.training.blocks import BLOCK
+from embfast.graphs.graph import Graph, check_graph
 from embfast.training.estimator import Estimator, FitRun
 from embfast.training.progress import ProgressOption
-from embfast.training.sampling import NoisePool, noise_weights
+from embfast.training.sampling import NegativeSharing
+from embfast.training.sequences import BUFFER, Outputs, Part, SequenceTrainer, Slice, Windows
 from embfast.training.settings import check_float, check_int, check_machine
-from embfast.training.tables import initial_weights
-from embfast.training.threads import Threads
+from embfast.training.tables import NODE_REACH, initial_weights
 from embfast.vectors.vectors import Vectors
 
 
 class LINE(Estimator):
-    """Vectors of a graph's nodes that tell neighbours (first order), or nodes with the same neighbours (second order).
+    """Node vectors learned from edges, by first-order proximity (neighbours) or second-order (shared neighbours).
 
     >>> graph = Graph.from_edges([0, 1, 2, 3], [1, 2, 0, 0], names=["a", "b", "c", "d"])
     >>> LINE(order="2", dim=8).fit(graph).vectors_.matrix.shape
     (4, 8)
 
-    An edge is drawn by its weight; the vector of the node that it leaves predicts the node that it leads to, against
-    drawn nodes. In the first order a node has one vector, in the second one as a source and another one as a target,
-    of which vectors_ holds the first.
+    Edges are sampled in proportion to their weights. The vector of an edge's source predicts its target, against
+    negative samples. In the first order a node has one vector; in the second order it has one as a source and one as a
+    target, and vectors_ holds the former.
 
     Settings:
-        order: "1", "2", or "both": each trained alone, scaled to length 1 and put side by side, as the paper does.
-        dim: numbers per vector of each order; with "both" vectors_ have 2 * dim.
-        negatives: nodes drawn against each edge, in proportion to counts_ ** ns_exponent.
-        epochs: each draws as many edges as there are entries in the graph, two for each edge that is not directed. On
-            BlogCatalog 10 epochs at lr=0.1, 20 at 0.05 and 100 at 0.025 reach Macro-F1 of about 21, 23 and 24.
-        ns_exponent: 0.75 in the paper; 0 draws all nodes alike.
-        lr: step on the first edge, falling linearly to min_lr.
-        min_lr: step on the last edge; lr / 10,000 by default.
-        threads: by default all cores, or as many of them as a longer run finds to pay (training.Threads). One gives the
-            same bits every time.
-        seed: 0 to 2**64 - 1, of first weights and all draws.
+        order: "1", "2", or "both": both are trained separately, normalised to length 1 and concatenated, as in the
+            paper.
+        dim: Vector size of each order; with "both", vectors_ have 2 * dim numbers.
+        negatives: Negative samples per edge, drawn in proportion to counts_ ** ns_exponent.
+        epochs: Passes, each sampling as many edges as the graph has entries (two per undirected edge). On BlogCatalog,
+            10 epochs at lr=0.1, 20 at 0.05 and 100 at 0.025 reach a Macro-F1 of about 21, 23 and 24.
+        ns_exponent: Exponent of the counts in the noise distribution: 0.75 in the paper; 0 draws all nodes equally
+            often.
+        lr: Initial learning rate; it decreases linearly to min_lr.
+        min_lr: Final learning rate. Default: lr / 10,000.
+        threads: Number of threads. Default: all cores; long runs also try half as many and keep whichever is faster.
+        seed: Seed of the first weights and of every random draw, 0 to 2**64 - 1. With one thread, the same seed gives
+            the same bits.
     Learned:
         vectors_: Vectors, float32 (len(words_), dim or 2 * dim); row i belongs to node words_[i]. Nodes without an edge
-            keep their small random first vector.
-        words_: names of all nodes, those of the largest degree first.
-        counts_: int64 draws of each node as a target in an epoch, as expected: its degree, or in proportion to the
-            weights that lead to it.
-        loss_: mean loss of each epoch, nats per edge.
+            keep their small random initial vector.
+        words_: Names of all nodes, those of the largest degree first.
+        counts_: Expected number of times that each node is the target of an edge in an epoch, int64: its degree, or in
+            proportion to the weights of its incoming edges.
+        loss_: Mean loss of each epoch in nats per edge.
 
-    Memory: the graph; 12 bytes an entry for drawing edges; 4 * dim * nodes bytes for the first order and twice as many
-    for the second, dim rounded up to a multiple of 16, with "both" the vectors once more; and about 20 MB.
+    Memory: the graph; 12 bytes per entry for sampling edges; 4 * dim * nodes bytes for the first order and twice as
+    much for the second, with dim rounded up to a multiple of 16; with "both", the vectors once more; and about 20 MB.
     Source: Tang et al. 2015, arXiv:1503.03578.
     """
 
@@ -88,24 +88,24 @@ class LINE(Estimator):
         resume: bool = False,
         progress: ProgressOption = None,
     ) -> "LINE":
-        """Trains from scratch, or from a checkpoint, and returns self.
+        """Trains from scratch, or continues from a checkpoint, and returns self.
 
         Args:
-            y: not looked at; scikit-learn's pipelines pass it.
-            checkpoint, checkpoint_minutes, resume, progress: as in Word2Vec.fit.
+            y: Ignored; present for scikit-learn's pipelines.
+            checkpoint, checkpoint_minutes, resume, progress: As in Word2Vec.fit.
 
         Raises:
             TypeError: graph is not a Graph.
-            ValueError: a setting makes no sense, the graph has no edge between two nodes, or is directed and the first
-                order is asked for, or the checkpoint is of another graph or of other settings.
-            FormatError: the checkpoint is damaged.
-            TrainingError: the loss stopped being finite, most often since lr is too high.
-            KeyboardInterrupt: Ctrl-C; the model holds what was learned so far.
+            ValueError: A setting is invalid, the graph has no edge between two nodes, it is directed and the first
+                order is requested, or the checkpoint belongs to another graph or other settings.
+            FormatError: The checkpoint is damaged.
+            TrainingError: The loss became infinite or NaN; most often lr is too high.
+            KeyboardInterrupt: Ctrl-C was pressed; the model holds what it has learned so far.
         """
         run = self._begin(checkpoint, checkpoint_minutes, resume, progress)
         check_graph(graph)
         if graph.directed and "1" in self._orders():
-            raise ValueError('the first order is of edges that are not directed: take order="2" for this graph')
+            raise ValueError('the first order needs undirected edges: use order="2" for this graph')
         into = np.bincount(graph.neighbours, _drawn_weights(graph)[1], len(graph))
         entries = len(graph.neighbours)
         counts = np.where(into > 0, np.maximum(np.round(into * (entries / into.sum())), 1), 0).astype(np.int64)
@@ -113,7 +113,7 @@ class LINE(Estimator):
         if not self._resumed(run, graph.fingerprint()):
             self._tables = {name: kernels.weight_table(len(graph), self.dim) for name in self._names()}
             for order in self._orders():
-                initial_weights(self._tables[f"w_in_{order}"], self.dim, _seed(self.seed, order), reach=REACH)
+                initial_weights(self._tables[f"w_in_{order}"], self.dim, _seed(self.seed, order), reach=NODE_REACH)
             names = list(graph.names)
             self.words_, self.counts_ = [names[i] for i in by_count], counts[by_count]
         rows = np.empty(len(graph), np.int32)
@@ -139,73 +139,37 @@ class LINE(Estimator):
         return [f"w_in_{order}" for order in self._orders()] + ["w_out_2"] * ("2" in self._orders())
 
     def _train(self, edges: "_Edges", run: FitRun) -> "LINE":
-        state, threads = self._progress, Threads(self.threads)
-        lr = float(self.lr)
-        min_lr = float(self.min_lr if self.min_lr is not None else lr / 10_000)
-        per_epoch = len(edges)
-        n_buffers = -(-per_epoch // BUFFER)
-        cuts = np.minimum(np.arange(n_buffers + 1) * BUFFER, per_epoch)
-        weights = noise_weights(self.counts_, self.ns_exponent)
-        pools = {
-            order: NoisePool(weights, self.negatives, BUFFER * self.negatives, _seed(self.seed, order))
-            for order in self._orders()
-        }
+        rates = float(self.lr), float(self.min_lr if self.min_lr is not None else self.lr / 10_000)
+        sharing = NegativeSharing(True, 1, self.negatives, 1.0)
+        outputs = Outputs(self.counts_, self.negatives, self.ns_exponent, sharing)
+        trainer = SequenceTrainer(
+            [
+                Part(self._order_tables(order), Windows(1, words=False), outputs, rates, _seed(self.seed, order))
+                for order in self._orders()
+            ],
+            dim=self.dim,
+            counts=self.counts_,
+            sample=0,
+            epochs=self.epochs,
+            threads=self.threads,
+        )
+        n_buffers = -(-len(edges) // BUFFER)
+        cuts = np.minimum(np.arange(n_buffers + 1) * BUFFER, len(edges))
 
-        def draw(number: int) -> list[tuple[np.ndarray, np.ndarray]]:
-            buffer = number % n_buffers
-            n = int(cuts[buffer + 1] - cuts[buffer])
+        def draw(number: int) -> list[Slice]:
+            n = int(cuts[number % n_buffers + 1] - cuts[number % n_buffers])
             return [edges.draw(n, _seed(self.seed, "edges " + order), number) for order in self._orders()]
 
-        with ahead(draw, state.epoch * n_buffers + state.block, self.epochs * n_buffers, threads.most) as next_:
-
-            def step(epoch: int, first: int, last: int) -> tuple[float, int, int]:
-                number = epoch * n_buffers + first
-                sums = np.zeros(3)
-                for order, (sources, targets) in zip(self._orders(), next_(number), strict=True):
-                    # A document for each edge: its tag is the source, and predicts the one word in it, the target.
-                    each = np.arange(len(sources) + 1, dtype=np.int64)
-                    blocks = np.append(np.arange(0, len(sources), BLOCK), len(sources)).astype(np.int64)
-                    w_in = self._tables[f"w_in_{order}"]
-                    sums += kernels.train_sequences(
-                        None,
-                        w_in if order == "1" else self._tables["w_out_2"],
-                        None,
-                        targets,
-                        each,
-                        blocks,
-                        0,
-                        len(blocks) - 1,
-                        None,
-                        pools[order](number, 0),
-                        None,
-                        w_in,
-                        each,
-                        sources,
-                        window=1,
-                        shrink=False,
-                        cbow=False,
-                        words=False,
-                        mean=True,
-                        shared=True,
-                        centers=1,
-                        drawn=self.negatives,
-                        scale=1.0,
-                        seed=_seed(self.seed, order),
-                        epoch=number,
-                        lr_first=lr,
-                        lr_last=min_lr,
-                        tokens_before=epoch * per_epoch + int(cuts[first]),
-                        tokens_total=self.epochs * per_epoch,
-                        dim=self.dim,
-                        threads=threads.now,
-                    )
-                return float(sums[0]), int(sums[1]), int(sums[2])
-
-            self._run(run, step, cuts, lr=lr, min_lr=min_lr, threads=threads, unit="edges")
+        trainer.run_drawn(self, draw, cuts, run, unit="edges")
         return self
 
+    def _order_tables(self, order: str) -> dict[str, np.ndarray]:
+        """The source of an edge is the tag of a document that holds one word, the target."""
+        w_in = self._tables[f"w_in_{order}"]
+        return {"w_docs": w_in, "w_out": w_in if order == "1" else self._tables["w_out_2"]}
+
     def _show(self) -> None:
-        """vectors_ and loss_, from the weights as they are now."""
+        """Sets vectors_ and loss_ from the current weights."""
         tables = [self._tables[f"w_in_{order}"][:, : self.dim] for order in self._orders()]
         if len(tables) > 1:
             units = [t / np.maximum(np.linalg.norm(t, axis=1, keepdims=True), np.float32(1e-30)) for t in tables]
@@ -216,8 +180,8 @@ class LINE(Estimator):
     def _check_learned(self) -> None:
         if set(self._names()) != set(self._tables) or self.vectors_.dim != self.dim * len(self._orders()):
             raise ValueError(
-                f"order and dim must stay once trained: the vectors have {self.vectors_.dim} numbers, "
-                f"order={self.order!r} and dim={self.dim} want others; train anew with fit"
+                f"order and dim cannot change once trained: the vectors have {self.vectors_.dim} numbers, "
+                f"which does not match order={self.order!r} and dim={self.dim}; train anew with fit"
             )
 
     def _tensors(self) -> dict[str, np.ndarray]:
@@ -230,7 +194,7 @@ class LINE(Estimator):
 
 
 class _Edges:
-    """The entries of a graph, to be drawn by weight; rows: the number that stands for each node."""
+    """Samples edges of a graph in proportion to their weights. rows: int32, the row of each node."""
 
     def __init__(self, graph: Graph, rows: np.ndarray) -> None:
         self._graph, self._rows = graph, rows
@@ -240,14 +204,16 @@ class _Edges:
     def __len__(self) -> int:
         return len(self._sources)
 
-    def draw(self, n: int, seed: int, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Sources and targets of n edges, int32 (n,): those of this number and seed."""
+    def draw(self, n: int, seed: int, number: int) -> Slice:
+        """n edges of this seed and number: one document each, whose tag is the source and whose word is the target."""
         drawn = self._table.sample(n, seed, number)
-        return self._rows[self._sources[drawn]], self._rows[self._graph.neighbours[drawn]]
+        each = np.arange(n + 1, dtype=np.int64)
+        sources, targets = self._rows[self._sources[drawn]], self._rows[self._graph.neighbours[drawn]]
+        return Slice.whole(targets, each, each, sources)
 
 
 def _drawn_weights(graph: Graph) -> tuple[np.ndarray, np.ndarray]:
-    """The source of each entry, int32, and how often it is drawn, float64: a self loop, that pulls nowhere, never."""
+    """Source of each entry, int32, and its sampling weight, float64: 0 for self loops, which have no effect."""
     sources = np.repeat(np.arange(len(graph), dtype=np.int32), graph.degrees)
     weights = np.ones(len(graph.neighbours)) if graph.weights is None else graph.weights.astype(np.float64)
     weights[sources == graph.neighbours] = 0
@@ -257,5 +223,5 @@ def _drawn_weights(graph: Graph) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _seed(seed: int, purpose: str) -> int:
-    """Seeds of the two orders and of their edges, apart from each other."""
+    """Different seeds for the two orders and for their edges."""
     return (seed + (zlib.crc32(purpose.encode()) << 32)) % 2**64

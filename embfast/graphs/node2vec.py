@@ -1,37 +1,31 @@
-"""Node vectors: node2vec, DeepWalk and metapath2vec, skip-gram on random walks that are drawn while it trains."""
+"""Node2Vec: node2vec, DeepWalk and metapath2vec, skip-gram on random walks that are drawn during training."""
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embfast import kernels
 from embfast.files.durable import FilePath
-from embfast.graphs.graph import Graph
-from embfast.training.blocks import blocks_per_slice, make_blocks, make_pieces
+from embfast.graphs.graph import Graph, check_graph
 from embfast.training.estimator import FitRun, WindowModel
-from embfast.training.loop import choose_device
 from embfast.training.progress import ProgressOption
-from embfast.training.sampling import NoisePool, keep_thresholds, noise_weights, sharing
+from embfast.training.sampling import negative_sharing
+from embfast.training.sequences import BUFFER, Outputs, Part, SequenceTrainer, Slice, Windows
 from embfast.training.settings import check_flag, check_float, check_int, check_machine, check_outputs
-from embfast.training.tables import grown_vocabulary
-from embfast.training.threads import Threads, cores
+from embfast.training.tables import NODE_REACH, grown_vocabulary
+from embfast.training.threads import cores
 
 if TYPE_CHECKING:
     from embfast.graphs.walks import Walks
 
 Types = Mapping[str, str] | Sequence[str]
 
-BUFFER = 1 << 19  # nodes of walks that are drawn at once, and trained on while the next ones are drawn
-REACH = 4.0  # of first weights; word2vec.c's 0.5 makes nodes, seen some hundred times, begin late
-SAMPLE = 1 << 24  # nodes of walks at most that visits are counted in
+SAMPLE = 1 << 24  # maximum number of walk nodes in which visits are counted
 
 
 class Node2Vec(WindowModel):
-    """Vectors of a graph's nodes: skip-gram on random walks, which never lie on disk.
+    """Node vectors trained with skip-gram on random walks, which are never stored on disk.
 
     >>> graph = Graph.from_edges([0, 1, 2, 3], [1, 2, 0, 0], names=["a", "b", "c", "d"])
     >>> model = Node2Vec(dim=8, walk_length=10, window=2).fit(graph)
@@ -44,51 +38,60 @@ class Node2Vec(WindowModel):
     metapath.
 
     Settings:
-        p: a walk goes back the way it came 1 / p as readily as to a common neighbour; 1e-6 to 1e6.
-        q: a walk goes to nodes away from the last one 1 / q as readily as to a common neighbour; 1e-6 to 1e6.
-        walk_length: nodes of a walk; it ends before in a node that no edge leaves.
-        walks_per_node: walks that start in each node, in each epoch.
-        dim: numbers per vector; multiples of 16 waste nothing.
-        window: nodes on each side in a walk, 1 to 1,000.
-        negatives: nodes drawn against each pair, in proportion to visits ** ns_exponent; 0 for none.
-        hs: hierarchical softmax, beside negative sampling or, at negatives=0, alone.
-        sample: visits to nodes that make up more than this share of all are passed over at random, as word2vec.c does
-            with frequent words; 0 keeps all.
-        epochs: each draws walks of its own: 2 epochs of 10 walks per node are 20 walks, each seen once.
-        restart: probability, at each step, that a walk goes on from its first node.
-        plus: node2vec+, which looks at the weights of edges to common neighbours too; of weighted graphs only.
-        gamma: of plus: an edge is strong from the mean of a node's weights plus gamma standard deviations on.
-        metapath: types that the nodes of a walk must have, over and over, with commas between and the first again at
-            the end, as "author,paper,venue,paper,author" (metapath2vec); without p, q, restart and plus.
-        ns_exponent: 0.75 in word2vec.c; 0 draws all nodes alike.
-        shrink_windows: each window draws its width from 1..window; otherwise all are full.
-        lr: step on the first pair, falling linearly to min_lr. An epoch of BlogCatalog prefers 0.045 (Macro-F1 23.7;
-            at 0.025 23.4), one of PPI 0.0125 (18.9; at 0.025 17.9, at 0.045 17.5): the default lies between.
-        min_lr: step on the last pair; lr / 10,000 by default.
-        negatives_shared: neighbouring windows share their drawn nodes, as in Word2Vec; otherwise each pair has its own.
-        threads: by default all cores, of which longer runs train on as many as pay (training.Threads). One gives the
-            same bits every time; more train alike but for the last digits, on the same walks.
-        seed: 0 to 2**64 - 1, of first weights, walks and all draws.
-        device: as in Word2Vec; the same walks are drawn there, but on the CPU where the graph does not fit, or with a
-            transition of your own.
+        p: Return parameter: returning to the previous node has weight 1 / p, relative to a common neighbour; 1e-6 to
+            1e6.
+        q: In-out parameter: moving away from the previous node has weight 1 / q, relative to a common neighbour; 1e-6
+            to 1e6.
+        walk_length: Nodes per walk; a walk ends earlier at a node without outgoing edges.
+        walks_per_node: Walks that start at each node, in each epoch.
+        dim: Vector size. Rows are padded to a multiple of 16; other sizes cost as much as the next multiple.
+        window: Maximum distance between a center and its context nodes in a walk, 1 to 1,000.
+        negatives: Negative samples per pair, drawn in proportion to visits ** ns_exponent. 0 disables negative
+            sampling.
+        hs: Train with hierarchical softmax, in addition to negative sampling or, with negatives=0, instead of it.
+        sample: Subsampling threshold: visits to nodes that make up more than this fraction of all visits are randomly
+            dropped, as word2vec.c does with frequent words. 0 disables it.
+        epochs: Passes over the nodes, each with new walks: 2 epochs of 10 walks per node are 20 walks, each seen once.
+        restart: Probability that a step returns to the first node of the walk.
+        plus: Use node2vec+, which also considers the weights of edges to common neighbours; for weighted graphs.
+        gamma: node2vec+: an edge is strong if its weight is at least the mean of the node's weights plus gamma standard
+            deviations.
+        metapath: Node types that walks follow cyclically, separated by commas, the first again at the end, as in
+            "author,paper,venue,paper,author" (metapath2vec). Not combined with p, q, restart and plus.
+        ns_exponent: Exponent of the visits in the noise distribution: 0.75 in word2vec.c; 0 draws all nodes equally
+            often.
+        shrink_windows: Draw the width of each window from 1..window; False uses full windows.
+        lr: Initial learning rate; it decreases linearly to min_lr. For one epoch the best value is 0.045 on BlogCatalog
+            (Macro-F1 23.7; 23.4 at 0.025) and 0.0125 on PPI (18.9; 17.9 at 0.025, 17.5 at 0.045); the default lies
+            between them.
+        min_lr: Final learning rate. Default: lr / 10,000.
+        negatives_shared: Share negative samples among neighbouring windows, as in Word2Vec; False draws them for each
+            pair.
+        threads: Number of threads. Default: all cores; long runs also try half as many and keep whichever is faster.
+            The walks do not depend on it.
+        seed: Seed of the first weights, the walks and every random draw, 0 to 2**64 - 1. With one thread, the same seed
+            gives the same bits.
+        device: Where to train: "cpu", "cuda", "cuda:1", or "auto" (CUDA where a device is usable, otherwise the CPU;
+            the choice is printed). The same walks are drawn there, but on the CPU if the graph does not fit or a
+            transition function is given.
     Learned:
-        vectors_: Vectors, float32 (len(words_), dim), a view on the input weights; row i belongs to node words_[i].
-            Nodes that no walk can come to keep their small random first vector.
-        words_: names of all nodes, the most visited first.
-        counts_: int64 visits in an epoch, which weigh the drawn nodes. Exact, the degree (the sum of weights) in due
-            proportion, for p = q = 1 without restart in a graph that is not directed: there visits tend to it, in each
-            component. Otherwise estimated from a first sample of walks, a walk a node or 16.8 M nodes of them.
-        loss_: mean loss of each epoch, nats per (center, context) pair.
-        device_: what it was trained on, and with device="auto" why.
+        vectors_: Vectors, float32 (len(words_), dim), a view of the input weights; row i belongs to node words_[i].
+            Nodes that no walk reaches keep their small random initial vector.
+        words_: Names of all nodes, the most visited first.
+        counts_: int64 visits per epoch, which weigh the negatives. For p = q = 1 without restart in an undirected graph
+            they are exact: in proportion to the degree (or the sum of weights) within each component, which visits tend
+            to. Otherwise they are estimated from a first sample of walks: one walk per node, or 16.8 M nodes of them.
+        loss_: Mean loss of each epoch in nats per (center, context) pair.
+        device_: The device used and, with device="auto", why.
 
-    Memory: the graph; 8 bytes an entry more if it has weights; 4 * dim * nodes bytes for each of input, output
-    (negatives > 0) and inner node (hs) weights, dim rounded up to a multiple of 16; and about 20 MB. No table grows
-    with pairs of edges, and walks are kept in two buffers of 2 MB.
+    Memory: the graph; 8 bytes more per entry if it has weights; 4 * dim * nodes bytes for each of the input, output
+    (negatives > 0) and inner node (hs) weights, with dim rounded up to a multiple of 16; and about 20 MB. No table
+    grows with pairs of edges, and walks are kept in two buffers of 2 MB.
     Sources: Grover and Leskovec 2016, arXiv:1607.00653; Perozzi et al. 2014, arXiv:1403.6652; metapaths: Dong, Chawla
     and Swami 2017.
     """
 
-    _reach = REACH
+    _reach = NODE_REACH
 
     def __init__(
         self,
@@ -150,23 +153,23 @@ class Node2Vec(WindowModel):
         resume: bool = False,
         progress: ProgressOption = None,
     ) -> "Node2Vec":
-        """Trains from scratch, or from a checkpoint, and returns self.
+        """Trains from scratch, or continues from a checkpoint, and returns self.
 
         Args:
-            y: not looked at; scikit-learn's pipelines pass it.
-            transition: a numba function that takes the place of p and q; see walks.Walks.
-            types: for a metapath: of each node its type, by name, or in the order of graph.names.
-            checkpoint, checkpoint_minutes, resume, progress: as in Word2Vec.fit. A run to be resumed must be given the
-                same transition again.
+            y: Ignored; present for scikit-learn's pipelines.
+            transition: A Numba function that replaces p and q; see graphs.walks.Walks.
+            types: For a metapath, the type of each node: by name, or in the order of graph.names.
+            checkpoint, checkpoint_minutes, resume, progress: As in Word2Vec.fit. A resumed run needs the same
+                transition again.
 
         Raises:
-            ImportError: numba is missing.
+            ImportError: Numba is missing.
             TypeError: graph is not a Graph.
-            ValueError: a setting makes no sense, the graph has no edge, or the checkpoint is of another graph or of
-                other settings.
-            FormatError: the checkpoint is damaged.
-            TrainingError: the loss stopped being finite, most often since lr is too high.
-            KeyboardInterrupt: Ctrl-C; the model holds what was learned so far.
+            ValueError: A setting is invalid, the graph has no edge, or the checkpoint belongs to another graph or other
+                settings.
+            FormatError: The checkpoint is damaged.
+            TrainingError: The loss became infinite or NaN; most often lr is too high.
+            KeyboardInterrupt: Ctrl-C was pressed; the model holds what it has learned so far.
         """
         run = self._begin(checkpoint, checkpoint_minutes, resume, progress)
         check_graph(graph)
@@ -194,15 +197,15 @@ class Node2Vec(WindowModel):
         types: Types | None = None,
         progress: ProgressOption = None,
     ) -> "Node2Vec":
-        """Continues on a graph: `epochs` of walks on it, lr falling from its start again. Returns self.
+        """Continues training on a graph: `epochs` of walks, with lr starting from its first value. Returns self.
 
-        Nodes are known by name. New ones get rows, visits add up, and words_ is then sorted by visits anew; with
-        hierarchical softmax new nodes change the tree, and the weights of its inner nodes start at zero. Nodes that
-        are not in this graph stay as they are. Without new nodes the order stays, and with hierarchical softmax counts_
-        too. A lower lr than that of the first fit moves known nodes less. Untrained, it does what fit does.
+        Nodes are identified by name. New nodes get rows, visits add up, and words_ is then sorted by visits again; with
+        hierarchical softmax, new nodes change the tree, and the inner node weights restart at zero. Nodes that are not
+        in this graph stay as they are. Without new nodes the order stays, and with hierarchical softmax counts_ too. A
+        lower lr than in the first fit moves known nodes less. On an untrained model this is fit.
 
-        The settings dim, hs and whether negatives > 0 must be those of the first fit. Memory while tables grow: the old
-        weights and the new ones together.
+        dim, hs and whether negatives > 0 must be those of the first fit. Memory while tables grow: the old weights and
+        the new ones together.
         """
         if not hasattr(self, "vectors_"):
             return self.fit(graph, transition=transition, types=types, progress=progress)
@@ -215,11 +218,11 @@ class Node2Vec(WindowModel):
         return self._train(walks, threads, FitRun(progress=progress))
 
     def _grow(self, names: Sequence[str], visits: np.ndarray) -> np.ndarray:
-        """Takes the nodes of a graph and the visits to them into the model; returns the row of each."""
+        """Adds the nodes of a graph and their visits to the model; returns the row of each node."""
         n_old = len(self.words_)
         words, counts, row = grown_vocabulary(self.words_, self.counts_, names, visits)
         self._grow_tables(row)
-        if len(words) > n_old or not self.hs:  # the tree is one of counts_
+        if len(words) > n_old or not self.hs:  # the tree was built from counts_
             self.counts_ = counts
         self.words_ = words
         index = {name: i for i, name in enumerate(words)}
@@ -243,27 +246,27 @@ class Node2Vec(WindowModel):
             path = self.metapath.split(",") if isinstance(self.metapath, str) else []
             if len(path) < 2 or path[0] != path[-1] or "" in path:
                 raise ValueError(
-                    "metapath must be types with commas between and the first again at the end, as "
+                    "metapath must be node types separated by commas, the first again at the end, as in "
                     f"'author,paper,author', got {self.metapath!r}"
                 )
         check_float("ns_exponent", self.ns_exponent, -10, 10)
         check_float("lr", self.lr, 0, 100, above=True)
         if self.min_lr is not None:
             check_float("min_lr", self.min_lr, 0, self.lr)
-        check_machine(self.threads, self.seed, self.device, self._of_cpu())
+        check_machine(self.threads, self.seed, self.device, self._cpu_only())
 
-    def _of_cpu(self) -> str | None:
-        """What in the settings a device does not have."""
+    def _cpu_only(self) -> str | None:
+        """The setting that no device supports, or None."""
         if not self.negatives_shared:
-            return "negatives_shared=False, draws for each pair,"
-        return f"dim={self.dim:,}, above 1,024," if self.dim > 1024 else None
+            return "negatives_shared=False"
+        return f"dim={self.dim:,} (above 1,024)" if self.dim > 1024 else None
 
     def _walks(self, graph: Graph, transition: Any, types: Types | None) -> "Walks":
         from embfast.graphs.walks import Walks
 
         path, type_of = None, None
         if types is not None and self.metapath is None:
-            raise ValueError("types are for a metapath: set metapath, as 'author,paper,author'")
+            raise ValueError("types are used with a metapath only: set metapath, as in 'author,paper,author'")
         if self.metapath is not None:
             given = _types(graph, types)
             number = {name: i for i, name in enumerate(dict.fromkeys(given))}
@@ -288,136 +291,52 @@ class Node2Vec(WindowModel):
         )
 
     def _train(self, walks: "Walks", threads: int, run: FitRun) -> "Node2Vec":
-        state = self._progress
-        lr = float(self.lr)
-        min_lr = float(self.min_lr if self.min_lr is not None else lr / 10_000)
-        share = sharing(False, self.hs, self.negatives, self.negatives_shared, self.window, nodes=True)
-        at_once = share.drawn * (1 if share.shared else 2 * self.window)
-        weights = noise_weights(self.counts_, self.ns_exponent) if self.negatives else None
-        keep = keep_thresholds(self.counts_, self.sample)
-        tree = kernels.HuffmanTree(np.maximum(self.counts_, 1)) if self.hs else None
-        w_in, w_out, w_nodes = (self._tables.get(name) for name in ("w_in", "w_out", "w_nodes"))
-
-        # A buffer is what train() takes for a block. Its edges count nodes as if no walk ended early.
-        in_buffer = max(1, BUFFER // self.walk_length)
-        n_buffers = -(-len(walks) // in_buffer)
-        edges = np.minimum(np.arange(n_buffers + 1) * in_buffer, len(walks)) * self.walk_length
-        total = self.epochs * int(edges[-1])
-        needed = BUFFER * at_once // share.centers
-        noise = None if weights is None else NoisePool(weights, at_once, needed, self.seed)
-        training = Threads(self.threads)
-        pieces = max(1, blocks_per_slice(self.dim, self.window, training.most))
-        device, self.device_ = choose_device(self.device, run.progress, self._of_cpu())
-        on_device = None
-        if device is not None and walks.transition is None:
+        rates = float(self.lr), float(self.min_lr if self.min_lr is not None else self.lr / 10_000)
+        sharing = negative_sharing(False, self.hs, self.negatives, self.negatives_shared, self.window, nodes=True)
+        outputs = Outputs(self.counts_, self.negatives, self.ns_exponent, sharing, self.counts_ if self.hs else None)
+        trainer = SequenceTrainer(
+            [Part(self._tables, Windows(self.window, shrink=self.shrink_windows), outputs, rates, self.seed)],
+            dim=self.dim,
+            counts=self.counts_,
+            sample=self.sample,
+            epochs=self.epochs,
+            threads=self.threads,
+            device=self.device,
+            cpu_only=self._cpu_only(),
+            progress=run.progress,
+        )
+        self.device_ = trainer.device_name
+        if trainer.device is not None and walks.transition is None:
             try:
-                walks.to_device(device)
+                walks.to_device(trainer.device)
             except MemoryError as error:  # the graph is larger than the tables: they may still fit
                 self.device_ += f"; walks on the CPU, since {error}"
-        if device is not None:
-            on_device = kernels.device_sequences(
-                device,
-                self._tables,
-                dim=self.dim,
-                keep=None,
-                noise=None if weights is None else kernels.NoiseTable(weights),
-                tree=tree,
-                window=self.window,
-                shrink=bool(self.shrink_windows),
-                cbow=False,
-                mean=True,
-                drawn=self.negatives,
-                seed=self.seed,
-                lr_first=lr,
-                lr_last=min_lr,
-            )
+        in_buffer = max(1, BUFFER // self.walk_length)
+        n_buffers = -(-len(walks) // in_buffer)
+        first = np.minimum(np.arange(n_buffers + 1) * in_buffer, len(walks))  # walk of each buffer
 
-        def draw(number: int) -> tuple[np.ndarray, np.ndarray]:
+        def draw(number: int) -> list[Slice]:
             epoch, buffer = divmod(number, n_buffers)
-            begin = buffer * in_buffer
-            return walks.read(epoch, begin, min(begin + in_buffer, len(walks)), threads)
+            return [Slice.whole(*walks.read(epoch, int(first[buffer]), int(first[buffer + 1]), threads))]
 
-        numbers = ((state.before + state.epoch) * n_buffers + state.block, (state.before + self.epochs) * n_buffers)
-        with ahead(draw, *numbers, threads) as next_:
-
-            def step(epoch: int, first: int, last: int) -> tuple[float, int, int]:
-                number = (state.before + epoch) * n_buffers + first
-                ids, offsets = next_(number)
-                blocks = make_blocks(offsets)
-                before = epoch * int(edges[-1]) + int(edges[first])
-                if on_device is not None:
-                    cut = make_pieces(offsets, blocks)
-                    return on_device.train(ids, offsets, cut, epoch=number, tokens_before=before, tokens_total=total)
-                pool = noise and noise(number, 0)
-                sums = np.zeros(3)
-                for begin in range(0, len(blocks) - 1, pieces):
-                    sums += kernels.train_sequences(
-                        w_in,
-                        w_out,
-                        w_nodes,
-                        ids,
-                        offsets,
-                        blocks,
-                        begin,
-                        min(begin + pieces, len(blocks) - 1),
-                        keep,
-                        pool,
-                        tree,
-                        window=self.window,
-                        shrink=bool(self.shrink_windows),
-                        cbow=False,
-                        mean=True,
-                        shared=share.shared,
-                        centers=share.centers,
-                        drawn=share.drawn,
-                        scale=share.scale,
-                        seed=self.seed,
-                        epoch=number,
-                        lr_first=lr,
-                        lr_last=min_lr,
-                        tokens_before=before,
-                        tokens_total=total,
-                        dim=self.dim,
-                        threads=training.now,
-                    )
-                return float(sums[0]), int(sums[1]), int(sums[2])
-
-            sessions = [] if on_device is None else [on_device]
-            self._run(
-                run,
-                step,
-                edges,
-                lr=lr,
-                min_lr=min_lr,
-                threads=training if device is None else None,
-                unit="nodes",
-                sessions=sessions,
-            )
+        # The learning rate counts nodes as if no walk ended early.
+        trainer.run_drawn(self, draw, first * self.walk_length, run, unit="nodes", threads=threads)
         return self
 
 
-def check_graph(graph: Any) -> None:
-    """TypeError unless it is a Graph; ValueError when there is nothing in it to learn from."""
-    if not isinstance(graph, Graph):
-        kind = f"{type(graph).__module__}.{type(graph).__qualname__}"
-        raise TypeError(f"expected an embfast.Graph, got a {kind}; see Graph.from_file, from_edges and from_networkx")
-    if len(graph) < 2:
-        raise ValueError(f"need at least 2 nodes to train on, got {len(graph)}")
-
-
 def _types(graph: Graph, types: Types | None) -> list[str]:
-    """The type of each node, in the order of graph.names."""
+    """Type of each node, in the order of graph.names."""
     if types is None:
-        raise ValueError("a metapath needs types=, of each node its type")
+        raise ValueError("a metapath needs types=, the type of each node")
     if isinstance(types, Mapping):
         missing = next((name for name in graph.names if name not in types), None)
         if missing is not None:
-            raise ValueError(f"types: node {missing!r} has none")
+            raise ValueError(f"types: node {missing!r} has no type")
         return [str(types[name]) for name in graph.names]
     if not isinstance(types, Sequence | np.ndarray):
-        raise TypeError(f"types: expected those of all nodes in a list or a dict, got {type(types).__name__}")
+        raise TypeError(f"types: expected a list or a dict with the types of all nodes, got {type(types).__name__}")
     if len(types) != len(graph):
-        raise ValueError(f"expected a type of each of {len(graph)} nodes, got {len(types)}")
+        raise ValueError(f"types: expected one for each of {len(graph)} nodes, got {len(types)}")
     return [str(name) for name in types]
 
 
@@ -426,7 +345,7 @@ def _checksum(graph: Graph, types: Types | None) -> int:
 
 
 def _visits(walks: "Walks", threads: int) -> np.ndarray:
-    """int64 (nodes,): visits to each node in an epoch, 0 only where no walk was seen to come."""
+    """Visits to each node in an epoch, int64 (nodes,); 0 only for nodes that no sampled walk reached."""
     graph, expected = walks.graph, len(walks) * walks.length
     if walks.reversible:
         share = strengths(graph).astype(np.float64)
@@ -440,43 +359,19 @@ def _visits(walks: "Walks", threads: int) -> np.ndarray:
         for first in range(0, n, step):
             ids, _ = walks.read(0, first, min(first + step, n), threads)
             share += np.bincount(ids, minlength=len(share))
-        expected = int(share.sum()) * len(walks) // n  # fewer than length of each, where walks end early
-        share[walks.starts] = np.maximum(share[walks.starts], 1)  # each starts a walk, if not of this sample
+        expected = int(share.sum()) * len(walks) // n  # less than length per walk if walks end early
+        share[walks.starts] = np.maximum(
+            share[walks.starts], 1
+        )  # each starts a walk, though perhaps not in this sample
     visits = np.round(share * (expected / share.sum())).astype(np.int64)
     return np.where(share > 0, np.maximum(visits, 1), 0)
 
 
 def strengths(graph: Graph) -> np.ndarray:
-    """The degree of each node, int64 (nodes,), or the sum of its weights, float64."""
+    """Degree of each node, int64 (nodes,), or the sum of its weights, float64."""
     if graph.weights is None:
         return graph.degrees
     sums = np.zeros(len(graph))
     full = np.flatnonzero(graph.degrees)
     sums[full] = np.add.reduceat(graph.weights, graph.offsets[full], dtype=np.float64)
     return sums
-
-
-@contextmanager
-def ahead(draw: Callable[[int], Any], first: int, last: int, threads: int) -> Iterator[Callable[[int], Any]]:
-    """Gives draw, to be called with first, first + 1, ... in order; the next one is drawn while this one is used.
-
-    One thread draws when it is asked, and nothing runs beside it.
-    """
-    if threads == 1:
-        yield draw
-        return
-    with ThreadPoolExecutor(1) as pool:
-        pending: dict[int, Future] = {}
-
-        def start(number: int) -> None:
-            if number < last:
-                pending[number] = pool.submit(draw, number)
-
-        start(first)
-
-        def take(number: int) -> Any:
-            drawn = pending.pop(number).result()
-            start(number + 1)
-            return drawn
-
-        yield take

@@ -4,14 +4,16 @@ from itertools import pairwise
 
 import numpy as np
 
-from embfast.reference.draws import Purpose, Stream, below
+from embfast.reference.draws import Purpose, Stream
 from embfast.reference.sequences import (
     Model,
     document_row,
     document_seed,
     edges,
+    half_window,
     linear_decay,
     logistic_step,
+    read_job,
     subsample,
 )
 
@@ -95,115 +97,97 @@ def device_predict(model, hidden, center, drawn):
     return delta, total
 
 
-def device_train_sequences(
-    w_in,
-    w_out,
-    w_nodes,
-    ids,
-    offsets,
-    pieces,
-    keep=None,
-    noise=None,
-    tree=None,
-    w_docs=None,
-    tag_offsets=None,
-    tags=None,
-    seeds=None,
-    *,
-    window,
-    shrink,
-    cbow,
-    words=True,
-    mean,
-    drawn,
-    seed,
-    epoch,
-    lr_first,
-    lr_last,
-    tokens_before,
-    tokens_total,
-    frozen=False,
-    tag_weight=1,
-    blocks=1,
-):
+def device_train_sequences(job, arrays, blocks=1):
     """What the kernels of sequences.cu do, their blocks one after the other. Returns loss, examples, kept tokens.
 
-    The arguments are those of train_sequences, save that a piece is what a block there is, that each center is alone
-    with its own width and draws, and that noise is the alias table: center number p of the corpus draws the words
-    p * drawn onwards. blocks: those of the grid; block b takes the pieces b, b + blocks, ... tags=None: document d has
-    the tag d. seeds: one for each piece, which then is a corpus of its own. tag_weight: with CBOW a tag counts as so
-    many words of the window.
+    Settings and arrays are those of train_sequences, with these differences: pieces take the place of blocks; each
+    center is alone, with its own width and draws; and noise is the alias table: center number p of the corpus draws the
+    words p * drawn onwards. blocks: those of the grid; block b takes the pieces b, b + blocks, ... tags=None: document
+    d has the tag d. seeds: one for each piece, which then is a corpus of its own. tag_weight: with CBOW a tag counts as
+    so many words of the window.
     """
+    job, given = read_job(job, arrays)
     total, examples, kept = 0.0, 0, 0
-    n_pieces = len(pieces) - 1
+    n_pieces, window, words = len(given.pieces) - 1, job.window, job.words
     for piece in [p for b in range(blocks) for p in range(b, n_pieces, blocks)]:
-        begin, end = int(pieces[piece]), int(pieces[piece + 1])
-        own, origin = (seed, 0) if seeds is None else (seeds[piece], begin)
+        begin, end = int(given.pieces[piece]), int(given.pieces[piece + 1])
+        own, origin = (job.seed, 0) if given.seeds is None else (given.seeds[piece], begin)
         place = begin - origin
-        lr = linear_decay(lr_first, lr_last, (tokens_before + place) / tokens_total)
-        model = Model(w_in, w_out, w_nodes, tree, 1.0, lr, w_docs, frozen)
-        widths, draws = Stream(own, epoch, Purpose.WINDOW), Stream(own, epoch, Purpose.SUBSAMPLE)
-        documents = np.searchsorted(offsets, edges(offsets, begin, end)[:-1], "right") - 1
-        sentences = subsample(ids, offsets, begin, end, keep, lambda p, o=origin, draws=draws: draws(p - o))
+        lr = linear_decay(job.lr_first, job.lr_last, (job.tokens_before + place) / job.tokens_total)
+        model = Model(given.w_in, given.w_out, given.w_nodes, given.tree, 1.0, lr, given.w_docs, job.frozen)
+        widths, draws = Stream(own, job.epoch, Purpose.WINDOW), Stream(own, job.epoch, Purpose.SUBSAMPLE)
+        documents = np.searchsorted(given.offsets, edges(given.offsets, begin, end)[:-1], "right") - 1
+        keep = lambda p, o=origin, draws=draws: draws(p - o)  # noqa: E731
+        sentences = subsample(given.ids, given.offsets, begin, end, given.keep, keep)
         for document, sentence in zip(documents, sentences, strict=True):
             if len(sentence) == 0:
                 continue
             ring, mine = DeviceWindow(), []
-            if w_docs is not None:
-                mine = [document] if tags is None else list(tags[tag_offsets[document] : tag_offsets[document + 1]])
+            if given.w_docs is not None:
+                first, last = (0, 0) if given.tags is None else given.tag_offsets[document : document + 2]
+                mine = [document] if given.tags is None else list(given.tags[first:last])
             for i, tag in enumerate(mine):
-                ring.take(("tag", i), w_docs, tag)
+                ring.take(("tag", i), given.w_docs, tag)
             for p in range(min(window, len(sentence)) if words else 0):
-                ring.take(p, w_in, sentence[p])
+                ring.take(p, given.w_in, sentence[p])
             for c, center in enumerate(sentence):
                 if words and c + window < len(sentence):
-                    ring.take(c + window, w_in, sentence[c + window])
-                radius = 1 + int(below(widths(place + c), window)) if shrink else window
+                    ring.take(c + window, given.w_in, sentence[c + window])
+                radius = half_window(job, widths, place + c)
                 near = [p for p in range(c - radius, c + radius + 1) if p != c and 0 <= p < len(sentence)]
                 rows = [ring.rows["tag", i] for i in range(len(mine))] + [ring.rows[p] for p in near if words]
-                negatives = noise.sample(drawn, own, epoch, (place + c) * drawn) if w_out is not None else []
-                if rows and cbow:
-                    counts = np.array([tag_weight] * len(mine) + [1.0] * (len(rows) - len(mine)))
-                    share = 1.0 / counts.sum()
-                    hidden = counts @ np.array(rows) * (share if mean else 1.0)
-                    delta, loss = device_predict(model, hidden, center, negatives)
-                    for row, count in zip(rows, counts, strict=True):
-                        row += count * delta * (1.0 if mean else share)
-                    total, examples = total + loss, examples + 1
-                elif rows and not words:
-                    for row in rows:
-                        delta, loss = device_predict(model, row, center, negatives)
-                        row += delta
-                        total, examples = total + loss, examples + 1
-                elif rows:
-                    total += device_skip_gram(model, rows, center, negatives)
-                    examples += len(rows)
+                drawn = (
+                    []
+                    if given.w_out is None
+                    else given.noise.sample(job.drawn, own, job.epoch, (place + c) * job.drawn)
+                )
+                loss, n = device_center(model, job, rows, len(mine), center, drawn) if rows else (0.0, 0)
+                total, examples = total + loss, examples + n
                 if words and c >= window:
-                    ring.give(c - window, frozen)
+                    ring.give(c - window, job.frozen)
                 if c % 16 == 15:
                     for i, tag in enumerate(mine):
                         ring.give(("tag", i))
-                        ring.take(("tag", i), w_docs, tag)
+                        ring.take(("tag", i), given.w_docs, tag)
             for slot in list(ring.rows):
-                ring.give(slot, frozen and not isinstance(slot, tuple))
+                ring.give(slot, job.frozen and not isinstance(slot, tuple))
             place += len(sentence)
             kept += len(sentence)
     return float(total), examples, kept
 
 
-def device_infer_documents(w_docs, dim, w_in, w_out, w_nodes, ids, offsets, keep=None, noise=None, tree=None, *,
-                           cbow, epochs, averaged=1, seed, **settings):  # fmt: skip
+def device_center(model, job, rows, n_tags, center, drawn):
+    """One center with the rows of its window, the tags first; they are changed in place. Returns loss and examples."""
+    if job.cbow:
+        counts = np.array([job.tag_weight] * n_tags + [1.0] * (len(rows) - n_tags))
+        share = 1.0 / counts.sum()
+        hidden = counts @ np.array(rows) * (share if job.mean else 1.0)
+        delta, loss = device_predict(model, hidden, center, drawn)
+        for row, count in zip(rows, counts, strict=True):
+            row += count * delta * (1.0 if job.mean else share)
+        return loss, 1
+    if job.words:
+        return device_skip_gram(model, rows, center, drawn), len(rows)
+    total = 0.0
+    for row in rows:
+        delta, loss = device_predict(model, row, center, drawn)
+        row += delta
+        total += loss
+    return total, len(rows)
+
+
+def device_infer_documents(job, arrays, epochs, averaged=1):
     """infer_documents as the device kernels do it."""
-    seeds = [document_seed(ids[begin:end], seed) for begin, end in pairwise(offsets)]
+    one, w_docs, offsets, dim = job.copy(), arrays["w_docs"], arrays["offsets"], job["dim"].item()
+    seeds = [document_seed(arrays["ids"][begin:end], job["seed"].item()) for begin, end in pairwise(offsets)]
     for row, own, n in zip(w_docs, seeds, np.diff(offsets), strict=True):
         row[:] = 0
         row[:dim] = document_row(own, dim) if n else 0
     tally, after = np.zeros(3), []
+    one["frozen"], one["words"], one["tokens_total"] = True, one["cbow"], epochs
     for epoch in range(epochs):
-        tally += device_train_sequences(
-            w_in, w_out, w_nodes, ids, offsets, offsets, keep, noise, tree, w_docs, seeds=seeds, cbow=cbow, words=cbow,
-            seed=seed, epoch=epoch, tokens_before=epoch, tokens_total=epochs, frozen=True, **settings,
-        )  # fmt: skip
+        one["epoch"] = one["tokens_before"] = epoch
+        tally += device_train_sequences(one, {**arrays, "pieces": offsets, "seeds": seeds})
         after.append(w_docs.copy())
     w_docs[:] = np.mean(after[-averaged:], axis=0)
     return float(tally[0]), int(tally[1]), int(tally[2])

@@ -3,6 +3,7 @@
 import heapq
 from dataclasses import dataclass, field
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -226,90 +227,80 @@ def edges(offsets, begin, end):
     return [begin, *(int(o) for o in offsets if begin < o < end), min(end, int(offsets[-1]))]
 
 
-def train_sequences(
-    w_in,
-    w_out,
-    w_nodes,
-    ids,
-    offsets,
-    blocks,
-    first_block,
-    last_block,
-    keep=None,
-    noise=None,
-    tree=None,
-    w_docs=None,
-    tag_offsets=None,
-    tags=None,
-    *,
-    window,
-    shrink,
-    cbow,
-    words=True,
-    mean,
-    concat=False,
-    shared,
-    centers,
-    drawn,
-    scale,
-    seed,
-    epoch,
-    lr_first,
-    lr_last,
-    tokens_before,
-    tokens_total,
-    dim=None,
-    threads=1,
-    frozen=False,
-):
+ARRAYS = (
+    *("w_in", "w_out", "w_nodes", "w_docs"),
+    *("ids", "offsets", "blocks", "pieces"),
+    *("keep", "noise", "tree", "tag_offsets", "tags", "seeds"),
+)
+
+
+def read_job(job, arrays):
+    """Settings of a record (kernels.SEQUENCE_JOB) and arrays of a call, both by attribute; missing arrays are None."""
+    assert arrays.keys() <= set(ARRAYS), arrays.keys() - set(ARRAYS)
+    settings = dict(zip(job.dtype.names, job.reshape(-1)[0].tolist(), strict=True))
+    settings["words"] = settings["words"] or settings["cbow"]
+    return SimpleNamespace(**settings), SimpleNamespace(**{name: arrays.get(name) for name in ARRAYS})
+
+
+def half_window(job, widths, place):
+    """The half-window of the batch at a place in the corpus, in kept tokens."""
+    return 1 + int(below(widths(place), job.window)) if job.shrink else job.window
+
+
+def train_sequences(job, arrays, first_block, last_block, threads=1):
     """What kernels.train_sequences does, one batch at a time. Returns (loss in nats, examples, kept tokens).
 
-    w_in, w_out (words, dim), w_nodes (words - 1, dim): moved in place; w_out or w_nodes may be None. Columns behind
-        dim, where it is given, hold zeros and keep them.
-    ids: words; document d is ids[offsets[d]:offsets[d + 1]], block b is ids[blocks[b]:blocks[b + 1]]. No window
-        crosses an edge of either, and the learning rate is that of the block's first token.
-    window: words on each side; with shrink each batch draws its own width from 1..window.
-    centers: neighbours that share a batch. drawn: negatives of a batch, or of a pair when not shared, each weighing
-        scale. Widths are indexed by the block's first token plus the kept tokens before the batch.
-    noise: words drawn ahead. Each block reads on from a place that it draws; what would pass the end of noise begins at
-        its start.
-    w_docs (tags, dim): document d has the rows tags[tag_offsets[d]:tag_offsets[d + 1]], which are in each of its
-        windows. words=False: with skip-gram, they alone; w_in may be None.
-    concat: CBOW's hidden rows are tags and words end to end; w_in has one row more, w_out and w_nodes are wider.
-    frozen: only w_docs moves.
+    job: a record of settings, see csrc/sequences/job.h.
+        window: words on each side; with shrink each batch draws its own width from 1..window.
+        centers: neighbours that share a batch. drawn: negatives of a batch, or of a pair when not shared, each weighing
+            scale. Widths are indexed by the block's first token plus the kept tokens before the batch.
+        words: False: with skip-gram, tags alone predict; w_in may be None.
+        concat: CBOW's hidden rows are tags and words end to end; w_in has one row more, w_out and w_nodes are wider.
+        frozen: only w_docs moves.
+    arrays: by name.
+        w_in, w_out (words, dim), w_nodes (words - 1, dim): moved in place; w_out or w_nodes may be None. Columns behind
+            dim hold zeros and keep them.
+        ids: words; document d is ids[offsets[d]:offsets[d + 1]], block b is ids[blocks[b]:blocks[b + 1]]. No window
+            crosses an edge of either, and the learning rate is that of the block's first token.
+        noise: negatives drawn ahead. Each block reads on from a place that it draws; draws that would pass the end of
+            noise begin at its start.
+        w_docs (tags, dim): document d has the rows tags[tag_offsets[d]:tag_offsets[d + 1]], which are in each of its
+            windows.
     """
+    job, given = read_job(job, arrays)
     total, examples, kept = 0.0, 0, 0
-    per_pair = not (shared or cbow)
-    widths, places = Stream(seed, epoch, Purpose.WINDOW), Stream(seed, epoch, Purpose.PLACE)
-    for begin, end in zip(blocks[first_block:last_block], blocks[first_block + 1 : last_block + 1], strict=True):
-        lr = linear_decay(lr_first, lr_last, (tokens_before + begin) / max(tokens_total, 1))
-        model = Model(w_in, w_out, w_nodes, tree, scale, lr, w_docs, frozen)
+    per_pair = not (job.shared or job.cbow)
+    widths, places = Stream(job.seed, job.epoch, Purpose.WINDOW), Stream(job.seed, job.epoch, Purpose.PLACE)
+    for begin, end in pairwise(given.blocks[first_block : last_block + 1]):
+        progress = (job.tokens_before + begin) / max(job.tokens_total, 1)
+        lr = linear_decay(job.lr_first, job.lr_last, progress)
+        model = Model(given.w_in, given.w_out, given.w_nodes, given.tree, job.scale, lr, given.w_docs, job.frozen)
         at = int(begin)
-        place = int(below(places(at), len(noise))) if drawn > 0 else 0
-        documents = np.searchsorted(offsets, edges(offsets, begin, end)[:-1], "right") - 1
-        sentences = subsample(ids, offsets, begin, end, keep, Stream(seed, epoch, Purpose.SUBSAMPLE))
+        place = int(below(places(at), len(given.noise))) if job.drawn > 0 else 0
+        documents = np.searchsorted(given.offsets, edges(given.offsets, begin, end)[:-1], "right") - 1
+        draw = Stream(job.seed, job.epoch, Purpose.SUBSAMPLE)
+        sentences = subsample(given.ids, given.offsets, begin, end, given.keep, draw)
         for document, sentence in zip(documents, sentences, strict=True):
-            for first in range(0, len(sentence), centers):
-                last = min(first + centers, len(sentence))
-                radius = 1 + int(below(widths(at + first), window)) if shrink else window
-                batch = Batch(sentence, first, last, radius, np.empty(0, int))
-                if w_docs is not None:
-                    batch.tags = tags[tag_offsets[document] : tag_offsets[document + 1]]
+            for first in range(0, len(sentence), job.centers):
+                last = min(first + job.centers, len(sentence))
+                batch = Batch(sentence, first, last, half_window(job, widths, at + first), np.empty(0, int))
+                if given.w_docs is not None:
+                    batch.tags = given.tags[given.tag_offsets[document] : given.tag_offsets[document + 1]]
                 sets = int(batch.near.sum()) if per_pair else 1
-                if drawn > 0:
-                    if place + sets * drawn > len(noise):
+                if job.drawn > 0:
+                    if place + sets * job.drawn > len(given.noise):
                         place = 0
-                    batch.drawn = noise[place : place + sets * drawn]
-                    place += sets * drawn
+                    batch.drawn = given.noise[place : place + sets * job.drawn]
+                    place += sets * job.drawn
                 if per_pair:
-                    batch.drawn = batch.drawn.reshape(sets, drawn)
+                    batch.drawn = batch.drawn.reshape(sets, job.drawn)
                     loss, n = skip_gram_pairs(model, batch)
-                elif concat:
+                elif job.concat:
                     loss, n = concat_batch(model, batch)
-                elif cbow:
-                    loss, n = cbow_batch(model, batch, mean)
+                elif job.cbow:
+                    loss, n = cbow_batch(model, batch, job.mean)
                 else:
-                    loss, n = skip_gram_batch(model, batch, words)
+                    loss, n = skip_gram_batch(model, batch, job.words)
                 total += loss
                 examples += n
             at += len(sentence)
@@ -331,67 +322,34 @@ def document_row(seed, dim):
     return ((Stream(seed, 0, Purpose.WEIGHTS)(np.arange(dim)) >> np.uint64(40)) * 2.0**-24 - 0.5) / dim
 
 
-def infer_documents(
-    w_docs,
-    dim,
-    w_in,
-    w_out,
-    w_nodes,
-    ids,
-    offsets,
-    keep=None,
-    noise=None,
-    tree=None,
-    *,
-    cbow,
-    epochs,
-    averaged=1,
-    tag_weight=1,
-    seed,
-    **settings,
-):
+def infer_documents(job, arrays, epochs, averaged=1, threads=1):
     """What kernels.infer_documents does: fits row d of w_docs to document d, ids[offsets[d]:offsets[d + 1]].
 
     Each document is a corpus of its own, trained for so many epochs with all else frozen, from numbers uniform in
     (-0.5, 0.5) / dim; its row becomes the mean of those after each of the last `averaged` epochs. With CBOW it counts
     as tag_weight words of the window. Its seed is made of its ids and of seed: nothing else has an influence. One
-    without tokens gets zeros. settings are those of train_sequences. Returns (loss in nats, examples, kept tokens).
+    without tokens gets zeros. job and arrays are those of train_sequences. Returns (loss in nats, examples, kept
+    tokens).
     """
-    tally = np.zeros(3)
-    for row, begin, end in zip(w_docs, offsets[:-1], offsets[1:], strict=True):
+    tally, tag_weight, dim = np.zeros(3), int(job["tag_weight"][0]), int(job["dim"][0])
+    offsets = arrays["offsets"]
+    for row, begin, end in zip(arrays["w_docs"], offsets[:-1], offsets[1:], strict=True):
         row[:] = 0
-        document = ids[begin:end]
+        document = arrays["ids"][begin:end]
         if len(document) == 0:
             continue
-        own = document_seed(document, seed)
-        row[:dim] = document_row(own, dim)
+        one = job.copy()
+        one["seed"] = document_seed(document, job["seed"][0])
+        one["frozen"] = one["shared"] = True
+        one["words"] = one["cbow"]
+        one["tokens_total"] = epochs * len(document)
+        row[:dim] = document_row(one["seed"][0], dim)
         ends, after = np.array([0, len(document)], np.int64), []
+        alone = {"ids": document, "offsets": ends, "blocks": ends, "w_docs": row[None]}
+        alone |= {"tag_offsets": np.array([0, tag_weight]), "tags": np.zeros(tag_weight, int)}
         for epoch in range(epochs):
-            tally += train_sequences(
-                w_in,
-                w_out,
-                w_nodes,
-                document,
-                ends,
-                ends,
-                0,
-                1,
-                keep,
-                noise,
-                tree,
-                row[None],
-                np.array([0, tag_weight]),
-                np.zeros(tag_weight, int),
-                cbow=cbow,
-                words=cbow,
-                shared=True,
-                seed=own,
-                epoch=epoch,
-                tokens_before=epoch * len(document),
-                tokens_total=epochs * len(document),
-                frozen=True,
-                **settings,
-            )
+            one["epoch"], one["tokens_before"] = epoch, epoch * len(document)
+            tally += train_sequences(one, {**arrays, **alone}, 0, 1)
             after.append(row.copy())
         row[:] = np.mean(after[-averaged:], axis=0)
     return float(tally[0]), int(tally[1]), int(tally[2])

@@ -1,4 +1,4 @@
-"""How a corpus is cut for threads, for calls of a kernel, and for a device."""
+"""Cuts a corpus into blocks for threads, slices for kernel calls, and pieces for a device."""
 
 import mmap
 
@@ -14,11 +14,11 @@ _SLICE_WORK = 150_000  # blocks x padded dim x window of one kernel call and thr
 
 
 def make_blocks(offsets: np.ndarray, block: int = BLOCK, snap: int = SNAP) -> np.ndarray:
-    """Edges of blocks of about 4,096 tokens, int64 (n_blocks + 1,); or of `block`, snapped within `snap`.
+    """Edges of blocks of about `block` tokens, int64 (n_blocks + 1,).
 
-    An edge is moved to the nearest end of a document within 1,024 tokens. Where there is none the block ends inside a
-    document, and windows do not cross that cut: of a document much longer than a block, one token in about 400 sees a
-    window that is cut short at window=5. Memory: 50 bytes a block; mapped offsets are searched where they lie.
+    An edge moves to the nearest end of a document within `snap` tokens. If there is none, the block ends inside a
+    document, and windows do not cross that cut: in a document much longer than a block, about one token in 400 has a
+    truncated window at window=5. Memory: 50 bytes per block; mapped offsets are searched in place.
     """
     first, last = int(offsets[0]), int(offsets[-1])
     targets = np.arange(first + block, last, block, dtype=np.int64)
@@ -30,22 +30,22 @@ def make_blocks(offsets: np.ndarray, block: int = BLOCK, snap: int = SNAP) -> np
 
 
 def make_pieces(offsets: np.ndarray, blocks: np.ndarray) -> np.ndarray:
-    """Edges of what one block of threads of a device takes, int64: blocks cut into about 1,024 tokens each.
+    """Edges of the pieces that thread blocks of a device take, int64: blocks cut into about 1,024 tokens each.
 
-    There the device has work for thousands at a time. Windows are cut short beside one token in 100 of a long document,
-    as those of word2vec.c are, which cuts at 1,000 words.
+    Smaller pieces give a device thousands of thread blocks at a time. One token in 100 of a long document has a
+    truncated window; word2vec.c, which cuts at 1,000 words, has as many.
     """
     return np.unique(np.concatenate([make_blocks(offsets, BLOCK // 4, SNAP // 4), blocks]))
 
 
 def blocks_per_slice(dim: int, window: int, threads: int) -> int:
-    """Blocks of one kernel call: about a quarter of a second of work, and the same number on any machine."""
+    """Blocks of one kernel call: about a quarter of a second of work, and the same number on every machine."""
     return max(1, threads * _SLICE_WORK // (kernels.padded(dim) * window))
 
 
 def forget_read(ids: np.ndarray, begin: int, end: int) -> None:
-    """Gives back the memory of ids[begin:end] where they are mapped from a file; the kernel can read them again."""
-    memory = getattr(ids, "_mmap", None)  # of a copy, or one that was pickled, there is none
+    """Releases the pages of ids[begin:end] if they are mapped from a file; reading them again is possible."""
+    memory = getattr(ids, "_mmap", None)  # a copy or an unpickled array has none
     if memory is None or ids.mode == "c" or not hasattr(mmap, "MADV_DONTNEED"):
         return
     start = ids.ctypes.data - np.frombuffer(memory, np.uint8).ctypes.data

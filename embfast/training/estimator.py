@@ -1,4 +1,4 @@
-"""What all models share: settings and their checks, runs that are kept and resumed, and model files.
+"""Base classes of all models: settings, checkpointed and resumed runs, save and load.
 
 Source: the estimator contract of scikit-learn.
 """
@@ -23,15 +23,16 @@ from embfast.training.model_file import FORMAT, VERSION, write_model
 from embfast.training.progress import Progress, ProgressOption
 from embfast.training.settings import check_float, check_place, is_changed, plain, plain_scalar
 from embfast.training.tables import for_kernels, initial_weights
-from embfast.training.threads import Threads
+from embfast.training.threads import ThreadTuner
 from embfast.vectors.vectors import Vectors
 
 
 class Estimator(ABC):
-    """A model that scikit-learn can clone, set and put into a Pipeline; scikit-learn itself is not needed.
+    """Base class of models: scikit-learn can clone them, set their parameters and use them in a Pipeline.
 
-    The constructor of a model stores its settings and does nothing else; fit looks at them. A model has, once trained,
-    words_, counts_, vectors_ and loss_, and says in _tensors and _restore what its file holds beside the vocabulary.
+    scikit-learn itself is not required. The constructor stores the settings and does nothing else; fit validates them.
+    A trained model has words_, counts_, vectors_ and loss_. Subclasses define in _tensors and _restore what their file
+    contains besides the vocabulary.
     """
 
     words_: list[str]
@@ -42,7 +43,7 @@ class Estimator(ABC):
 
     @classmethod
     def settings(cls) -> dict[str, inspect.Parameter]:
-        """The constructor's parameters: names, defaults and types of the settings."""
+        """Parameters of the constructor: names, defaults and types of the settings."""
         parameters = inspect.signature(cls.__init__).parameters
         return {name: parameter for name, parameter in parameters.items() if name != "self"}
 
@@ -51,12 +52,12 @@ class Estimator(ABC):
         return {name: getattr(self, name) for name in self.settings()}
 
     def set_params(self, **params: Any) -> "Estimator":
-        """Changes settings and returns self; they count from the next fit on.
+        """Changes settings, effective from the next fit, and returns self.
 
-        A trained model whose weights have another shape than the new settings want is not saved nor trained further.
+        If the weights of a trained model no longer match its settings, save and partial_fit raise an error.
 
         Raises:
-            ValueError: there is no such setting.
+            ValueError: The model has no such setting.
         """
         for name in params:
             if name not in self.settings():
@@ -92,27 +93,27 @@ class Estimator(ABC):
         if not hasattr(self, "vectors_"):
             raise ValueError(f"this {type(self).__name__} is not trained yet: call fit first")
 
-    def _check_learned(self) -> None:  # noqa: B027 - of most models; the others have no such setting
-        """ValueError where a setting that shapes what was learned has changed since."""
+    def _check_learned(self) -> None:  # noqa: B027 - some models have no such setting
+        """Raises ValueError if a setting that determines the shape of the weights has changed since."""
 
     @abstractmethod
     def _check(self) -> None:
-        """ValueError unless all settings make sense."""
+        """Raises ValueError if a setting is invalid."""
 
     # ---- runs -----------------------------------------------------------------------------------------------------
 
     def _ready(self) -> None:
-        """Before a run: numbers of numpy become Python's, which do not overflow, and devices their names; a setting
-        that makes no sense, or a device that is not there, is an error while nothing has changed yet.
+        """Normalises settings (NumPy scalars to Python numbers, torch devices to strings) and validates them, including
+        that the device exists, before anything is modified.
         """
         for name in self.settings():
             setattr(self, name, plain_scalar(getattr(self, name)))
         self._check()
-        if hasattr(self, "_of_cpu"):
-            choose_device(self.device, False, self._of_cpu())
+        if hasattr(self, "_cpu_only"):
+            choose_device(self.device, False, self._cpu_only())
 
     def _begin(self, checkpoint: FilePath | None, minutes: float, resume: bool, progress: ProgressOption) -> "FitRun":
-        """What fit was told; ValueError unless that and the settings make sense."""
+        """Validates the settings and the arguments of fit, and returns the latter."""
         self._ready()
         check_float("checkpoint_minutes", minutes, 0, math.inf)
         if resume and checkpoint is None:
@@ -123,7 +124,7 @@ class Estimator(ABC):
 
     @contextmanager
     def _unless_refused(self) -> Iterator[None]:
-        """What an earlier fit has learned stays when the data of the next one are refused."""
+        """Restores what an earlier fit has learned if the block raises."""
         before = dict(vars(self))
         try:
             yield
@@ -133,7 +134,7 @@ class Estimator(ABC):
             raise
 
     def _resumed(self, run: "FitRun", data: dict[str, int]) -> bool:
-        """Takes what a checkpoint holds, if there is one to continue from; `data` tells the data from others."""
+        """Restores the checkpoint if there is one to continue from. data: fingerprint of the training data."""
         if not (run.resume and os.path.exists(run.checkpoint)):
             self._progress, self._fingerprint = Progress(), data
             return False
@@ -144,11 +145,11 @@ class Estimator(ABC):
         return True
 
     def _take(self, saved: "Estimator") -> None:
-        """Takes what another model has learned; the settings stay."""
+        """Copies what another model has learned; the settings stay."""
         vars(self).update({name: value for name, value in vars(saved).items() if name not in self.settings()})
 
     def _continue(self) -> None:
-        """Starts a run that goes on with other data: draws and losses continue."""
+        """Starts a run that continues with other data: draws and losses go on."""
         before = self._progress
         self._progress = Progress(before=before.before + before.epoch, losses=list(before.losses))
         self._fingerprint = None
@@ -162,14 +163,14 @@ class Estimator(ABC):
         lr: float,
         min_lr: float,
         per_slice: int = 1,
-        threads: Threads | None = None,
+        threads: ThreadTuner | None = None,
         after_slice: Callable[[int, int], None] | None = None,
         unit: str = "words",
         sessions: Iterable[Any] = (),
     ) -> None:
-        """training.train, and _show at its end, also after an error or Ctrl-C.
+        """Runs training.loop.train, then _show, also after an error or Ctrl-C.
 
-        sessions: of devices, which give back the weights before they are saved or shown.
+        sessions: their weights are fetched before the model is saved or shown.
         """
 
         def fetch() -> None:
@@ -204,20 +205,19 @@ class Estimator(ABC):
 
     @abstractmethod
     def _tensors(self) -> dict[str, np.ndarray]:
-        """What a file holds beside words and counts: float32 tables without padding, int64 vectors."""
+        """What a file contains besides words and counts: float32 tables without padding, int64 vectors."""
 
     @abstractmethod
     def _restore(self, file: TensorFile) -> None:
-        """Takes what _tensors gave from a file; words_, counts_ and settings are in place."""
+        """Restores from a file what _tensors returned; words_, counts_ and settings are already set."""
 
     def save(self, path: FilePath) -> None:
         """Writes settings, vocabulary, all weights and progress to one safetensors file, for load and partial_fit.
 
-        The file is whole at any moment: the old one stays until the new one is on disk. Weights are written in blocks;
-        no copy of them is made.
+        The old file stays until the new one is on disk. Weights are written in chunks, without a copy.
 
         Raises:
-            ValueError: the model is not trained yet, or a setting that shapes its weights was changed since.
+            ValueError: The model is not trained, or a setting that determines the shape of the weights has changed.
         """
         self._check_fitted()
         self._check_learned()
@@ -225,12 +225,12 @@ class Estimator(ABC):
 
     @classmethod
     def load(cls, path: FilePath) -> "Estimator":
-        """Reads what save, or a checkpoint, wrote.
+        """Reads a file written by save, or a checkpoint.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            FormatError: the file is cut short or damaged, or holds another class, a newer version, or settings that
-                this version does not know.
+            FileNotFoundError: The file does not exist.
+            FormatError: The file is truncated or damaged, or it contains another class, a newer version, or settings
+                that this version does not know.
         """
         with TensorFile(path) as file:
             if file.metadata.get("format") != FORMAT:
@@ -266,7 +266,7 @@ class Estimator(ABC):
 
 
 class FitRun(NamedTuple):
-    """What a call of fit was told of its checkpoint and its progress."""
+    """Arguments of a call of fit: checkpoint and progress."""
 
     checkpoint: FilePath | None = None
     minutes: float = 10.0
@@ -275,13 +275,13 @@ class FitRun(NamedTuple):
 
 
 class WindowModel(Estimator):
-    """A model of windows in which each word has a row of w_in, of w_out (negatives > 0), and of w_nodes (hs)."""
+    """Base of Word2Vec and Node2Vec: each word has a row in w_in, in w_out (negatives > 0) and in w_nodes (hs)."""
 
     _tables: dict[str, np.ndarray]
-    _reach = 0.5  # of first weights
+    _reach = 0.5  # initial weights are uniform in (-_reach, _reach) / dim
 
     def _rows(self, n_words: int) -> dict[str, int]:
-        """Rows of the tables that the settings want."""
+        """Number of rows of each table, according to the settings."""
         rows = {"w_in": n_words, "w_out": n_words if self.negatives else 0, "w_nodes": n_words - 1 if self.hs else 0}
         return {name: n for name, n in rows.items() if n}
 
@@ -290,7 +290,7 @@ class WindowModel(Estimator):
         initial_weights(self._tables["w_in"], self.dim, self.seed, reach=self._reach)
 
     def _check_continued(self) -> None:
-        """ValueError unless settings make sense, and those that shape the tables are those of the first fit."""
+        """Validates the settings; those that determine the tables must be those of the first fit."""
         self._ready()
         self._check_learned()
 
@@ -306,7 +306,7 @@ class WindowModel(Estimator):
                 )
 
     def _grow_tables(self, row: np.ndarray) -> None:
-        """Moves known word i to row[i] and gives new ones, behind, first weights; w_nodes starts anew for them."""
+        """Moves known word i to row[i], and initialises the rows of new words; new words reset w_nodes to zero."""
         n_old, n_new = len(self._tables["w_in"]), len(row) - len(self._tables["w_in"])
         if not n_new:
             self._tables = {name: for_kernels(table) for name, table in self._tables.items()}
@@ -323,7 +323,7 @@ class WindowModel(Estimator):
         self._tables = tables
 
     def _show(self) -> None:
-        """vectors_ and loss_, from the weights as they are now."""
+        """Sets vectors_ and loss_ from the current weights."""
         self.vectors_ = Vectors(self.words_, self._tables["w_in"][:, : self.dim])
         self.loss_ = list(self._progress.losses)
 
@@ -341,7 +341,7 @@ class WindowModel(Estimator):
 
 
 def check_corpus(corpus: Any) -> None:
-    """TypeError unless it is a Corpus; ValueError when there is nothing in it to learn from."""
+    """Raises TypeError unless it is a Corpus, and ValueError if it has fewer than two distinct words or tokens."""
     check_is_corpus(corpus)
     if len(corpus.words) < 2:
         raise ValueError(f"need at least 2 distinct words to train on, got {len(corpus.words)}")
@@ -353,7 +353,7 @@ def check_corpus(corpus: Any) -> None:
 
 
 def check_resumable(path: FilePath, saved: Estimator, model: Estimator, corpus: dict[str, int]) -> None:
-    """ValueError unless a checkpoint is of this corpus and these settings; threads, memory and device may differ."""
+    """Raises ValueError if a checkpoint has other settings (except threads, memory_gb, device) or other data."""
     before, now = saved.get_params(), plain(model.get_params())
     free = ("threads", "memory_gb", "device")
     changed = [f"{n} was {before[n]!r}, is {now[n]!r}" for n in now if n not in free and before[n] != now[n]]

@@ -1,7 +1,4 @@
-"""What training of all models is made of: first weights, blocks of tokens, drawn words, and the loop over them.
-
-Source: first weights and learning rate as in word2vec.c (Mikolov et al. 2013).
-"""
+"""The training loop of all models: epochs of slices, progress, checkpoints, Ctrl-C; and the choice of a device."""
 
 import math
 import signal
@@ -18,22 +15,20 @@ from embfast import kernels
 from embfast.errors import TrainingError
 from embfast.training.blocks import CHAPTER
 from embfast.training.progress import Progress, ProgressOption, Status, reporter
-from embfast.training.threads import Threads
+from embfast.training.threads import ThreadTuner
 
-_LEAST_SLICES = 32  # of a run that looks for its number of threads
-
-
-# ---- weights and blocks -------------------------------------------------------------------------------------------
+_LEAST_SLICES = 32  # shorter runs keep all threads: there is no time to try fewer
 
 
-def choose_device(name: str, progress: "ProgressOption", of_cpu: str | None = None) -> tuple[Any, str]:
-    """kernels.device; with "auto" a line on stderr says what was taken, unless progress is False.
+def choose_device(name: str, progress: "ProgressOption", cpu_only: str | None = None) -> tuple[Any, str]:
+    """The device that a setting names (None for the CPU) and a text that says which it is and why.
 
-    of_cpu: what in the settings is of the CPU alone, which then is what "auto" takes.
+    cpu_only: the setting that no device supports, or None; "auto" then picks the CPU. With "auto" a line on stderr says
+    what was chosen, unless progress is False.
     """
     if name != "auto":
         return kernels.device(name)
-    device, text = kernels.device(name) if of_cpu is None else (None, f"cpu, since {of_cpu} is of the CPU alone")
+    device, text = kernels.device(name) if cpu_only is None else (None, f"cpu, since {cpu_only} runs on the CPU only")
     if progress is not False:
         print(f'device="auto": {text}', file=sys.stderr, flush=True)
     return device, text
@@ -51,7 +46,7 @@ def train(
     per_slice: int,
     lr: float,
     min_lr: float,
-    threads: Threads | None = None,
+    threads: ThreadTuner | None = None,
     after_slice: Callable[[int, int], None] | None = None,
     unit: str = "words",
     save: Callable[[], None] | None = None,
@@ -60,17 +55,22 @@ def train(
     lr_of: Callable[[int], float] | None = None,
     after_epoch: Callable[[], bool] | None = None,
 ) -> None:
-    """Runs the epochs of a model from where `state` stands, and keeps state up to date.
+    """Runs the remaining epochs of a model from `state`, slice by slice, and keeps `state` up to date.
 
-    step(epoch, first, last) trains on those blocks and returns summed loss, examples and kept tokens; `threads`, which
-    it reads, is told how fast that was. after_slice is told the tokens first..last that it read. `save` writes a
-    checkpoint: every save_minutes, at the end, and on Ctrl-C, which lets the slice finish first; a second Ctrl-C kills
-    the process. lr_of(epoch) is the learning rate where it does not fall linearly from lr to min_lr; after_epoch looks
-    at the model, and ends the run when it returns True.
+    Args:
+        step: step(epoch, first, last) trains on blocks first..last; returns summed loss, examples and kept tokens.
+        blocks: int64 (blocks + 1,), edges of the blocks in tokens.
+        per_slice: blocks of a slice.
+        threads: receives the speed of every slice and chooses the threads of the next one.
+        after_slice: called with the first and last token of each slice.
+        save: writes a checkpoint: every save_minutes, at the end, and on Ctrl-C, after the slice has finished. A second
+            Ctrl-C kills the process.
+        lr_of: lr_of(epoch) is the learning rate, unless it falls linearly from lr to min_lr.
+        after_epoch: called after each epoch; returning True ends the run.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C, after the checkpoint is written.
-        TrainingError: the loss is not finite, or there is no example to train on.
+        KeyboardInterrupt: Ctrl-C was pressed; the checkpoint is written.
+        TrainingError: the loss is infinite or NaN, or there is no example to train on.
     """
     n_blocks, n_tokens = len(blocks) - 1, int(blocks[-1] - blocks[0])
     started = saved = time.monotonic()
@@ -95,7 +95,7 @@ def train(
                 if not math.isfinite(state.loss):
                     raise TrainingError(
                         f"the loss became {state.loss} in epoch {state.epoch + 1} of {epochs}, at lr {lr_now:.4g}: "
-                        f"lower lr (it starts at {lr:g}; halve it, or leave it to the default)"
+                        f"lower lr (its first value is {lr:g}; halve it or use the default)"
                     )
                 state.block = last
                 if after_slice:
@@ -116,8 +116,8 @@ def train(
                     saved = time.monotonic()
             if not state.examples:
                 raise TrainingError(
-                    "no window with two words to train on: every document is one word long, or subsampling left "
-                    "nothing over (raise sample, or switch it off with sample=0)"
+                    "no window has two words to train on: every document is one word long, or subsampling dropped all "
+                    "words (raise sample, or disable it with sample=0)"
                 )
             state.losses.append(state.loss / state.examples)
             state.epoch += 1
@@ -130,7 +130,7 @@ def train(
 
 @contextmanager
 def first_interrupt() -> Iterator[Callable[[], bool]]:
-    """Inside, the first Ctrl-C is only noted; the next one has the system's meaning and ends the process."""
+    """Within the context the first Ctrl-C requests a clean stop; a second one kills the process."""
     pressed = False
 
     def note(number: int, frame: Any) -> None:

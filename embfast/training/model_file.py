@@ -17,7 +17,7 @@ FORMAT, VERSION = "embfast model", 1
 
 
 def write_model(path: FilePath, model: Any) -> None:
-    """Writes a model, trained or in training, to a safetensors file; the old one stays until the new one is whole."""
+    """Writes a model, trained or in training, to a safetensors file, replacing an old one when complete."""
     metadata = {
         "format": FORMAT,
         "version": json.dumps(VERSION),
@@ -35,12 +35,12 @@ def _all_tensors(model: Any) -> dict[str, np.ndarray]:
 
 
 def inner_tensors(name: str, model: Any) -> dict[str, np.ndarray]:
-    """The tensors of a trained model for the file of another one, which keeps it under a name."""
+    """Tensors of a trained model, prefixed with a name, for the file of another model that contains it."""
     return {f"{name}.{tensor}": array for tensor, array in _all_tensors(model).items()}
 
 
 def inner_model(name: str, file: TensorFile, kind: str, settings: dict[str, Any]) -> Any:
-    """The model, of a class of embfast, that the file of another one keeps under a name."""
+    """Restores a model of class `kind` that the file of another model contains under a name."""
     inside = _Inside(name, file)
     model = getattr(import_module("embfast"), kind)(**settings)
     model.words_ = inside.read_words()
@@ -51,7 +51,7 @@ def inner_model(name: str, file: TensorFile, kind: str, settings: dict[str, Any]
 
 
 class _Inside:
-    """The tensors of a file whose names begin with another one and a dot."""
+    """View of a file: the tensors whose names start with a prefix and a dot."""
 
     def __init__(self, name: str, file: TensorFile) -> None:
         self._name, self._file = name, file
@@ -62,7 +62,7 @@ class _Inside:
 
 
 def model_class(path: FilePath) -> str | None:
-    """The class of the model that write_model wrote to a file; None for other files."""
+    """Class name of the model in a file written by write_model; None for other files."""
     try:
         with TensorFile(path) as file:
             return file.metadata.get("class") if file.metadata.get("format") == FORMAT else None

@@ -1,4 +1,4 @@
-"""Where a run stands, and what is shown of it: a bar on a terminal, lines in a log, or a callback."""
+"""State of a training run, and how it is shown: a bar on a terminal, lines in a log, or a callback."""
 
 import sys
 import time
@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 @dataclass
 class Progress:
-    """Where a training run stands; a checkpoint holds it.
+    """State of a training run, as a checkpoint stores it.
 
     Attributes:
         before: epochs of earlier calls of fit and partial_fit; random draws continue from there.
-        epoch, block: epochs done in this call, and blocks done in the running one.
-        loss, examples: sums of the running epoch.
-        losses: mean loss of each epoch, of all calls.
+        epoch, block: finished epochs of this call, and finished blocks of the current epoch.
+        loss, examples: sums over the current epoch.
+        losses: mean loss of each finished epoch, over all calls.
     """
 
     before: int = 0
@@ -28,21 +28,21 @@ class Progress:
 
 
 class Status(NamedTuple):
-    """What a progress callable is told after each slice. `loss` is the mean of the running epoch per example."""
+    """What a progress callable receives after each slice. `loss` is the mean per example in the current epoch."""
 
     epoch: int  # from 1
     epochs: int
-    done: float  # share of the whole run, 0..1
-    words_per_s: float  # or entries of a co-occurrence matrix, as unit says
+    done: float  # fraction of the whole run, 0..1
+    words_per_s: float  # or what `unit` says: nodes, edges, entries of a co-occurrence matrix
     lr: float
     loss: float
     seconds_left: float
     unit: str = "words"
-    threads: int | None = None  # where the run took fewer than there may be
+    threads: int | None = None  # None: the maximum
 
     @property
     def speed(self) -> str:
-        """Words per second, and the threads where there are fewer than there may be."""
+        """Words per second, and the number of threads if it is below the maximum."""
         return f"{self.words_per_s:,.0f} {self.unit}/s" + (
             f" ({self.threads} thread{'s' * (self.threads > 1)})" if self.threads else ""
         )

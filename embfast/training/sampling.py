@@ -1,4 +1,4 @@
-"""Negatives and subsampling: weights, thresholds, draws made ahead, and who shares them."""
+"""Negative sampling and subsampling: noise weights, keep thresholds, pools of negatives, and how batches share them."""
 
 from typing import NamedTuple
 
@@ -8,13 +8,15 @@ from embfast import kernels
 from embfast.training.blocks import CHAPTER
 
 
-class NoisePool:
-    """Words drawn ahead as negatives, int32: one pool for each chapter of each epoch, whatever the number of threads.
+class NegativePool:
+    """Negatives drawn in advance, int32: one pool per chapter and epoch, independent of the number of threads.
 
-    Reading words in order costs the kernels a tenth of drawing them one by one from an alias table, which lies all over
-    the cache. A pool holds 2^16 to 2^21 draws (at most 8 MB), about as many as the chapter asks for; a chapter that
-    asks for more reads some of them again, beside other words: each block begins at a place of its own. at_once is what
-    a batch takes in one piece, needed what a chapter takes.
+    Reading negatives in order costs the kernels a tenth of drawing each from an alias table, whose cells are scattered
+    over the cache. A pool holds 2^16 to 2^21 draws (at most 8 MB), about as many as the chapter needs. A chapter that
+    needs more reads some draws again, next to other words, because each block starts at a random place of the pool.
+
+    weights: float64 (words,), the noise distribution. at_once: negatives that a batch reads in one piece. needed:
+    negatives that a chapter reads.
     """
 
     def __init__(self, weights: np.ndarray, at_once: int, needed: int, seed: int) -> None:
@@ -31,8 +33,8 @@ class NoisePool:
         return self._words
 
 
-class Sharing(NamedTuple):
-    """How the kernel groups centers and draws negatives for them."""
+class NegativeSharing(NamedTuple):
+    """How many centers form a batch, and how many negatives they share, each with weight `scale`."""
 
     shared: bool
     centers: int
@@ -40,21 +42,24 @@ class Sharing(NamedTuple):
     scale: float
 
 
-def sharing(cbow: bool, hs: bool, negatives: int, negatives_shared: bool, window: int, nodes: bool = False) -> Sharing:
-    """How many neighbouring centers share how many drawn words; the one place that decides it.
+def negative_sharing(
+    cbow: bool, hs: bool, negatives: int, negatives_shared: bool, window: int, nodes: bool = False
+) -> NegativeSharing:
+    """Decides how many neighbouring centers share how many negatives.
 
-    Sharing among centers saves arithmetic as long as enough words are drawn for each: skip-gram wants 2.5 (with 2,
-    SimLex falls by a point; walks over nodes are content), CBOW 3 (with 2.5, the analogies do). A drawn word weighs
-    negatives / drawn, so the objective stays that of `negatives` words. Hierarchical softmax has a path of its own for
-    each center and takes them one by one.
+    Sharing saves arithmetic as long as enough negatives are drawn per center: skip-gram needs 2.5 (with 2, SimLex falls
+    by a point; random walks are less sensitive), CBOW 3 (with 2.5, the analogies fall). A negative weighs
+    negatives / drawn, so the objective is still that of `negatives` samples. With hierarchical softmax every center has
+    its own path, so batches have one center.
 
-    A batch of skip-gram moves its output rows once, by the sum over all its pairs. In wide windows that step grows too
-    long: above 15 tokens a center goes alone, and above 50 each pair has its own draws, since the loss diverges near
-    100 (4 M tokens of Wikipedia, dim=100, one seed: analogies 5.1 % with two centers and 5.7 % with one at 20).
+    A batch of skip-gram moves its output rows once, by the sum over all its pairs. In wide windows that step becomes
+    too long: above 15 tokens a batch has one center, and above 50 every pair has its own negatives, because the loss
+    diverges near 100 (4 M tokens of Wikipedia, dim=100, one seed: analogies 5.1 % with two centers and 5.7 % with one
+    at window 20).
     """
     shared = negatives_shared and (cbow or window <= 50)
     if not negatives:
-        return Sharing(shared, 1, 0, 1.0)
+        return NegativeSharing(shared, 1, 0, 1.0)
     centers, drawn = 1, negatives
     if shared and not hs:
         if cbow and negatives >= 5:
@@ -62,14 +67,14 @@ def sharing(cbow: bool, hs: bool, negatives: int, negatives_shared: bool, window
         elif not cbow and negatives >= 5 and window <= 15:
             centers = 2
             drawn = -(-4 * negatives // 5) if nodes else negatives
-    return Sharing(shared, centers, drawn, negatives / drawn)
+    return NegativeSharing(shared, centers, drawn, negatives / drawn)
 
 
 def keep_thresholds(counts: np.ndarray, sample: float) -> np.ndarray | None:
-    """uint32 (words,): a token is kept when its 32-bit draw is at most this; None keeps all.
+    """Keep thresholds, uint32 (words,): a token is kept if its 32-bit draw is at most this. None keeps all tokens.
 
-    word2vec.c keeps a word that is a share f of the text with probability (sqrt(f / sample) + 1) * sample / f, which is
-    1 or more for rare words.
+    word2vec.c keeps a word of relative frequency f with probability (sqrt(f / sample) + 1) * sample / f, which is at
+    least 1 for rare words.
     """
     if sample == 0:
         return None
@@ -79,6 +84,6 @@ def keep_thresholds(counts: np.ndarray, sample: float) -> np.ndarray | None:
 
 
 def noise_weights(counts: np.ndarray, exponent: float) -> np.ndarray:
-    """float64 (words,): count ** exponent over the largest; words that do not occur are not drawn."""
+    """Noise distribution, float64 (words,): count ** exponent, divided by the largest; words with count 0 get 0."""
     logs = exponent * np.log(np.maximum(counts, 1))
     return np.where(counts > 0, np.exp(logs - logs[counts > 0].max()), 0.0)

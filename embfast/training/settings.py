@@ -1,4 +1,4 @@
-"""Settings as scikit-learn wants them, and the checks of their values."""
+"""Checks of settings, and their conversion to plain Python values."""
 
 import numbers
 import os
@@ -12,13 +12,13 @@ from embfast.files.durable import FilePath, descriptor_of
 
 
 def check_int(name: str, value: Any, lowest: int, highest: int) -> None:
-    """ValueError unless value is a whole number in lowest..highest."""
+    """Raises ValueError unless value is an integer in lowest..highest."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not lowest <= value <= highest:
         raise ValueError(f"{name} must be a whole number from {lowest:,} to {highest:,}, got {value!r}")
 
 
 def check_float(name: str, value: Any, lowest: float, highest: float, *, above: bool = False) -> None:
-    """ValueError unless value is a number in lowest..highest; above=True leaves lowest itself out."""
+    """Raises ValueError unless value is a number in lowest..highest; above=True excludes lowest itself."""
     fine = not isinstance(value, bool) and isinstance(value, numbers.Real) and lowest <= value <= highest
     if not fine or (above and value == lowest):
         low = f"above {lowest:g}" if above else f"from {lowest:g}"
@@ -26,7 +26,7 @@ def check_float(name: str, value: Any, lowest: float, highest: float, *, above: 
 
 
 def check_place(path: FilePath) -> None:
-    """Fails now, and not after hours of training, if a file cannot be written there."""
+    """Raises now, rather than after hours of training, if a file cannot be written to path."""
     name = os.fspath(path)
     if isinstance(name, bytes):
         raise TypeError(f"expected a path of type str or Path, got {name!r}")
@@ -47,35 +47,35 @@ def check_place(path: FilePath) -> None:
 
 
 def check_flag(name: str, value: Any) -> None:
-    """ValueError unless value is True or False."""
+    """Raises ValueError unless value is True or False."""
     if not isinstance(value, bool | np.bool_):
         raise ValueError(f"{name} must be True or False, got {value!r}")
 
 
 def check_outputs(negatives: Any, hs: Any) -> None:
-    """ValueError unless negative sampling, hierarchical softmax or both are asked for."""
+    """Raises ValueError unless negative sampling, hierarchical softmax or both are enabled."""
     check_int("negatives", negatives, 0, 1000)
     check_flag("hs", hs)
     if negatives == 0 and not hs:
         raise ValueError("negatives=0 and hs=False leave nothing to learn from: set negatives >= 1 or hs=True")
 
 
-def check_machine(threads: Any, seed: Any, device: Any = "cpu", of_cpu: str | None = None) -> None:
-    """ValueError unless threads and seed are numbers, and device the CPU or a CUDA device that has what is set.
+def check_machine(threads: Any, seed: Any, device: Any = "cpu", cpu_only: str | None = None) -> None:
+    """Raises ValueError unless threads, seed and device are valid, and the device supports the settings.
 
-    of_cpu: what in the settings is of the CPU alone.
+    cpu_only: the setting that no device supports, or None.
     """
     if threads is not None:
         check_int("threads", threads, 1, 4096)
     check_int("seed", seed, 0, 2**64 - 1)
     if not isinstance(device, str) or not re.fullmatch(r"cpu|auto|cuda(:\d{1,3})?", device):
         raise ValueError(f'device must be "cpu", "cuda", "cuda:1" and so on, or "auto", got {device!r}')
-    if of_cpu and device not in ("cpu", "auto"):
-        raise ValueError(f"{of_cpu} is of the CPU alone; use device='cpu'")
+    if cpu_only and device not in ("cpu", "auto"):
+        raise ValueError(f"{cpu_only} runs on the CPU only; use device='cpu'")
 
 
 def plain(value: Any) -> Any:
-    """Settings as JSON takes and gives them: numpy's scalars become Python's, arrays, tuples and ranges lists."""
+    """Converts settings to what JSON keeps: NumPy scalars to Python numbers; arrays, tuples and ranges to lists."""
     if isinstance(value, dict):
         return {name: plain(part) for name, part in value.items()}
     if isinstance(value, list | tuple | range | np.ndarray):
@@ -88,7 +88,7 @@ def is_changed(value: Any, default: Any) -> bool:
 
 
 def plain_scalar(value: Any) -> Any:
-    """Numbers, of numpy too, as Python's int and float, torch's devices by their names; the rest as it is."""
+    """Converts numbers (NumPy's too) to int or float and torch devices to their names; returns the rest unchanged."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, numbers.Real) and not isinstance(value, bool | int | float):

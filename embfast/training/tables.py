@@ -1,17 +1,18 @@
-"""Weight tables: first values, growth with a vocabulary, means of rows."""
+"""Weight tables: initial values, growth with the vocabulary, and means of rows."""
 
 import numpy as np
 
 from embfast import kernels
 from embfast.text.corpus import Corpus
 
+NODE_REACH = 4.0  # of the first weights of nodes: from word2vec.c's 0.5, nodes seen some hundred times learn late
 _CELLS = 1 << 18  # numbers per step of the numpy loops over tables: 1 MB
 
 
 def initial_weights(table: np.ndarray, dim: int, seed: int, first: int = 0, reach: float = 0.5) -> None:
-    """Fills a padded table with first input weights, uniform in (-reach, reach) / dim, in place; word2vec.c's have 0.5.
+    """Fills a padded table in place with initial input weights, uniform in (-reach, reach) / dim (word2vec.c: 0.5).
 
-    Row i is row first + i of the model: it depends on seed, dim and that number alone, so that a vocabulary can grow.
+    Row i becomes row first + i of the model. It depends only on seed, dim and that number, so a vocabulary can grow.
     """
     width = table.shape[1]
     philox = np.random.Philox(key=seed)
@@ -30,9 +31,9 @@ def initial_weights(table: np.ndarray, dim: int, seed: int, first: int = 0, reac
 def grown_vocabulary(
     words: list[str], counts: np.ndarray, more: list[str], more_counts: np.ndarray
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Known words and more of them: all words and their counts, and the place of each, of those known and the new ones.
+    """Merges words into a vocabulary: all words, their counts, and the row of each old word, then of each new one.
 
-    They are sorted by count when there are new ones; otherwise the order stays.
+    If there are new words, all are sorted by count; otherwise the order stays.
     """
     index = {word: i for i, word in enumerate(words)}
     place = np.array([index.setdefault(word, len(index)) for word in more], np.int64)
@@ -47,7 +48,7 @@ def grown_vocabulary(
 
 
 def for_kernels(table: np.ndarray) -> np.ndarray:
-    """The table, or an aligned and writable copy if it went through pickle or copy."""
+    """The table itself, or an aligned, writable copy if pickle or copy made it otherwise."""
     if table.ctypes.data % 64 == 0 and table.flags.c_contiguous and table.flags.writeable:
         return table
     copied = kernels.weight_table(len(table), table.shape[1])
@@ -56,12 +57,12 @@ def for_kernels(table: np.ndarray) -> np.ndarray:
 
 
 def document_means(matrix: np.ndarray, words: list[str], corpus: Corpus) -> np.ndarray:
-    """The mean vector of each document, float32 (len(corpus), dim); zeros where no word is known.
+    """Mean vector of each document, float32 (len(corpus), dim); zeros where no word is known.
 
-    words: those of the rows of matrix.
+    words: the words that the rows of matrix belong to.
 
     Raises:
-        TypeError: it is no Corpus.
+        TypeError: corpus is not a Corpus.
     """
     if not isinstance(corpus, Corpus):
         raise TypeError(f"expected a Corpus, got {type(corpus).__name__}; see Corpus.from_sentences")

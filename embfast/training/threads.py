@@ -1,27 +1,27 @@
-"""How many threads take the next slice of a run."""
+"""Chooses the number of threads during a run."""
 
 from collections.abc import Generator
 
 from embfast import kernels
 
 cores = kernels.cores
-_TURNS = 3  # of each number that is tried, a quarter of a slice long
-_REST = 64  # slices until numbers are tried again; then twice as many, and so on
-_SLUMP = 0.7  # of the best rate since then: slices below it, as many as _TURNS, have them tried again at once
+_TURNS = 3  # trials per number of threads, each a quarter of a slice long
+_REST = 64  # slices until the next trials; doubled each time
+_SLUMP = 0.7  # _TURNS slices in a row below this fraction of the best rate start new trials at once
 
 
-class Threads:
-    """How many threads take the next slice: as many as were asked for or, by default, as many of all cores as pay.
+class ThreadTuner:
+    """Chooses the number of threads for the next slice: the number asked for or, by default, whatever is fastest.
 
-    Threads share the weights without locks. Where cores have no cache in common the rows travel between them, and more
-    threads may train fewer words. A run that was given no number tries all cores against half of them, a few times in
-    turn, and halves them as long as that is faster by a twentieth, or else doubles them likewise. It looks again later,
-    less and less often, and when the words per second have fallen by a third.
+    Hogwild threads update shared rows without locks. Without a shared cache, cache-line traffic can make two threads
+    slower than one. Without a given number, a run tries all cores against half of them, a few times in turn, and halves
+    the number as long as that is 5 % faster, or otherwise doubles it likewise. It tries again later, at growing
+    intervals, and as soon as the speed has dropped by a third.
 
     Attributes:
-        most: threads that there may be.
-        now: those of the next slice.
-        trying: the next slice is to be short.
+        most: maximum number of threads.
+        now: number of threads for the next slice.
+        trying: whether the next slice is a short trial.
     """
 
     def __init__(self, asked: int | None) -> None:
@@ -32,11 +32,11 @@ class Threads:
             next(self._choice)
 
     def keep_all(self) -> None:
-        """Tries no more."""
+        """Keeps the maximum and stops trying."""
         self.now, self.trying, self._choice = self.most, False, None
 
     def tell(self, rate: float) -> None:
-        """Takes the words per second of a slice that `now` threads trained, and chooses for the next one."""
+        """Receives the words per second of a slice trained by `now` threads, and chooses the next number."""
         if self._choice:
             self._choice.send(rate)
 
@@ -61,7 +61,7 @@ class Threads:
                 rest *= 2
 
     def _faster(self, other: int, n: int) -> Generator[None, float, bool]:
-        """Whether the best slice of the other number beats the best of n."""
+        """Whether the best trial with `other` threads beats the best with n by 5 %."""
         best = {n: 0.0, other: 0.0}
         for _ in range(_TURNS):
             for self.now in best:

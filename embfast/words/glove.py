@@ -20,7 +20,7 @@ from embfast.training.loop import choose_device
 from embfast.training.progress import ProgressOption
 from embfast.training.settings import check_flag, check_float, check_int, check_machine
 from embfast.training.tables import document_means, grown_vocabulary, initial_weights
-from embfast.training.threads import Threads
+from embfast.training.threads import ThreadTuner
 from embfast.vectors.vectors import Vectors
 from embfast.words.cooccurrence import CooccurrenceMatrix
 
@@ -196,9 +196,9 @@ class GloVe(Estimator):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
         check_float("memory_gb", self.memory_gb, 0, 1e6, above=True)
-        check_machine(self.threads, self.seed, self.device, self._of_cpu())
+        check_machine(self.threads, self.seed, self.device, self._cpu_only())
 
-    def _of_cpu(self) -> str | None:
+    def _cpu_only(self) -> str | None:
         """What in the settings a device does not have."""
         return f"dim={self.dim:,}, above 1,024," if self.dim > _DEVICE_DIM else None
 
@@ -241,11 +241,11 @@ class GloVe(Estimator):
         self._tables = tables
 
     def _train(self, matrix: CooccurrenceMatrix, run: FitRun) -> "GloVe":
-        n, threads = len(matrix), Threads(self.threads)
+        n, threads = len(matrix), ThreadTuner(self.threads)
         index = {word: i for i, word in enumerate(self.words_)}
         place = np.array([index[word] for word in matrix.words], np.int32)
         blocks = np.append(np.arange(0, n, _BLOCK), n)
-        device, self.device_ = choose_device(self.device, run.progress, self._of_cpu())
+        device, self.device_ = choose_device(self.device, run.progress, self._cpu_only())
         on_device = None
         if device is None:
             entries, step = self._cpu_step(matrix, place, blocks, threads)
@@ -268,7 +268,7 @@ class GloVe(Estimator):
         )
         return self
 
-    def _cpu_step(self, matrix: CooccurrenceMatrix, place: np.ndarray, blocks: np.ndarray, threads: Threads) -> Any:
+    def _cpu_step(self, matrix: CooccurrenceMatrix, place: np.ndarray, blocks: np.ndarray, threads: ThreadTuner) -> Any:
         """The entries in groups, and what trains on blocks first..last of an epoch."""
         state = self._progress
         groups, entries = group(matrix, place, len(self.words_), self.shuffle, self.seed)

@@ -1,33 +1,22 @@
-"""Word vectors: skip-gram and CBOW, by negative sampling, hierarchical softmax, or both."""
+"""Word2Vec: skip-gram and CBOW, with negative sampling, hierarchical softmax, or both."""
 
 from typing import Any
 
 import numpy as np
 
-from embfast import kernels
 from embfast.files.durable import FilePath
 from embfast.files.tensors import TensorFile
 from embfast.text.corpus import Corpus, by_count
-from embfast.training.blocks import (
-    BLOCK,
-    CHAPTER,
-    DEVICE_SLICE,
-    blocks_per_slice,
-    forget_read,
-    make_blocks,
-    make_pieces,
-)
 from embfast.training.estimator import FitRun, WindowModel, check_corpus
-from embfast.training.loop import choose_device
 from embfast.training.progress import ProgressOption
-from embfast.training.sampling import NoisePool, keep_thresholds, noise_weights, sharing
+from embfast.training.sampling import negative_sharing
+from embfast.training.sequences import Outputs, Part, SequenceTrainer, Windows
 from embfast.training.settings import check_flag, check_float, check_int, check_machine, check_outputs
 from embfast.training.tables import document_means, grown_vocabulary
-from embfast.training.threads import Threads
 
 
 class Word2Vec(WindowModel):
-    """Word vectors by skip-gram or CBOW, the model of word2vec.c.
+    """Word vectors trained with skip-gram or CBOW, as in word2vec.c.
 
     >>> corpus = Corpus.from_sentences([["a", "b", "a"], ["b", "c"]] * 10)
     >>> model = Word2Vec(dim=8, epochs=2, sample=0).fit(corpus)
@@ -37,36 +26,44 @@ class Word2Vec(WindowModel):
     Word2Vec(dim=8, sample=0, epochs=2)
 
     Settings:
-        dim: numbers per vector, 1 or more; multiples of 16 waste nothing.
-        window: tokens on each side, 1 to 1,000; windows do not leave a document.
-        negatives: words drawn against each pair, in proportion to count ** ns_exponent; 0 for none.
-        hs: hierarchical softmax, over a Huffman tree of the words; beside negative sampling or, at negatives=0, alone.
-        cbow: predict a word from its window (CBOW) instead of the window from the word (skip-gram).
-        cbow_mean: CBOW takes the mean of the window; otherwise the sum.
-        sample: words with a larger share of the text are thinned out, as in word2vec.c; 0 for none.
-        ns_exponent: 0.75 in word2vec.c; 0 draws all words alike.
-        shrink_windows: each window draws its width from 1..window; otherwise all are full.
-        epochs: passes over the corpus.
-        lr: step on the first pair, falling linearly to min_lr; by default 0.025 for skip-gram, 0.05 for CBOW.
-        min_lr: step on the last pair; lr / 10,000 by default.
-        negatives_shared: neighbouring windows share their drawn words: three times faster for skip-gram, and better on
-            analogies and relatedness (README, `sharing`); otherwise each pair draws its own, as in word2vec.c.
-        threads: by default all cores, or as many of them as a longer run finds to pay (training.Threads). One gives the
-            same bits every time; more differ in the last digits.
-        seed: 0 to 2**64 - 1, of first weights and all draws.
-        device: "cpu"; "cuda" or "cuda:1", which needs CuPy and dim <= 1,024; or "auto", such a device where there is
-            one. There each window draws for itself, texts are cut into pieces of about 1,024 tokens, and additions meet
-            in any order, so that runs differ in the last digits.
+        dim: Vector size. Rows are padded to a multiple of 16; other sizes cost as much as the next multiple.
+        window: Maximum distance between a center and its context words, 1 to 1,000 tokens. Windows do not cross
+            documents.
+        negatives: Negative samples per pair, drawn in proportion to count ** ns_exponent. 0 disables negative sampling.
+        hs: Train with hierarchical softmax over a Huffman tree of the words, in addition to negative sampling or, with
+            negatives=0, instead of it.
+        cbow: Predict a word from its window (CBOW) instead of the window from the word (skip-gram).
+        cbow_mean: CBOW averages the vectors of the window; False sums them.
+        sample: Subsampling threshold t (Mikolov et al. 2013, eq. 5): occurrences of words more frequent than t are
+            randomly dropped, with the keep probability of word2vec.c. 0 disables it.
+        ns_exponent: Exponent of the counts in the noise distribution: 0.75 in word2vec.c; 0 draws all words equally
+            often.
+        shrink_windows: Draw the width of each window from 1..window, as word2vec.c does; False uses full windows.
+        epochs: Passes over the corpus.
+        lr: Initial learning rate; it decreases linearly to min_lr. Default: 0.025 for skip-gram, 0.05 for CBOW.
+        min_lr: Final learning rate. Default: lr / 10,000.
+        negatives_shared: Share negative samples among neighbouring windows, which is three times faster for skip-gram
+            and better on analogies and relatedness (docs/internals.md); False draws them for each pair, as word2vec.c
+            does.
+        threads: Number of threads. Default: all cores; long runs also try half as many and keep whichever is faster.
+        seed: Seed of the first weights and of every random draw, 0 to 2**64 - 1. With one thread, the same seed gives
+            the same bits.
+        device: Where to train: "cpu", "cuda", "cuda:1", or "auto" (CUDA where a device is usable, otherwise the CPU;
+            the choice is printed). CUDA needs CuPy and dim <= 1,024. On a device every center has its own negative
+            samples, documents are cut into pieces of about 1,024 tokens, and additions happen in any order, so runs
+            differ in the last digits.
     Learned:
-        vectors_: Vectors, float32 (len(words_), dim), a view on the input weights; row i belongs to word i.
-        words_, counts_: the vocabulary, and int64 occurrences in all that was trained on.
-        loss_: mean loss of each epoch, nats per (center, context) pair of skip-gram, per center of CBOW: the objective
-            of the examples trained on, measured just before each step.
-        device_: what it was trained on, and with device="auto" why.
+        vectors_: Vectors, float32 (len(words_), dim), a view of the input weights; row i belongs to words_[i].
+        words_, counts_: The vocabulary, and the int64 occurrences of each word in everything trained on.
+        loss_: Mean loss of each epoch in nats, per (center, context) pair for skip-gram and per center for CBOW. It is
+            the objective of the examples trained on, measured just before each step.
+        device_: The device used and, with device="auto", why.
 
-    Memory: 4 * dim * words bytes for each of input, output (negatives > 0) and node (hs) weights, dim rounded up to a
-    multiple of 16, and about 10 MB, with hs 2 MB for each thread; a mapped corpus is read in slices and given back.
-    Sources: Mikolov et al. 2013, arXiv:1301.3781 and arXiv:1310.4546; sharing after Ji et al. 2016, arXiv:1604.04661.
+    Memory: 4 * dim * words bytes for each of the input, output (negatives > 0) and node (hs) weights, with dim rounded
+    up to a multiple of 16, plus about 10 MB, and 2 MB per thread with hs. A mapped corpus is read slice by slice, and
+    its pages are released after each slice.
+    Sources: Mikolov et al. 2013, arXiv:1301.3781 and arXiv:1310.4546; shared negatives: Ji et al. 2016,
+    arXiv:1604.04661.
     """
 
     def __init__(
@@ -115,24 +112,24 @@ class Word2Vec(WindowModel):
         resume: bool = False,
         progress: ProgressOption = None,
     ) -> "Word2Vec":
-        """Trains from scratch, or from a checkpoint, and returns self.
+        """Trains from scratch, or continues from a checkpoint, and returns self.
 
         Args:
-            y: not looked at; scikit-learn's pipelines pass it.
-            checkpoint: a file for the state of the run, written every checkpoint_minutes, on Ctrl-C and at the end, in
-                place of the one before. `load` reads it too.
-            resume: continue from the checkpoint; from the start if the file is not there yet. On one thread the result
-                has the bits of a run that was never interrupted.
-            progress: None shows a bar on a terminal, True also writes lines to a log, False nothing; a callable gets a
-                training.Status after each slice.
+            y: Ignored; present for scikit-learn's pipelines.
+            checkpoint: File for the state of the run. It replaces the previous checkpoint every checkpoint_minutes, on
+                Ctrl-C and at the end. `load` reads it too.
+            resume: Continue from the checkpoint; start from scratch if the file does not exist yet. With one thread the
+                result has the bits of an uninterrupted run.
+            progress: None shows a bar on a terminal; True also writes lines to a log; False shows nothing; a callable
+                receives a training.progress.Status after each slice.
 
         Raises:
-            ValueError: a setting makes no sense, the corpus has fewer than two distinct words, or the checkpoint is of
-                another corpus or of other settings.
+            ValueError: A setting is invalid, the corpus has fewer than two distinct words, or the checkpoint belongs to
+                another corpus or other settings.
             TypeError: corpus is not a Corpus.
-            FormatError: the checkpoint is damaged.
-            TrainingError: the loss stopped being finite, most often since lr is too high.
-            KeyboardInterrupt: Ctrl-C; the model holds what was learned so far.
+            FormatError: The checkpoint is damaged.
+            TrainingError: The loss became infinite or NaN; most often lr is too high.
+            KeyboardInterrupt: Ctrl-C was pressed; the model holds what it has learned so far.
         """
         run = self._begin(checkpoint, checkpoint_minutes, resume, progress)
         check_corpus(corpus)
@@ -145,14 +142,14 @@ class Word2Vec(WindowModel):
         return self._train(corpus, run)
 
     def partial_fit(self, corpus: Corpus, y: Any = None, *, progress: ProgressOption = None) -> "Word2Vec":
-        """Continues with another corpus: `epochs` passes over it, lr falling from its start again. Returns self.
+        """Continues training on another corpus: `epochs` passes, with lr starting from its first value. Returns self.
 
-        Words not met before get new rows, counts add up, and the sampling of words follows the new counts. When there
-        are new words, words_ is sorted by count anew, and rows move with their words. With hierarchical softmax new
-        words change the tree, and the weights of its nodes start at zero; the word vectors stay, and the nodes catch up
-        early in the pass. Without new words order and tree stay as they are. Untrained, it does what fit does.
+        New words get new rows, counts add up, and subsampling and negative sampling follow the new counts. If there are
+        new words, words_ is sorted by count again, and rows move with their words. With hierarchical softmax, new words
+        change the tree: the node weights restart at zero and catch up early in the pass, while the word vectors stay.
+        Without new words, order and tree stay as they are. On an untrained model this is fit.
 
-        The settings dim, hs and whether negatives > 0 must be those of the first fit; the others may have changed.
+        dim, hs and whether negatives > 0 must be those of the first fit; other settings may have changed.
         Memory while the vocabulary grows: the old weights and the new ones together.
         """
         if not hasattr(self, "vectors_"):
@@ -164,7 +161,7 @@ class Word2Vec(WindowModel):
         return self._train(corpus, FitRun(progress=progress))
 
     def transform(self, corpus: Corpus) -> np.ndarray:
-        """The mean vector of the known words of each document, float32 (len(corpus), dim); zeros where none is known.
+        """Averages the vectors of each document's known words: float32 (len(corpus), dim), zeros where none is known.
 
         >>> corpus = Corpus.from_sentences([["a", "b", "a"], ["b", "c"]] * 10)
         >>> Word2Vec(dim=8, sample=0).fit_transform(corpus).shape
@@ -174,7 +171,7 @@ class Word2Vec(WindowModel):
         return document_means(self.vectors_.matrix, self.words_, corpus)
 
     def fit_transform(self, corpus: Corpus, y: Any = None) -> np.ndarray:
-        """fit, then transform."""
+        """Calls fit, then transform."""
         return self.fit(corpus).transform(corpus)
 
     def _check(self) -> None:
@@ -190,21 +187,21 @@ class Word2Vec(WindowModel):
             check_float("lr", self.lr, 0, 100, above=True)
         if self.min_lr is not None:
             check_float("min_lr", self.min_lr, 0, self._rates()[0])
-        check_machine(self.threads, self.seed, self.device, self._of_cpu())
+        check_machine(self.threads, self.seed, self.device, self._cpu_only())
 
-    def _of_cpu(self) -> str | None:
-        """What in the settings a device does not have."""
+    def _cpu_only(self) -> str | None:
+        """The setting that no device supports, or None."""
         if not self.cbow and not self.negatives_shared:
-            return "negatives_shared=False, draws for each pair,"
-        return f"dim={self.dim:,}, above 1,024," if self.dim > 1024 else None
+            return "negatives_shared=False with skip-gram"
+        return f"dim={self.dim:,} (above 1,024)" if self.dim > 1024 else None
 
     def _rates(self) -> tuple[float, float]:
-        """First and last learning rate."""
+        """First and last learning rates."""
         first = self.lr if self.lr is not None else 0.05 if self.cbow else 0.025
         return float(first), float(self.min_lr if self.min_lr is not None else first / 10_000)
 
     def _grow(self, corpus: Corpus) -> Corpus:
-        """Takes the words and counts of a corpus into the model; returns it with the model's words."""
+        """Adds the words and counts of a corpus to the model; returns the corpus encoded with the model's words."""
         n_old = len(self.words_)
         self.words_, self.counts_, row = grown_vocabulary(self.words_, self.counts_, corpus.words, corpus.counts)
         self._grow_tables(row)
@@ -213,95 +210,22 @@ class Word2Vec(WindowModel):
         return corpus if corpus.words == self.words_ else corpus.with_words(self.words_)
 
     def _train(self, corpus: Corpus, run: FitRun) -> "Word2Vec":
-        state, n_tokens = self._progress, corpus.n_tokens
-        threads = Threads(self.threads)
-        lr, min_lr = self._rates()
-        share = sharing(self.cbow, self.hs, self.negatives, self.negatives_shared, self.window)
-        blocks = make_blocks(corpus.offsets)
-        keep = keep_thresholds(self.counts_, self.sample)
-        device, self.device_ = choose_device(self.device, run.progress, self._of_cpu())
-        noise = None
-        if self.negatives and device is None:
-            at_once = share.drawn * (1 if share.shared or self.cbow else 2 * self.window)
-            needed = min(n_tokens, CHAPTER * BLOCK) * at_once // share.centers
-            noise = NoisePool(noise_weights(self.counts_, self.ns_exponent), at_once, needed, self.seed)
-        tree = kernels.HuffmanTree(np.maximum(self._tree_counts, 1)) if self.hs else None
-        w_in, w_out, w_nodes = (self._tables.get(name) for name in ("w_in", "w_out", "w_nodes"))
-        on_device = None
-        if device is not None:
-            on_device = kernels.device_sequences(
-                device,
-                self._tables,
-                dim=self.dim,
-                keep=keep,
-                noise=kernels.NoiseTable(noise_weights(self.counts_, self.ns_exponent)) if self.negatives else None,
-                tree=tree,
-                window=self.window,
-                shrink=bool(self.shrink_windows),
-                cbow=bool(self.cbow),
-                mean=bool(self.cbow_mean),
-                drawn=self.negatives,
-                seed=self.seed,
-                lr_first=lr,
-                lr_last=min_lr,
-            )
-            pieces = make_pieces(corpus.offsets, blocks)
-
-        def step_on_device(epoch: int, first: int, last: int) -> tuple[float, int, int]:
-            begin, end = np.searchsorted(pieces, blocks[[first, last]])
-            return on_device.train(
-                corpus.ids,
-                corpus.offsets,
-                pieces[begin : end + 1],
-                epoch=state.before + epoch,
-                tokens_before=epoch * n_tokens,
-                tokens_total=self.epochs * n_tokens,
-            )
-
-        def step(epoch: int, first: int, last: int) -> tuple[float, int, int]:
-            return kernels.train_sequences(
-                w_in,
-                w_out,
-                w_nodes,
-                corpus.ids,
-                corpus.offsets,
-                blocks,
-                first,
-                last,
-                keep,
-                noise and noise(state.before + epoch, first),
-                tree,
-                window=self.window,
-                shrink=bool(self.shrink_windows),
-                cbow=bool(self.cbow),
-                mean=bool(self.cbow_mean),
-                shared=share.shared,
-                centers=share.centers,
-                drawn=share.drawn,
-                scale=share.scale,
-                seed=self.seed,
-                epoch=state.before + epoch,
-                lr_first=lr,
-                lr_last=min_lr,
-                tokens_before=epoch * n_tokens,
-                tokens_total=self.epochs * n_tokens,
-                dim=self.dim,
-                threads=threads.now,
-            )
-
-        slower = 1 if share.shared and not self.hs else 4
-        of_cpu = max(1, blocks_per_slice(self.dim, self.window, threads.most) // slower)
-        self._run(
-            run,
-            step if device is None else step_on_device,
-            blocks,
-            lr=lr,
-            min_lr=min_lr,
-            per_slice=of_cpu if device is None else DEVICE_SLICE,
-            threads=threads if device is None else None,
-            after_slice=lambda begin, end: forget_read(corpus.ids, begin, end),
-            sessions=[] if device is None else [on_device],
+        sharing = negative_sharing(self.cbow, self.hs, self.negatives, self.negatives_shared, self.window)
+        windows = Windows(self.window, shrink=self.shrink_windows, cbow=self.cbow, mean=self.cbow_mean)
+        outputs = Outputs(self.counts_, self.negatives, self.ns_exponent, sharing, self._tree_counts)
+        trainer = SequenceTrainer(
+            [Part(self._tables, windows, outputs, self._rates(), self.seed)],
+            dim=self.dim,
+            counts=self.counts_,
+            sample=self.sample,
+            epochs=self.epochs,
+            threads=self.threads,
+            device=self.device,
+            cpu_only=self._cpu_only(),
+            progress=run.progress,
         )
+        self.device_ = trainer.device_name
+        trainer.run(self, corpus, run)
         return self
 
     def _tensors(self) -> dict[str, np.ndarray]:

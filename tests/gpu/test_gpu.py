@@ -42,31 +42,16 @@ def test_one_block_does_what_the_reference_says(dim, cbow, hs, cuda):
     for table in tables.values():
         table[:, :dim] = rng.normal(scale=dim**-0.25, size=(len(table), dim))
     slow = {name: table.astype(np.float64) for name, table in tables.items()}
-    how = {
-        "window": 3,
-        "shrink": True,
-        "cbow": cbow,
-        "mean": True,
-        "drawn": 5,
-        "seed": 3,
-        "lr_first": 0.01,
-        "lr_last": 0.01,
-    }
-    made = kernels.device_sequences(
-        cuda,
-        tables,
-        dim=dim,
-        keep=None,
-        noise=kernels.NoiseTable(counts**0.75),
-        tree=kernels.HuffmanTree(counts) if hs else None,
-        **how,
+    job = kernels.sequence_job(
+        dim=dim, window=3, shrink=True, cbow=cbow, drawn=5, seed=3, lr_first=0.01, lr_last=0.01, tokens_total=200
     )
-    tally = made.train(ids, ends, ends, epoch=2, tokens_before=0, tokens_total=200)
+    tree = kernels.HuffmanTree(counts) if hs else None
+    made = kernels.device_sequences(cuda, job, tables, noise=kernels.NoiseTable(counts**0.75), tree=tree)
+    tally = made.train(ids, ends, ends, epoch=2, tokens_before=0)
     made.fetch()
-    expected = reference.device_train_sequences(
-        slow["w_in"], slow["w_out"], slow.get("w_nodes"), ids, ends, ends, None, reference.NoiseTable(counts**0.75),
-        reference.HuffmanTree(counts) if hs else None, epoch=2, tokens_before=0, tokens_total=200, **how,
-    )  # fmt: skip
+    job["epoch"] = 2
+    arrays = {**slow, "ids": ids, "offsets": ends, "pieces": ends, "noise": reference.NoiseTable(counts**0.75)}
+    expected = reference.device_train_sequences(job, arrays | {"tree": reference.HuffmanTree(counts) if hs else None})
     assert tally[1:] == expected[1:]
     assert_allclose(tally[0], expected[0], rtol=1e-4)
     for name, table in tables.items():

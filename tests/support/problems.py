@@ -123,7 +123,7 @@ class Problem:
     def solve(self, how, dtype=np.float32):
         """Trains with kernels or reference. Returns arrays: the tally, then the tables by name."""
         arguments = self.arguments(dtype)
-        tally = how.train_sequences(**arguments)
+        tally = train(how, arguments)
         tables = {name: arguments[name] for name in TABLES if arguments.get(name) is not None}
         return {"tally": np.array(tally, np.float64), **tables}
 
@@ -134,10 +134,26 @@ class Problem:
             arguments.pop(name)
         del arguments["tokens_before"], arguments["tokens_total"]
         arguments["w_docs"] = arguments["w_docs"][: len(arguments["offsets"]) - 1]
-        arguments |= {"dim": self.dim, "epochs": 3, "averaged": 2, "tag_weight": self.tag_weight, **changed}
-        tally = how.infer_documents(**arguments)
+        how_long = {"epochs": 3, "averaged": 2, "threads": 1}
+        arguments |= {"tag_weight": self.tag_weight, **how_long, **changed}
+        how_long = {name: arguments.pop(name) for name in how_long}
+        tally = how.infer_documents(*job_and_arrays(arguments), **how_long)
         tables = {name: arguments[name] for name in TABLES if arguments[name] is not None}
         return {"tally": np.array(tally, np.float64), **tables}
+
+
+def job_and_arrays(arguments):
+    """The record of settings and the arrays of a call, from both in one dictionary."""
+    names = kernels.SEQUENCE_JOB.names
+    settings = {name: value for name, value in arguments.items() if name in names}
+    return kernels.sequence_job(**settings), {name: arguments[name] for name in arguments if name not in names}
+
+
+def train(how, arguments):
+    """train_sequences of kernels or reference."""
+    arguments = dict(arguments)
+    calls = {name: arguments.pop(name) for name in ("first_block", "last_block", "threads")}
+    return how.train_sequences(*job_and_arrays(arguments), **calls)
 
 
 TABLES = ("w_in", "w_out", "w_nodes", "w_docs")

@@ -4,8 +4,8 @@
 // arXiv:1310.4546, eq. 4. The sigmoid is exact; word2vec.c reads it from a table cut off at 6.
 #pragma once
 
-#include "sequences/sequences.h"
 #include "core/simd.h"
+#include "sequences/sequences.h"
 
 namespace embfast::EMBFAST_ISA {
 

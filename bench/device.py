@@ -1,12 +1,13 @@
-"""Words per second of the device kernels, what a model of the device allows, and their ratio. Needs a CUDA device.
+"""Words per second of the device kernels, compared with a roofline model of the device. Needs a CUDA device.
 
 python -m bench.device
 python -m bench.device --dims 128 300 --tokens 20000000 --json results/device.json
 
-The text is drawn from Zipf's law; window 5, 5 negatives, no subsampling. Kernels are held to the numpy reference first.
-The model is the smaller of two: rows read and added (7 of each a word) over the bandwidth of a copy, measured here, and
-machine instructions of the inner loop (INSTRUCTIONS a pair of rows of up to 128 numbers, PAIRS a word: 6 rows in a mean
-window, 6 outputs) over four a cycle on each multiprocessor at the clock that nvidia-smi names.
+The text is drawn from Zipf's law, with window 5, 5 negatives and no subsampling. Kernels are first checked against the
+numpy reference. The model is the smaller of two rates. Memory: rows read and added (7 of each per word) at the measured
+bandwidth of a copy. Instruction issue: instructions of the inner loop (INSTRUCTIONS per pair of rows of up to 128
+floats; PAIRS per word, from 6 rows in a mean window and 6 outputs) at four per cycle and multiprocessor and the clock
+reported by nvidia-smi.
 """
 
 import argparse
@@ -27,8 +28,8 @@ from embfast.training.sampling import noise_weights
 from embfast.training.tables import initial_weights
 
 WINDOW, NEGATIVES, SEED = 5, 5, 1
-INSTRUCTIONS = 164 / 4  # of a pair of rows on sm_90
-PAIRS = (WINDOW + 1) * (1 + NEGATIVES)  # of a word: the mean window has WINDOW + 1 words
+INSTRUCTIONS = 164 / 4  # per pair of rows on sm_90
+PAIRS = (WINDOW + 1) * (1 + NEGATIVES)  # per word: the mean window has WINDOW + 1 words
 
 
 def settings(text: Text, dim: int, cbow: bool, lr: float = 0.025) -> np.ndarray:
@@ -55,7 +56,7 @@ def session(device: Any, text: Text, dim: int, cbow: bool, lr: float = 0.025) ->
 
 
 def check(device: Any, dim: int, cbow: bool) -> None:
-    """AssertionError unless one block's work is that of the reference: a fast wrong answer is no result."""
+    """Raises AssertionError unless one block matches the reference: a fast wrong answer is not a result."""
     text = Text(600, 50)
     made, tables = session(device, text, dim, cbow)
     slow = {name: table.astype(np.float64) for name, table in tables.items()}
@@ -74,7 +75,7 @@ def check(device: Any, dim: int, cbow: bool) -> None:
 
 
 def copy_bandwidth(device: Any) -> float:
-    """Bytes per second read and written by a copy on the device."""
+    """Bytes per second, read plus written, of a copy on the device."""
     cupy = device.cupy
     with device.current():
         source, target = (cupy.empty(1 << 26, np.float32) for _ in range(2))
@@ -89,7 +90,7 @@ def copy_bandwidth(device: Any) -> float:
 
 
 def clock(device: Any) -> float | None:
-    """Cycles per second of the multiprocessors at most; None without nvidia-smi."""
+    """Maximum clock of the multiprocessors in Hz; None without nvidia-smi."""
     if shutil.which("nvidia-smi") is None:
         return None
     command = ["nvidia-smi", f"--id={device.number}", "--query-gpu=clocks.max.sm", "--format=csv,noheader,nounits"]
@@ -98,7 +99,7 @@ def clock(device: Any) -> float | None:
 
 
 def roofline(dim: int, processors: int, bandwidth: float, hertz: float | None) -> dict[str, float]:
-    """Words per second of skip-gram that memory and instruction issue allow."""
+    """Upper bounds on words per second of skip-gram, from memory bandwidth and from instruction issue."""
     rows = 2 * (2 + NEGATIVES) * 4 * kernels.padded(dim)
     allowed = {"memory": bandwidth / rows}
     if hertz is not None:
@@ -132,7 +133,7 @@ def main() -> None:
             check(device, dim, cbow)
             made, _ = session(device, text, dim, cbow)
             rates = []
-            for repeat in range(args.repeats + 1):  # the first one warms up
+            for repeat in range(args.repeats + 1):  # the first run is a warm-up
                 started = time.perf_counter()
                 made.train(text.ids, offsets, pieces, epoch=repeat, tokens_before=0)
                 rates.append(args.tokens / (time.perf_counter() - started))

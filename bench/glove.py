@@ -3,15 +3,16 @@
 python -m bench.glove --stanford GloVe/build                     everything; hours
 python -m bench.glove --stanford GloVe/build --speed --dims 100  counting and one epoch, minutes
 
-GloVe/build holds vocab_count, cooccur, shuffle and glove of https://github.com/stanfordnlp/GloVe, built with its
-Makefile. PyPI glove-python-binary takes part if it is installed for an interpreter of --rivals-python. Min_count 5, one
-thread, lines broken at 1,000 words. Programs take turns (A B A B), each run a process of its own.
+GloVe/build contains vocab_count, cooccur, shuffle and glove from https://github.com/stanfordnlp/GloVe, built with its
+Makefile. PyPI's glove-python-binary is included if an interpreter of --rivals-python has it. Min_count is 5, with one
+thread and lines broken at 1,000 words. Programs alternate (A B A B), and each run is a separate process.
 
-Counting is words in the vocabulary over CPU seconds. Ours: of the counting of an encoded text, and with reading and
-encoding it on top; Stanford's cooccur reads the text as well. Training is entries over CPU seconds of one epoch: of
-ours from the end of the first epoch to that of the last, so without first weights and the sorting into tiles; of
-Stanford's glove the run less one of no epochs, so without first weights and the writing of vectors, and without
-shuffle. Peak memory is of the whole process. Quality is the mean over --seeds with the deviation; vectors are w + w~.
+Counting speed is words in the vocabulary per CPU second. For embfast it covers counting an encoded text and, in another
+column, also reading and encoding; Stanford's cooccur reads the text as well. Training speed is entries per CPU second
+of an epoch. For embfast it is measured from the end of the first epoch to the end of the last, without initialisation
+and sorting into tiles. For Stanford's glove it is the run minus a run of zero epochs, without initialisation, writing
+vectors and shuffle. Peak memory is that of the whole process. Quality is the mean over --seeds with the standard
+deviation; vectors are w + w~.
 """
 
 import argparse
@@ -61,7 +62,7 @@ from embfast.words.glove import GloVe
 matrix, output, settings = CooccurrenceMatrix.load(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 begin, ends = time.process_time(), {}
 def note(status):
-    ends[status.epoch] = time.process_time(), time.perf_counter()  # the last one of an epoch stays
+    ends[status.epoch] = time.process_time(), time.perf_counter()  # the last slice of an epoch is kept
 model = GloVe(**settings).fit(matrix, progress=note)
 cpu = time.process_time() - begin
 if output:
@@ -76,7 +77,7 @@ import numpy as np
 from glove import Glove
 from embfast.words.cooccurrence import CooccurrenceMatrix
 matrix, output, settings = CooccurrenceMatrix.load(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
-upper = matrix.rows <= matrix.columns  # it moves both words of an entry at once
+upper = matrix.rows <= matrix.columns  # it updates both words of an entry at once
 from scipy.sparse import coo_matrix
 n = len(matrix.words)
 places = np.array(matrix.rows[upper]), np.array(matrix.columns[upper])
@@ -94,7 +95,7 @@ print(json.dumps({"epoch_cpu_s": cpu / settings["epochs"] * len(matrix) / len(en
 
 
 def run(command: list[str], printed: Path) -> dict[str, Any]:
-    """Runs a program with its output in a file, and measures it."""
+    """Runs a program with its output in a file and measures it."""
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
     environment["PYTHONPATH"] = str(ROOT)
     starter = [sys.executable, "-S", "-E", "-c", STARTER, str(printed), *command]
@@ -112,7 +113,7 @@ def last_line(printed: Path) -> dict[str, Any]:
 
 
 class Bench:
-    """A folder with the text and the matrices of all programs."""
+    """A directory with the text and the matrices of all programs."""
 
     def __init__(self, folder: Path, args: argparse.Namespace) -> None:
         self.folder, self.args = folder, args
@@ -145,7 +146,7 @@ class Bench:
             self.stanford("vocab_count", *options, source=self.text, output=self.folder / "vocab")
             found = (self.folder / "vocab").read_bytes().count(b"\n")
             if found != words:
-                raise RuntimeError(f"vocabularies of different sizes: embfast {words}, Stanford {found}")
+                raise RuntimeError(f"vocabulary sizes differ: embfast {words}, Stanford {found}")
             options = ["-memory", args.memory_gb, "-vocab-file", self.folder / "vocab", "-window-size", args.window]
             options += ["-overflow-file", self.folder / "overflow", "-verbose", 0]
             row = self.stanford("cooccur", *options, source=self.text, output=self.folder / "cooccurrence.bin")
@@ -163,7 +164,7 @@ class Bench:
         say(f"{STANFORD} shuffled in {row['cpu_s']:.2f} CPU s")
 
     def train(self, program: str, dim: int, epochs: int, seed: int, threads: int = 1, output: str = "") -> dict:
-        """One training; `output` is a .bin file for the vectors."""
+        """Trains once. output: A .bin file for the vectors."""
         args = self.args
         settings = {"dim": dim, "epochs": epochs, "x_max": args.x_max, "alpha": 0.75, "seed": seed}
         if program == STANFORD:
@@ -194,7 +195,7 @@ class Bench:
 
 
 def attempt(program: str, train: Callable[[], dict[str, Any]]) -> list[dict[str, Any]]:
-    """One training, or none when a rival fails: hours of other runs must not be lost for it."""
+    """Trains once. Returns no row if a rival fails, which must not lose hours of other runs."""
     try:
         return [train()]
     except RuntimeError as error:
@@ -205,7 +206,7 @@ def attempt(program: str, train: Callable[[], dict[str, Any]]) -> list[dict[str,
 
 
 def summarise(runs: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
-    """Medians over repeats, and means of quality over seeds."""
+    """Medians over repeats, and mean quality over seeds."""
     counting = []
     for program, threads in dict.fromkeys((r["program"], r["threads"]) for r in runs["counting"]):
         mine = [r for r in runs["counting"] if (r["program"], r["threads"]) == (program, threads)]
@@ -226,7 +227,7 @@ def summarise(runs: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str,
     names = dict.fromkeys((r["dim"], r["program"]) for r in trained)
     for dim, program in sorted(names, key=lambda name: name[0]):
         mine = [r for r in trained if (r["dim"], r["program"]) == (dim, program)]
-        mine = [r for r in mine if "repeat" in r] or mine  # the runs for quality have their times as well
+        mine = [r for r in mine if "repeat" in r] or mine  # quality runs are timed too
         single = [r for r in mine if r["threads"] == 1]
         wall: dict[str, list[float]] = {}
         for r in mine:
@@ -237,7 +238,7 @@ def summarise(runs: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str,
         for r in judged:
             for name, value in r["scores"].items():
                 scores.setdefault(name, []).extend([] if value is None else [value])
-        # runs for speed have different numbers of epochs: their first is compared
+        # speed runs have different numbers of epochs, so their first epochs are compared
         losses = [r["loss"][-1 if judged else 0] for r in judged or single if "loss" in r]
         training.append(
             {
@@ -310,43 +311,51 @@ def show(result: dict[str, list[dict[str, Any]]], title: str) -> None:
 
 
 def glove_python(pythons: list[str]) -> str | None:
-    """The first interpreter that has glove-python-binary."""
+    """The first interpreter with glove-python-binary."""
     for python in pythons:
         if subprocess.run([python, "-c", "from glove import Glove"], capture_output=True, check=False).returncode == 0:
             return python
-    say("glove-python is left out: pip install glove-python-binary, or name the interpreter by --rivals-python")
+    say("glove-python is skipped: pip install glove-python-binary, or pass its interpreter by --rivals-python")
     return None
 
 
-def main(argv: list[str] | None = None) -> None:
+def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--text", type=Path, default=DATA / "wiki-en-2015" / "corpus.txt.xz", help="plain or .xz")
-    add("--words", type=int, default=17_000_000, help="of the text, up to the next end of a line")
-    add("--speed-words", type=int, default=4_000_000, help="for the speed of training")
-    add("--stanford", type=Path, help="the folder of vocab_count, cooccur, shuffle and glove")
-    add("--rivals-python", nargs="+", default=[sys.executable], help="interpreters that may have glove-python-binary")
+    add("--words", type=int, default=17_000_000, help="number of words of the text, up to the next end of a line")
+    add("--speed-words", type=int, default=4_000_000, help="number of words for measuring training speed")
+    add("--stanford", type=Path, help="directory with vocab_count, cooccur, shuffle and glove")
+    add("--rivals-python", nargs="+", default=[sys.executable], help="interpreters to search for glove-python-binary")
     add("--dims", type=int, nargs="+", default=[100, 300])
     add("--window", type=int, default=15)
     add("--x-max", type=float, default=10.0)
-    add("--memory-gb", type=float, default=4.0, help="for counting; Stanford's default, of which it takes half or so")
-    add("--epochs", type=int, default=15, help="for the quality")
-    add("--repeats", type=int, default=3, help="for the speed")
-    add("--seeds", type=int, default=3, help="for the quality")
-    add("--threads", type=int, nargs="+", default=[1, 2], help="of ours; the rivals run on one")
-    add("--leave-out", nargs="+", default=[], help="programs by name, as in the table")
+    add(
+        "--memory-gb",
+        type=float,
+        default=4.0,
+        help="memory for counting; cooccur uses about half of it",
+    )
+    add("--epochs", type=int, default=15, help="for measuring quality")
+    add("--repeats", type=int, default=3, help="for measuring speed")
+    add("--seeds", type=int, default=3, help="for measuring quality")
+    add("--threads", type=int, nargs="+", default=[1, 2], help="thread counts of embfast; rivals use one thread")
+    add("--leave-out", nargs="+", default=[], help="names of programs to skip, as in the table")
     part = parser.add_mutually_exclusive_group()
-    part.add_argument("--speed", action="store_true", help="only the speed")
-    part.add_argument("--quality", action="store_true", help="only the quality, and counting once")
-    add("--json", type=Path, help="by default bench/results/glove-<date>.json; written after every run")
-    args = parser.parse_args(argv)
+    part.add_argument("--speed", action="store_true", help="measure speed only")
+    part.add_argument("--quality", action="store_true", help="measure quality only, and count once")
+    add("--json", type=Path, help="output file, written after every run; default: bench/results/glove-<date>.json")
+    return parser.parse_args(argv)
 
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
     args.glove_python = glove_python(args.rivals_python)
     programs = [*OURS, *([STANFORD] if args.stanford else []), *(["glove-python"] if args.glove_python else [])]
     programs = [p for p in programs if p not in args.leave_out]
     if STANFORD not in programs:
         args.stanford = None
-        say(f"{STANFORD} is left out: build https://github.com/stanfordnlp/GloVe and pass --stanford GloVe/build")
+        say(f"{STANFORD} is skipped: build https://github.com/stanfordnlp/GloVe and pass --stanford GloVe/build")
     path = args.json or ROOT / "bench" / "results" / f"glove-{time.strftime('%Y%m%d-%H%M%S')}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     machine = machine_and_commit()

@@ -1,12 +1,12 @@
-"""Images through a network: pictures per second and memory beside the bare forward pass, packing, and accuracy.
+"""Image embeddings: time and memory compared with the bare forward pass, packing, and accuracy.
 
 OMP_NUM_THREADS=1 python -m bench.images                               EfficientNet-Lite0, float32, batches of 16
-OMP_NUM_THREADS=1 python -m bench.images --backbone resnet50 vgg16     untrained, where torchvision is installed
-python -m bench.images --labelled FOLDER --work FOLDER                 accuracy on a folder of folders, one a class
+OMP_NUM_THREADS=1 python -m bench.images --backbone resnet50 vgg16     untrained; needs torchvision
+python -m bench.images --labelled FOLDER --work FOLDER                 accuracy on a folder with one subfolder per class
 
-Speed is the CPU time of one thread, the median of --repeats runs that take turns; every way is held to the same
-features before it is timed. The other extractor keeps all maps and takes the means at the end: torchvision's
-create_feature_extractor where torchvision is installed, else hooks that do the same.
+Speed is the CPU time of one thread, the median of --repeats interleaved runs. All ways must give the same features
+before they are timed. The rival extractor keeps all maps and takes the means at the end: torchvision's
+create_feature_extractor if torchvision is installed, otherwise hooks that do the same.
 """
 
 import argparse
@@ -33,14 +33,14 @@ from embfast.images.transfer import Score, classify, few_shot_splits
 from embfast.vectors.moments import Moments
 
 PER_CLASS = (5, 10, 20, 60)
-ROWS = 2048  # of features that are packed
+ROWS = 2048  # rows of features to pack
 
 
 # ---- speed and memory ---------------------------------------------------------------------------------------------
 
 
 def network_of(name: str) -> torch.nn.Module:
-    """A network to time: weights do not matter, so those that would be downloaded are left random."""
+    """A network to time. Weights that would be downloaded stay random, as they do not affect the speed."""
     if name == "efficientnet_lite0":
         return load_backbone(name).module
     from torchvision import models
@@ -49,7 +49,7 @@ def network_of(name: str) -> torch.nn.Module:
 
 
 def keeps_all(network: torch.nn.Module, points: list) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The extractor that keeps all maps, and takes their means at the end."""
+    """An extractor that keeps all maps and takes their means at the end."""
     try:
         from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
     except ImportError:
@@ -78,8 +78,8 @@ def keeps_all(network: torch.nn.Module, points: list) -> Callable[[torch.Tensor]
             return torch.cat([pooled(kept[p.module, p.call], p.channels, "mean") for p in points], dim=1)
 
         return run
-    # Nodes go by the module's name, with _1, _2, ... for its later calls. In-place changes are switched off, as
-    # otherwise the maps that are kept would change after they are taken.
+    # Nodes are named after the module, with _1, _2, ... for later calls. In-place operations are switched off, because
+    # they would change maps that are kept.
     for part in network.modules():
         if getattr(part, "inplace", False):
             part.inplace = False
@@ -96,7 +96,7 @@ def keeps_all(network: torch.nn.Module, points: list) -> Callable[[torch.Tensor]
 
 
 def peak_mb(run: Callable[[], object]) -> float | None:
-    """MB by which resident memory rises at most during a call; None where Linux's /proc is not there."""
+    """Peak rise of resident memory during a call, in MB; None without Linux's /proc."""
     clear, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
     if not clear.exists():
         return None
@@ -106,7 +106,7 @@ def peak_mb(run: Callable[[], object]) -> float | None:
 
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)  # or memory that an earlier call freed is used again, and nothing rises
+        ctypes.CDLL(None).malloc_trim(0)  # otherwise the call reuses memory that an earlier call freed
     clear.write_text("5")
     before = read("VmRSS")
     run()
@@ -114,7 +114,7 @@ def peak_mb(run: Callable[[], object]) -> float | None:
 
 
 def speed(name: str, precision: str, batch: int, repeats: int) -> dict[str, Any]:
-    """CPU milliseconds a picture, and peak MB, of the forward pass, of ours, and of one that keeps all maps."""
+    """CPU milliseconds per image and peak MB of the forward pass, of embfast, and of the rival that keeps all maps."""
     network = network_of(name).eval().to(memory_format=torch.channels_last)
     x = torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     x = x.contiguous(memory_format=torch.channels_last)
@@ -172,7 +172,7 @@ def packing(dim: int, repeats: int) -> dict[str, float]:
         return torch.bucketize(standard, torch.tensor([-0.25, 0.15])) - 1
 
     differ = np.mean(published().numpy() != levels(rows, low, high))
-    assert differ < 1e-4, differ  # float32 against float64, at the thresholds
+    assert differ < 1e-4, differ  # float32 and float64 round differently at the thresholds
     assert (TernaryMatrix.from_features(rows, low, high)[:] == levels(rows, low, high)).all()
     runs: dict[str, Callable[[], object]] = {
         "torch, int64": published,
@@ -193,11 +193,11 @@ def packing(dim: int, repeats: int) -> dict[str, float]:
 
 
 def accuracy(folder: Path, work: Path | None, seeds: int, per_class: tuple[int, ...], tested: int, batch: int) -> dict:
-    """Linear SVMs (C = 1) on few pictures of each class; all statistics are those of the training pictures."""
+    """Linear SVMs (C = 1) on a few images per class; all statistics come from the training images."""
     pictures = open_pictures(folder)
     labels = np.array([key.split("/")[0] for key in pictures.keys])
     backbone = load_backbone("efficientnet_lite0")
-    extractor = Extractor(backbone, pictures, ["all", "penultimate"], run=Run(batch=batch))
+    extractor = Extractor(backbone, pictures, ["all", "penultimate"], run=Run(batch=batch, device="auto"))
     features = extractor.features(pictures, work).matrix
     end = extractor.columns[-1][0]  # the penultimate layer comes last
     every, last = features[:, :end], features[:, end:]
@@ -244,16 +244,18 @@ def accuracy(folder: Path, work: Path | None, seeds: int, per_class: tuple[int, 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", nargs="*", default=["efficientnet_lite0"], help="none times nothing")
+    parser.add_argument(
+        "--backbone", nargs="*", default=["efficientnet_lite0"], help="networks to time; pass none to skip"
+    )
     parser.add_argument("--precision", nargs="*", default=["float32"], choices=list(PRECISIONS))
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--dim", type=int, default=12_416, help="features that are packed; VGG16's, 0 packs nothing")
-    parser.add_argument("--labelled", type=Path, nargs="*", default=[], help="folders of pictures, a subfolder a class")
-    parser.add_argument("--work", type=Path, help="keep features of --labelled below this folder")
+    parser.add_argument("--dim", type=int, default=12_416, help="features per row to pack, by default VGG16's; 0 skips")
+    parser.add_argument("--labelled", type=Path, nargs="*", default=[], help="folders with one subfolder per class")
+    parser.add_argument("--work", type=Path, help="folder that keeps the features of --labelled")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--per-class", type=int, nargs="*", default=PER_CLASS)
-    parser.add_argument("--tested", type=int, default=120, help="pictures of each class to test on")
+    parser.add_argument("--tested", type=int, default=120, help="test images per class")
     parser.add_argument("--json", type=Path, help="write all figures here too")
     args = parser.parse_args(arguments)
 
@@ -267,7 +269,7 @@ def main(arguments: list[str] | None = None) -> None:
             for way, figures in found["ways"].items():
                 peak = "" if figures["peak_mb"] is None else f"  peak {figures['peak_mb']:8.1f} MB"
                 spread = f"({figures['best']:.2f} to {figures['worst']:.2f})"
-                print(f"  {way:12}{figures['ms']:9.2f} ms a picture {spread}{peak}")
+                print(f"  {way:12}{figures['ms']:9.2f} ms per image {spread}{peak}")
             print(f"  embfast takes {found['over_forward']:.3f} x the forward pass")
     if args.dim:
         result["packing"] = packing(args.dim, args.repeats)
@@ -279,12 +281,12 @@ def main(arguments: list[str] | None = None) -> None:
         work = None if args.work is None else args.work / folder.name
         found = accuracy(folder, work, args.seeds, tuple(args.per_class), args.tested, args.batch)
         result["labelled"][folder.name] = found
-        print(f"\n{folder.name}: {found['pictures']:,} pictures, {found['classes']} classes; bytes {found['bytes']}")
+        print(f"\n{folder.name}: {found['pictures']:,} images, {found['classes']} classes; bytes {found['bytes']}")
         names = list(next(iter(found["accuracy"].values())))
-        print(f"{'a class':>8}" + "".join(f"{name:>26}" for name in names))
+        print(f"{'per class':>9}" + "".join(f"{name:>26}" for name in names))
         for k, row in found["accuracy"].items():
             cells = (f"{row[name]['mean']:.3f} ± {row[name]['interval']:.3f}" for name in names)
-            print(f"{k:>8}" + "".join(f"{cell:>26}" for cell in cells))
+            print(f"{k:>9}" + "".join(f"{cell:>26}" for cell in cells))
     report(result, args.json)
 
 

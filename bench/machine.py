@@ -1,4 +1,4 @@
-"""On what a figure was measured: printed and stored beside every result."""
+"""Describes the machine and commit of a measurement; printed and stored with every result."""
 
 import datetime
 import json
@@ -17,7 +17,7 @@ _ARM_FLAGS = ("asimd", "sve", "sve2", "bf16", "i8mm")
 
 
 def machine_and_commit() -> dict[str, Any]:
-    """CPU, versions and the commit of this checkout ("+" after it: with changes not committed), as plain values."""
+    """CPU, versions and the commit of this checkout, with a "+" appended if there are uncommitted changes."""
     cpu = _cpu()
     flags = cpu.get("flags", cpu.get("Features", "")).split()
     return {
@@ -34,7 +34,7 @@ def machine_and_commit() -> dict[str, Any]:
 
 
 def report(result: dict[str, Any], path: Path | None) -> None:
-    """Prints a result as one line of JSON, and writes it to a file when one is named."""
+    """Prints a result as one line of JSON and, if a path is given, writes it to a file."""
     print("\n" + json.dumps(result))
     if path:
         write_json(path, result)

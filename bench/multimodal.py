@@ -1,27 +1,27 @@
-"""Steps and epochs of Multimodal on Flickr8k's captions, and retrieval of its test images.
+"""Steps and epochs of Multimodal on Flickr8k's captions, and retrieval on its test images.
 
-python -m bench.multimodal --step                                       seconds per caption, padded against packed
+python -m bench.multimodal --step                                       milliseconds per step, padded against packed
 python -m bench.multimodal --epoch --features layer.npz                 CPU seconds of an epoch
 python -m bench.multimodal --retrieval --features layer.npz fne.npz     recall on the test images; hours
 
-The captions are those of flickr8k/captions.tsv.zst in $EMBFAST_DATA (by default ../shared/data beside the checkout);
-image vectors come from files that `embfast images` wrote, or any others keyed by image, with or without extension.
-6,000 images train, 1,000 choose the epoch, 1,000 are ranked.
+Captions come from flickr8k/captions.tsv.zst in $EMBFAST_DATA; image vectors from files that `embfast images` wrote, or
+any others keyed by image, with or without extension. 6,000 images train, 1,000 choose the epoch, 1,000 are ranked.
 
-A step reads a batch of captions by a GRU, takes the loss of their states against fixed rows by ranking_loss, goes back,
-clips and moves the weights by Adam. "padded" runs the GRU over all words of the longest caption of a random batch and
-takes each caption's state at its end; "packed" leaves the padding out, by pack_padded_sequence; "bucketed" are
-Multimodal's own batches, of captions of like length, packed without padding them first. Figures are CPU seconds of this
-process; the three take turns, and a ratio is the median of the rounds'. Before that, all three are held to give the
-same rows for the same captions.
+A step runs a GRU over a batch of captions, computes ranking_loss of its states against fixed rows, backpropagates,
+clips the gradient and updates the weights by Adam. "padded" runs the GRU to the end of the longest caption of a random
+batch and takes each caption's state at its own end; "packed" skips the padding by pack_padded_sequence; "bucketed" uses
+Multimodal's batches of captions of similar length, packed without padding first. Figures are CPU seconds of this
+process; the three alternate, and a ratio is the median over the rounds. Before timing, all three must give the same
+rows for the same captions.
 
-The landmark is the model of Kiros et al. 2014 with VGG19 features, as its authors' code reports it.
+The landmark is the model of Kiros et al. 2014 with VGG19 features, as reported by its authors' code.
 """
 
 import argparse
 import os
 import statistics
 import time
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from bench.machine import machine_and_commit, report, write_json
 from embfast.multimodal.captions import Captions, encode, vocabulary
-from embfast.multimodal.model import Examples, Multimodal
+from embfast.multimodal.examples import Examples, Words
+from embfast.multimodal.model import Multimodal
 from embfast.multimodal.ranking import ranking_loss
 from embfast.multimodal.towers import SequenceTower, into_space, pack
 from embfast.vectors.vectors import Vectors
@@ -55,7 +56,7 @@ def stem(key: str) -> str:
 
 
 def read_features(path: Path) -> Vectors:
-    """Vectors keyed without extensions; rows that are not whole levels are divided by their length."""
+    """Reads vectors, keyed without extensions. Rows are normalised unless they are ternary."""
     vectors = Vectors.load(path)
     matrix = vectors.matrix
     if not np.isin(matrix[:8], (-1, 0, 1)).all():
@@ -90,19 +91,19 @@ def padded(ids: np.ndarray, offsets: np.ndarray, rows: np.ndarray) -> tuple[torc
 
 
 def measure_steps(captions: Captions, args: argparse.Namespace) -> dict[str, Any]:
+    """Milliseconds per step and microseconds per token of the three ways to read captions."""
     words, _ = vocabulary(captions.texts, 1)
     ids, offsets = encode(captions.texts, {word: i for i, word in enumerate(words)}, 100)
     torch.manual_seed(0)
     tower = SequenceTower(len(words), args.word_dim, args.dim)
     optimizer = torch.optim.Adam(tower.parameters(), lr=2e-4, fused=True)
     images = Vectors(captions.images, np.ones((len(captions.images), 1), np.float32))
-    model = Multimodal(batch=args.batch)
-    model.words_ = words
-    data = Examples(images, captions, {}, "error", model._read)
+    data = Examples(images, captions, {}, "error", lambda texts: Words(ids, offsets))
     rng = np.random.default_rng(0)
+    target = into_space(torch.randn(args.batch, args.dim), False)
 
     def drawn(bucketed: bool) -> list[np.ndarray]:
-        plan = model.set_params(bucketed=bucketed)._plan(data, 0)
+        plan = data.plan(0, seed=0, batch=args.batch, bucketed=bucketed, distinct_images=False)
         return [plan[i] for i in rng.permutation(len(plan))[: args.batches]]
 
     ways = {
@@ -110,13 +111,7 @@ def measure_steps(captions: Captions, args: argparse.Namespace) -> dict[str, Any
         "packed": (packed_rows, drawn(False)),
         "bucketed": (our_rows, drawn(True)),
     }
-    with torch.no_grad():
-        rows = ways["padded"][1][0]
-        expected = padded_rows(tower, ids, offsets, rows)
-        for way, (read, _) in ways.items():
-            if not torch.allclose(read(tower, ids, offsets, rows), expected, rtol=1e-4, atol=1e-5):
-                raise AssertionError(f"{way}: expected the rows of the padded batch")
-    target = into_space(torch.randn(args.batch, args.dim), False)
+    check_rows({way: read for way, (read, _) in ways.items()}, tower, ids, offsets, ways["padded"][1][0])
 
     def step(read: Any, rows: np.ndarray) -> None:
         optimizer.zero_grad()
@@ -126,10 +121,30 @@ def measure_steps(captions: Captions, args: argparse.Namespace) -> dict[str, Any
         torch.nn.utils.clip_grad_norm_(tower.parameters(), 2.0)
         optimizer.step()
 
-    lengths = np.diff(offsets)
+    return time_rounds(step, ways, np.diff(offsets), args.repeats)
+
+
+def check_rows(
+    ways: dict[str, Any], tower: SequenceTower, ids: np.ndarray, offsets: np.ndarray, rows: np.ndarray
+) -> None:
+    """AssertionError unless all ways give the same rows."""
+    with torch.no_grad():
+        expected = padded_rows(tower, ids, offsets, rows)
+        for way, read in ways.items():
+            if not torch.allclose(read(tower, ids, offsets, rows), expected, rtol=1e-4, atol=1e-5):
+                raise AssertionError(f"{way}: expected the rows of the padded batch")
+
+
+def time_rounds(
+    step: Callable[[Any, np.ndarray], None],
+    ways: dict[str, tuple[Any, list[np.ndarray]]],
+    lengths: np.ndarray,
+    repeats: int,
+) -> dict[str, Any]:
+    """Times the batches of each way in turn; medians over the rounds."""
     per_token: dict[str, list[float]] = {way: [] for way in ways}
     per_step: dict[str, list[float]] = {way: [] for way in ways}
-    for repeat in range(args.repeats + 1):
+    for repeat in range(repeats + 1):
         for way, (read, batches) in ways.items():
             started = time.process_time()
             for rows in batches:
@@ -192,7 +207,7 @@ def show(runs: list[dict[str, Any]], title: str) -> None:
     Console().print(table)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--step", action="store_true")
     parser.add_argument("--epoch", action="store_true")
@@ -208,14 +223,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--dropout", type=float, default=0.2)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--batches", type=int, default=5, help="of a round of --step")
+    parser.add_argument("--batches", type=int, default=5, help="batches per round of --step")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--progress", action="store_true")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(arguments)
     if (args.epoch or args.retrieval) and not args.features:
-        parser.error("--epoch and --retrieval need --features FILE, vectors of the images")
+        parser.error("--epoch and --retrieval need --features FILE, the image vectors")
+    return args
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = parsed(arguments)
     torch.set_num_threads(args.threads)
     captions = Captions.from_file(args.captions, stem=True)
     captions = captions.of_images(
@@ -228,7 +248,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.step:
         result["step"] = measure_steps(captions.part("train"), args)
         table = Table(title=f"GRU {args.dim}, batch {args.batch}, {args.precision}", box=box.SIMPLE)
-        for name in ("", "ms a step", "us a token", "padded / this, by token"):
+        for name in ("", "ms per step", "us per token", "padded / this, per token"):
             table.add_column(name, justify="right" if name else "left")
         for way, row in result["step"].items():
             table.add_row(way, f"{row['step_ms']:.0f}", f"{row['us_per_token']:.0f}", f"{row['padded_over_this']:.2f}")
@@ -237,7 +257,7 @@ def main(arguments: list[str] | None = None) -> None:
         args.epochs, before = 1, args.epochs
         result["epoch"] = {path.name: train(captions, read_features(path), args, 0)["cpu_s"] for path in args.features}
         args.epochs = before
-        Console().print(", ".join(f"{name}: {cpu:.0f} CPU s an epoch" for name, cpu in result["epoch"].items()))
+        Console().print(", ".join(f"{name}: {cpu:.0f} CPU s per epoch" for name, cpu in result["epoch"].items()))
     if args.retrieval:
         runs = result["retrieval"] = []
         for path in args.features:

@@ -1,13 +1,13 @@
-"""Ternary rows on one core: made from features against the speed of memory, searched against BLAS on float32.
+"""Ternary rows on one core: packing compared with memory bandwidth, search compared with BLAS on float32.
 
-OPENBLAS_NUM_THREADS=1 python -m bench.ternary                 8,192 rows of 12,416 numbers, those of VGG16
+OPENBLAS_NUM_THREADS=1 python -m bench.ternary                 8,192 rows of 12,416 features, as of VGG16
 OPENBLAS_NUM_THREADS=1 python -m bench.ternary --rows 32768 --json results/ternary.json
 EMBFAST_ISA=avx2 OPENBLAS_NUM_THREADS=1 python -m bench.ternary
 
-Runs take turns; figures are CPU seconds, medians over --repeats. Every result is compared before it is timed. A speed
-of making rows counts the bytes of the features alone, though levels write a quarter of that again; reading is what
-kernels.read_bandwidth reaches on 128 MB of them, the best pass of many. A search returns the 10 best rows, where BLAS
-has only multiplied.
+Runs are interleaved; figures are CPU seconds, medians over --repeats. Every result is checked before it is timed. The
+speed of packing counts the bytes of the features alone, although levels write another quarter of them. The bandwidth is
+that of kernels.read_bandwidth on 128 MB of the features, the best of many passes. A search returns the 10 best rows;
+BLAS only multiplies.
 """
 
 import argparse
@@ -25,11 +25,11 @@ from embfast import kernels
 from embfast.files.ternary import LOWER, UPPER, TernaryMatrix, thresholds
 
 K = 10
-READ = 1 << 25  # numbers that are read to know the speed of memory: 128 MB, in a few milliseconds without interruption
+READ = 1 << 25  # floats, 128 MB, read to measure bandwidth; a pass is short enough to run uninterrupted
 
 
 def take_turns(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, dict[str, float]]:
-    """CPU seconds of each run: median, best and worst."""
+    """CPU seconds of each run, interleaved: median, best and worst."""
     seconds = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
@@ -40,7 +40,7 @@ def take_turns(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str,
 
 
 def random_features(n: int, dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Features, their means and deviations; whole registers of float32, on large pages."""
+    """Features in huge pages, and their means and standard deviations."""
     rng = np.random.default_rng(0)
     mean, sd = rng.normal(0, 1, dim), rng.lognormal(0, 1, dim)
     features = kernels.weight_table(n, dim)[:, :dim]
@@ -51,7 +51,7 @@ def random_features(n: int, dim: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 def bench_making(features: np.ndarray, mean: np.ndarray, sd: np.ndarray, repeats: int) -> dict:
-    """GB/s of features."""
+    """Speed of packing, in GB/s of features."""
     low, high = thresholds(mean, sd)
     planes, out = kernels.bit_planes(*features.shape), np.empty(features.shape, np.int8)
     kernels.ternary_pack(features, low, high, planes)
@@ -83,12 +83,12 @@ def bench_making(features: np.ndarray, mean: np.ndarray, sd: np.ndarray, repeats
 
 
 def bench_search(matrix: TernaryMatrix, numbers: list[int], repeats: int) -> dict:
-    """Milliseconds of a search, and of the products alone by BLAS, for so many queries at a time."""
+    """Milliseconds of a search, and of the products alone by BLAS, for each number of queries at a time."""
     floats = matrix.to_float32()
     results = {}
     for m in numbers:
         queries, columns = matrix.take(slice(0, m)), np.ascontiguousarray(floats[:m].T)
-        dots = (floats @ columns).T.astype(np.float64)  # exact: whole numbers below 2^24
+        dots = (floats @ columns).T.astype(np.float64)  # exact: integers below 2^24
         ids, _ = matrix.top(queries, K, threads=1)
         order = np.argsort(-dots * np.abs(dots) / np.maximum(matrix.nonzeros, 1), axis=1, kind="stable")
         assert np.array_equal(ids, order[:, :K])
@@ -121,7 +121,7 @@ def main(words: list[str] | None = None) -> None:
 
     machine = {**machine_and_commit(), "kernels": kernels.isa(), "blas_threads": os.environ.get("OPENBLAS_NUM_THREADS")}
     print(f"{args.rows} x {args.dim}, median of {args.repeats}, one core; {json.dumps(machine)}")
-    print(f"bytes a row: {matrix.nbytes / len(matrix):,.0f}, as float32 {4 * matrix.dim:,}\n")
+    print(f"bytes per row: {matrix.nbytes / len(matrix):,.0f}, as float32 {4 * matrix.dim:,}\n")
     read = making["read"]["median"]
     print(f"{'GB/s of features':24}{'median':>10}{'of reading':>12}")
     for name, rate in making.items():

@@ -1,9 +1,9 @@
-"""The two errors of our own; bad arguments raise ValueError, TypeError or KeyError."""
+"""Exceptions of embfast. Invalid arguments raise ValueError, TypeError or KeyError instead."""
 
 
 class FormatError(ValueError):
-    """A file does not parse: the message names the file, the place, what was expected and what came."""
+    """A file cannot be parsed. The message names the file, the position, and expected and actual content."""
 
 
 class TrainingError(RuntimeError):
-    """A training run cannot go on: the message says why and what to change."""
+    """Training cannot continue. The message gives the reason and what to change."""

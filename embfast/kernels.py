@@ -35,6 +35,7 @@ ENTRY = _cpu.entry  # of a co-occurrence matrix: int32 row, int32 column, float3
 group_entries = _cpu.group_entries
 random_order = _cpu.random_order
 train_entries = _cpu.train_entries
+GLOVE_JOB = _cpu.glove_job  # settings of train_entries and device_entries: struct GloveJob of csrc/glove/job.h
 EdgeReader = _cpu.EdgeReader
 csr = _cpu.csr
 asymmetric_entry = _cpu.asymmetric_entry
@@ -145,16 +146,16 @@ def describe_devices() -> list[tuple[str, str]]:
 
 def device_entries(
     device: Any,
+    job: np.ndarray,
     tables: dict[str, np.ndarray],
     entries: np.ndarray,
     parts: np.ndarray,
     runs: np.ndarray,
-    **settings: Any,
 ) -> Any:
-    """GloVe's tables on a device, to be trained on entries in runs: device_glove.Entries."""
+    """GloVe's tables on a device, to be trained on entries in runs: device.entries.Entries."""
     from embfast.device.entries import Entries
 
-    return Entries(device, tables, entries, parts, runs, **settings)
+    return Entries(device, job, tables, entries, parts, runs)
 
 
 def device_walks(device: Any, arrays: dict[str, np.ndarray | None], settings: dict[str, Any]) -> Any:

@@ -193,12 +193,12 @@ def test_glove_without_rivals_says_so(tmp_path, text, capsys):
     result = run_glove(tmp_path, text, "--speed", "--threads", 1)
     assert {row["program"] for row in result["training"]} == {"embfast", "embfast full"}
     said = capsys.readouterr().err
-    assert "Stanford is left out: build https://github.com/stanfordnlp/GloVe" in said
-    assert "glove-python is left out" in said
+    assert "Stanford is skipped: build https://github.com/stanfordnlp/GloVe" in said
+    assert "glove-python is skipped" in said
 
 
 def test_glove_refuses_another_vocabulary(tmp_path, text, stanford):
-    with pytest.raises(RuntimeError, match="vocabularies of different sizes: embfast 100, Stanford 99"):
+    with pytest.raises(RuntimeError, match="vocabulary sizes differ: embfast 100, Stanford 99"):
         run_glove(tmp_path, text, "--speed", "--stanford", stanford(99))
 
 

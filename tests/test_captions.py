@@ -1,4 +1,4 @@
-"""Captions from the files of data sets; their words."""
+"""Captions read from the files of data sets, and their vocabulary."""
 
 import gzip
 import json
@@ -161,7 +161,7 @@ def test_flickr8k_as_it_is(data):
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("c.tsv", "a.jpg\tA dog\nb.jpg\n", r"c\.tsv:2: expected image, tab, caption"),
+        ("c.tsv", "a.jpg\tA dog\nb.jpg\n", r"c\.tsv:2: expected the tab-separated columns image, caption"),
         ("c.tsv", "a\tb\tc\td\n", r"c\.tsv:1: expected .* got 4 columns"),
         ("c.tsv", "\tA dog\n", r"c\.tsv:1: expected the key of an image"),
         ("c.tsv", "image\tcaption\na\tb\tc\n", r"c\.tsv:2: expected 2 columns as line 1 has, got 3"),
@@ -192,18 +192,18 @@ def test_flickr8k_as_it_is(data):
         ("c.json", {**COCO, "images": [{"id": 3}]}, r"images\[0\]: expected id and file_name"),
     ],
 )
-def test_faulty_files_say_where(tmp_path, name, content, says):
+def test_errors_in_files_name_the_line_or_entry(tmp_path, name, content, says):
     with pytest.raises(FormatError, match=says):
         Captions.from_file(written(tmp_path / name, content))
 
 
-def test_bytes_that_are_no_utf8_say_where(tmp_path):
+def test_invalid_utf8_and_split_errors_name_the_line(tmp_path):
     (tmp_path / "c.tsv").write_bytes(b"a.jpg\tA dog\nb.jpg\tA \xff dog\n")
     with pytest.raises(FormatError, match=r"c\.tsv:2: expected UTF-8"):
         Captions.from_file(tmp_path / "c.tsv")
     with pytest.raises(ValueError, match=r"caption 2: image 'a' is in the splits 'train' and 'dev'"):
         Captions.from_file(written(tmp_path / "d.tsv", "a\tA dog\ttrain\na\tA cat\tdev\n"))
-    with pytest.raises(FormatError, match="several images are called 'a'"):
+    with pytest.raises(FormatError, match="several images have the key 'a'"):
         Captions.from_file(written(tmp_path / "d.tsv", "a.jpg\tA dog\na.png\tA cat\n"), stem=True)
 
 
@@ -214,27 +214,27 @@ def test_parts_keep_texts_with_their_images():
     assert rows(captions.of_images(["i4", "nobody", "i0"])) == [pair for pair in pairs if pair[0] in ("i0", "i4")]
     assert captions.texts[-1] == "text 39 é"
     assert captions.texts[3:5] == ["text 3 é", "text 4 é"]
-    with pytest.raises(ValueError, match=r"no image of split 'dev'; there are 's0', 's1', 's2'"):
+    with pytest.raises(ValueError, match=r"no image is in the split 'dev'; splits are 's0', 's1', 's2'"):
         captions.part("dev")
     with pytest.raises(IndexError):
         captions.texts[40]
     assert captions.checksum() != captions.part("s1").checksum()
 
 
-def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="'a' is there twice"):
+def test_inconsistent_arguments_are_errors():
+    with pytest.raises(ValueError, match="'a' occurs twice"):
         Captions(["a", "a"], [], [])
-    with pytest.raises(ValueError, match="expected an owner for each of 2 captions"):
+    with pytest.raises(ValueError, match="expected one owner for each of 2 captions"):
         Captions(["a"], [0], ["x", "y"])
-    with pytest.raises(ValueError, match="places in a list of 1 images"):
+    with pytest.raises(ValueError, match="indices into a list of 1 images"):
         Captions(["a"], [1], ["x"])
-    with pytest.raises(ValueError, match="expected a split for each of 1 images"):
+    with pytest.raises(ValueError, match="expected one split for each of 1 images"):
         Captions(["a"], [0], ["x"], [])
     with pytest.raises(TypeError, match="texts are strings, got 3"):
         Texts.of(["a", 3])
     with pytest.raises(ValueError, match="pair 1: expected an image, a caption"):
         Captions.from_pairs(["ab"])
-    with pytest.raises(ValueError, match="expected the image of each of 1 rows, got 2"):
+    with pytest.raises(ValueError, match="expected one image for each of 1 rows, got 2"):
         Linked(Vectors(["s"], np.ones((1, 2), np.float32)), ["a", "b"])
 
 
@@ -263,11 +263,11 @@ def test_words_of_texts():
 
 
 def test_the_first_line_of_a_table(tmp_path):
-    """The mark that Windows begins a file with is no part of it, and a table has a column of captions."""
+    """A byte order mark is skipped, and a header must name a column of captions."""
     (tmp_path / "a.tsv").write_text("image\tsplit\tcaption\na.jpg\ttrain\ta dog\n", encoding="utf-8-sig")
     assert Captions.from_file(tmp_path / "a.tsv").images == ["a.jpg"]
     (tmp_path / "b.tsv").write_text("image\ttext\na.jpg\ta dog\n")
-    with pytest.raises(FormatError, match=r"b\.tsv:1: expected a column caption beside image, got text"):
+    with pytest.raises(FormatError, match=r"b\.tsv:1: expected a column caption besides image, got text"):
         Captions.from_file(tmp_path / "b.tsv")
 
 

@@ -1,4 +1,4 @@
-"""Co-occurrences: counting against a dictionary, files, scipy's matrices, Stanford's."""
+"""Co-occurrences: counting against a dictionary, files, SciPy and Stanford's format."""
 
 import os
 import subprocess
@@ -6,6 +6,7 @@ import sys
 import tempfile
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,18 +16,19 @@ from numpy.testing import assert_allclose, assert_array_equal
 from test_word2vec import topic_share
 
 import embfast
-import embfast.words.cooccurrence
+import embfast.words.counting
 from embfast import kernels, reference
 from embfast.errors import FormatError
 from embfast.text.corpus import Corpus
-from embfast.words.cooccurrence import STANFORD, CooccurrenceMatrix, count_pairs
+from embfast.words.cooccurrence import STANFORD, CooccurrenceMatrix
+from embfast.words.counting import CountingPlan, count_pairs, plan_counting
 from embfast.words.glove import GloVe
 
 
 def topics(n=1_500, seed=0):
-    """Sentences of 12 words of two topics of 20 words, 4 of 5 words of the sentence's own topic, some of neither.
+    """Sentences of 12 words. 4 of 5 topic words are from the sentence's topic; some words have no topic.
 
-    GloVe learns from pairs that occur, so words of different topics must meet at times.
+    GloVe learns from observed pairs only, so words of different topics must sometimes co-occur.
     """
     random = np.random.default_rng(seed)
     own = np.array(["ab", "ba"])[random.integers(2, size=n)]
@@ -52,20 +54,13 @@ def matrix(corpus):
 
 
 def counted(ids, offsets, n_words, chunk=None, threads=1, buffer=None, **how):
-    """The entries that count_pairs writes, after a few other bytes."""
-    ids, offsets = np.array(ids, np.int32), np.array(offsets, np.int64)
+    """The entries that count_pairs writes, 24 bytes into a file."""
+    text = SimpleNamespace(ids=np.array(ids, np.int32), offsets=np.array(offsets, np.int64), words=range(n_words))
+    plan = CountingPlan(
+        **how, threads=threads, buffer_bytes=buffer or 16 * (n_words + 1), chunk=chunk or max(1, len(ids))
+    )
     with tempfile.TemporaryFile() as stream:
-        n = count_pairs(
-            ids,
-            offsets,
-            n_words,
-            threads=threads,
-            buffer=buffer or 16 * (n_words + 1),
-            chunk=chunk or max(1, len(ids)),
-            stream=stream,
-            begin=24,
-            **how,
-        )
+        n = count_pairs(text, plan, stream, begin=24)
         stream.seek(24)
         data = stream.read()
     assert len(data) == 12 * n
@@ -103,7 +98,7 @@ def test_counting_matches_a_dictionary(text, window, symmetric, distance_weighti
 
 @pytest.mark.parametrize("distance_weighting", [True, False])
 def test_wide_windows_and_many_columns(distance_weighting):
-    """Rows of many columns, so that both ways of sorting them are met, over windows of 1,000 tokens."""
+    """Rows with many columns, which cover both ways of sorting, and windows of 1,000 tokens."""
     rng = np.random.default_rng(1)
     ids = np.minimum(rng.zipf(1.3, 6_000), 2_000).astype(np.int32) - 1
     offsets = np.array([0, 0, 2_500, 2_501, 5_500, 6_000])
@@ -122,32 +117,33 @@ def test_wide_windows_and_many_columns(distance_weighting):
 
 
 def test_sums_stay_exact_where_float32_would_stop():
-    """2^24 + 1 pairs: float32 counting by ones stays at 2^24."""
+    """With 2^24 + 1 pairs, float32 counting by ones would stop at 2^24."""
     n = 2**13 + 1
     entries = counted(np.zeros(n, np.int32), [0, n], 1, window=4096, symmetric=False, distance_weighting=False)
     assert entries.tolist() == [(0, 0, np.float32(4096 * (n - 4096) + 4096 * 4095 // 2))]
 
 
-def test_ids_that_are_no_words_are_refused():
+def test_ids_out_of_range_are_refused():
     for ids in ([0, 3], [-1, 0]):
         with pytest.raises(ValueError, match="ids: expected 0 <= id < n_words"):
             counted(ids, [0, 2], 3, window=2, symmetric=True, distance_weighting=True)
-    with pytest.raises(ValueError, match="offsets: expected them to run from 0"):
+    with pytest.raises(ValueError, match="offsets: expected to rise from 0"):
         counted([0, 1], [0, 1], 3, window=2, symmetric=True, distance_weighting=True)
     with pytest.raises(ValueError, match="offsets: entry 2 does not ascend"):
         counted([0, 1], [0, 2, 1, 2], 3, window=2, symmetric=True, distance_weighting=True)
 
 
-def test_memory_is_planned_and_too_little_is_refused(corpus, monkeypatch):
+def test_memory_is_planned_and_too_small_a_limit_is_refused(corpus, monkeypatch):
     for n_words, threads, memory in ((70_000, 1, 0.5), (1_000_000, 8, 2.0), (45, 2, 0.001)):
-        buffer, chunk = embfast.words.cooccurrence._plan(10**9, n_words, threads, memory)
+        text = SimpleNamespace(n_tokens=10**9, words=range(n_words))
+        plan = plan_counting(text, window=5, symmetric=True, distance_weighting=True, threads=threads, memory_gb=memory)
         counter = kernels.CooccurrenceCounter
-        used = buffer + chunk * counter.bytes_per_token + counter.bytes_of_words(n_words)
+        used = plan.buffer_bytes + plan.chunk * counter.bytes_per_token + counter.bytes_of_words(n_words)
         assert used + threads * counter.bytes_per_thread(n_words) <= memory * 1e9
         assert used > 0.5 * memory * 1e9
-    with pytest.raises(ValueError, match=r"memory_gb=0.0001 is too little to count 45 words .* at least 0\.00"):
+    with pytest.raises(ValueError, match=r"memory_gb=0.0001 is too small to count 45 words .* at least 0\.00"):
         CooccurrenceMatrix.from_corpus(corpus, memory_gb=1e-4)
-    monkeypatch.setattr(embfast.words.cooccurrence, "_SMALLEST_CHUNK", 1)
+    monkeypatch.setattr(embfast.words.counting, "_SMALLEST_CHUNK", 1)
     told = []
     little = CooccurrenceMatrix.from_corpus(corpus, memory_gb=2e-5, threads=1, progress=lambda *at: told.append(at))
     assert told == sorted(told)
@@ -158,10 +154,10 @@ def test_memory_is_planned_and_too_little_is_refused(corpus, monkeypatch):
 FULL_DISK = """
 import os, resource, sys
 import numpy as np
-from embfast.words import cooccurrence
+from embfast.words import cooccurrence, counting
 from embfast.text.corpus import Corpus
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-cooccurrence._SMALLEST_CHUNK = 1
+counting._SMALLEST_CHUNK = 1
 ids = np.random.default_rng(0).integers(0, 500, 20_000).astype(np.int32)
 corpus = Corpus([f"w{i}" for i in range(500)], np.bincount(ids, minlength=500), ids, np.array([0, 20_000]))
 try:
@@ -211,7 +207,7 @@ def test_save_and_load(corpus, matrix, tmp_path):
     kept = CooccurrenceMatrix.from_corpus(corpus, window=4, path=tmp_path / "kept")
     same_matrix(kept, matrix)
     assert (tmp_path / "kept").read_bytes() == (tmp_path / "saved").read_bytes()
-    loaded.save(tmp_path / "saved")  # over the file that it is mapped from
+    loaded.save(tmp_path / "saved")  # overwrites the file that it is mapped from
     same_matrix(CooccurrenceMatrix.load(tmp_path / "saved"), matrix)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "saved"]
 
@@ -231,11 +227,11 @@ def test_a_corpus_without_pairs_makes_an_empty_matrix(tmp_path):
     assert (len(empty), empty.words) == (0, ["a", "b"])
     assert empty.to_scipy().nnz == 0
     assert empty.ppmi().nnz == 0
-    with pytest.raises(ValueError, match="no two words stand together"):
+    with pytest.raises(ValueError, match="no two words co-occur"):
         GloVe().fit(empty)
 
 
-def test_files_that_are_cut_or_something_else(matrix, corpus, tmp_path):
+def test_truncated_and_other_files_are_refused(matrix, corpus, tmp_path):
     path = tmp_path / "matrix"
     matrix.save(path)
     whole = path.read_bytes()
@@ -275,7 +271,7 @@ BAD_ENTRIES = pytest.mark.parametrize(
 
 
 @BAD_ENTRIES
-def test_entries_that_cannot_be_are_named(matrix, tmp_path, fields, message):
+def test_invalid_entries_are_named(matrix, tmp_path, fields, message):
     bad = changed(matrix, 7, **fields)
     for use in (GloVe(dim=3).fit, CooccurrenceMatrix.ppmi, lambda m: m.to_stanford(tmp_path / "out")):
         with pytest.raises(ValueError, match=message):
@@ -289,7 +285,7 @@ def test_entries_that_cannot_be_are_named(matrix, tmp_path, fields, message):
 def test_entries_out_of_order_are_named(matrix):
     for other in (6, 8):
         twice = changed(matrix, 7, column=matrix.columns[other])
-        with pytest.raises(ValueError, match=r"entry [78]: expected a row and column after those before"):
+        with pytest.raises(ValueError, match=r"entry [78]: expected entries sorted by row and column"):
             twice.ppmi()
     with pytest.raises(ValueError, match="expected entries of"):
         CooccurrenceMatrix(["a"], np.ones(1), np.zeros((2, 3)))
@@ -342,7 +338,7 @@ def test_svd_is_that_of_the_whole_matrix(matrix):
     with pytest.raises(ValueError, match=r"above log\(1e\+08\)"):
         matrix.svd(dim=5, shift=1e8)
     pairs = CooccurrenceMatrix.from_corpus(Corpus.from_sentences([["a", "b"], ["c"], ["d"]]), window=1)
-    with pytest.raises(ValueError, match="dim must be at most 2, since no more dimensions have any information, got 3"):
+    with pytest.raises(ValueError, match="dim must be at most 2, the numerical rank of the PPMI matrix, got 3"):
         pairs.svd(dim=3)
 
 
@@ -360,12 +356,12 @@ def test_stanfords_files_and_back(matrix, tmp_path):
         odd.to_stanford(tmp_path / "new.bin", tmp_path / "new.txt")
 
 
-def test_stanfords_files_that_cannot_be(matrix, tmp_path):
+def test_invalid_stanford_files_are_refused(matrix, tmp_path):
     path, vocab = tmp_path / "cooccurrence.bin", tmp_path / "vocab.txt"
     matrix.to_stanford(path, vocab)
     good = np.fromfile(path, STANFORD)
     path.write_bytes(good.tobytes()[:-3])
-    with pytest.raises(FormatError, match=r"cooccurrence.bin: expected records of 16 bytes.*cut short"):
+    with pytest.raises(FormatError, match=r"cooccurrence.bin: expected records of 16 bytes.*truncated"):
         CooccurrenceMatrix.from_stanford(path, vocab)
     for field, value, message in (
         ("row", 0, "expected ids from 1 to 45, got 0 and 4"),
@@ -381,10 +377,10 @@ def test_stanfords_files_that_cannot_be(matrix, tmp_path):
         with pytest.raises(FormatError, match=f"cooccurrence.bin: entry 3: {message}"):
             CooccurrenceMatrix.from_stanford(path, vocab)
     np.random.default_rng(0).permutation(good).tofile(path)
-    with pytest.raises(FormatError, match="expected a row and column after those before"):
+    with pytest.raises(FormatError, match="expected entries sorted by row and column"):
         CooccurrenceMatrix.from_stanford(path, vocab)
     vocab.write_text("</s> 3\n" + vocab.read_text())
-    with pytest.raises(FormatError, match=r"vocab.txt: holds </s>"):
+    with pytest.raises(FormatError, match=r"vocab.txt: contains </s>"):
         CooccurrenceMatrix.from_stanford(path, vocab)
 
 
@@ -397,13 +393,13 @@ def test_stanfords_files_that_cannot_be(matrix, tmp_path):
         ("threads", 0),
     ],
 )
-def test_counting_without_sense_is_refused(corpus, name, value):
+def test_invalid_counting_settings_are_refused(corpus, name, value):
     with pytest.raises(ValueError, match=f"^{name} must be"):
         CooccurrenceMatrix.from_corpus(corpus, **{name: value})
 
 
 def test_memory_is_given_back(tmp_path):
-    """Counting into a file and training from it: peak memory is far below what the entries take."""
+    """Peak memory of counting into a file stays far below the size of the entries."""
     script = """
 import resource, sys
 import numpy as np
@@ -416,7 +412,7 @@ matrix = CooccurrenceMatrix.from_corpus(corpus, window=8, memory_gb=0.01, thread
 print(len(matrix), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
     if os.environ.get("LD_PRELOAD"):
-        pytest.skip("the sanitizers take memory of their own")
+        pytest.skip("sanitizers need additional memory")
     environment = {**os.environ, "PYTHONPATH": str(Path(embfast.__file__).parents[1])}
     arguments = [sys.executable, "-c", script, str(tmp_path / "matrix")]
     done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=True)
@@ -440,6 +436,6 @@ def test_a_mapped_corpus_and_matrix_may_be_copied(tmp_path):
         assert len(GloVe(dim=2, epochs=1, threads=1).fit(matrix).vectors_) == 4
 
 
-def test_a_word_that_stands_twice_is_refused():
-    with pytest.raises(ValueError, match="'x' stands there twice"):
+def test_duplicate_words_are_refused():
+    with pytest.raises(ValueError, match="'x' is listed more than once"):
         CooccurrenceMatrix(["x", "x"], np.ones(2), np.zeros(1, kernels.ENTRY))

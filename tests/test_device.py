@@ -292,7 +292,7 @@ def test_without_a_driver_the_error_says_so(cupy, monkeypatch, corpus):
 
 
 def test_a_device_that_is_not_there_or_too_old(cupy, monkeypatch, corpus):
-    with pytest.raises(ValueError, match="there is no CUDA device 3: the driver lists 1"):
+    with pytest.raises(ValueError, match="CUDA device 3 does not exist: the driver lists 1"):
         Word2Vec(**settings(device="cuda:3")).fit(corpus)
     monkeypatch.setitem(standin.PROPERTIES, "major", 6)
     with pytest.raises(ValueError, match=r"compute capability 6.0; kernels are compiled for 7.5 and newer"):
@@ -361,7 +361,7 @@ def test_binaries_are_taken_where_the_driver_is_new_enough(cupy, monkeypatch, tm
     device.find().kernel("sequences", "keep_tokens")
     assert standin.RawModule.made == ["the source", str(tmp_path / "sequences.fatbin"), "the source"]
     (tmp_path / "sequences.cu").unlink()
-    with pytest.raises(ValueError, match=r"sequences\.cu is missing: install embfast anew"):
+    with pytest.raises(ValueError, match=r"sequences\.cu is missing: reinstall embfast"):
         device.find().kernel("sequences", "keep_tokens")
 
 

@@ -1,4 +1,4 @@
-"""What nvcc makes of the device kernels: PTX run on numpy, machine code counted, registers as in the table."""
+"""Compiler output for the device kernels: PTX interpreted on numpy, instruction counts, registers as in the table."""
 
 import ctypes
 import ctypes.util
@@ -30,13 +30,13 @@ TABLE = Path(__file__).parent / "cuda" / "registers.tsv"
 def nvcc():
     path = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
     if path is None:
-        pytest.skip("there is no nvcc")
+        pytest.skip("nvcc is not installed")
     return path
 
 
 @pytest.fixture(scope="module")
 def compiled(nvcc, tmp_path_factory):
-    """Compiles csrc/sequences/sequences.cu for one architecture, once: to PTX, or to a cubin with its PTX beside it."""
+    """Compiles csrc/sequences/sequences.cu once per architecture: to PTX, or to a cubin and its PTX."""
     made = {}
 
     def compile(architecture, cubin=False):
@@ -69,7 +69,7 @@ def compiled(nvcc, tmp_path_factory):
 
 
 def on_ptx(folder, problem, grid, used):
-    """What the PTX of the kernels makes of a problem."""
+    """Solves a problem with the PTX of the kernels."""
     source = next(folder.glob("*.ptx")).read_text()
     arguments = device_arguments(problem)
     tally = np.zeros(1, sequences.TALLY)
@@ -88,7 +88,7 @@ def on_ptx(folder, problem, grid, used):
 
 @pytest.mark.parametrize("architecture", [75, 90])
 def test_ptx_does_what_the_reference_says(architecture, compiled):
-    """Whose rows other blocks move are added to by single numbers on 75, by four on 90."""
+    """Shared rows are updated by scalar atomics on sm_75 and by vectors of four on sm_90."""
     folder, used = compiled(architecture, cubin=architecture == 90), {}
     plain = Problem(dim=20, words=40, tokens=24, window=2, drawn=3, hs=True, subsampled=True)
     problems = [replace(plain, **MODELS["sg"]), replace(plain, **MODELS["dm-mean"])]
@@ -127,12 +127,12 @@ FAULTY = """
         ("ld.global.f32 %f1, [%rd3+2];", "not aligned"),
         ("ld.global.v2.f32 {%f1, %f2}, [%rd3];", "not aligned"),
         ("st.shared.f32 [%rd3], 0f00000000;", "outside of shared memory"),
-        ("shfl.sync.bfly.b32 %r2|%p1, %r1, 1, 31, 65535;", "mask 0000ffff, but lanes ffffffff have come"),
+        ("shfl.sync.bfly.b32 %r2|%p1, %r1, 1, 31, 65535;", "mask 0000ffff, but lanes ffffffff are active"),
         ("add.f32 %f2, %f1, %f1;", "%f1 is read before it is written"),
-        ("sqrt.rn.f32 %f2, 0f00000000;", "no such instruction here"),
+        ("sqrt.rn.f32 %f2, 0f00000000;", "instruction is not implemented"),
     ],
 )
-def test_the_interpreter_sees_faults(body, error):
+def test_the_interpreter_detects_faults(body, error):
     memory, array = ptx.Memory(), np.zeros(32, np.float32)
     address = np.uint64(memory.add(array))
     with pytest.raises((IndexError, RuntimeError, ValueError, NotImplementedError), match=re.escape(error)):
@@ -149,16 +149,16 @@ def nvrtc():
     found = [str(path) for folder in folders for path in sorted(folder.glob("libnvrtc.so.1*"))]
     found += [name for name in (ctypes.util.find_library("nvrtc"),) if name]
     if not found:
-        pytest.skip("there is no NVRTC; pip install nvidia-cuda-nvrtc")
+        pytest.skip("NVRTC is not installed: pip install nvidia-cuda-nvrtc")
     for part in sorted(Path(found[0]).parent.glob("libnvrtc-builtins.so.*")):
-        ctypes.CDLL(str(part))  # which it looks for by name
+        ctypes.CDLL(str(part))  # NVRTC looks for it by name
     return ctypes.CDLL(found[0])
 
 
 @pytest.mark.parametrize("architecture", [75, 90])
 @pytest.mark.parametrize("source", sorted(path.name for path in shim.SOURCES.glob("*/*.cu")))
 def test_nvrtc_compiles_what_the_package_ships(source, architecture):
-    """As CuPy would where there are no binaries: without a standard library."""
+    """As CuPy compiles them without binaries: without a standard library."""
     library, program = nvrtc(), ctypes.c_void_p()
     text = (device.HOME / source).read_bytes()
     assert library.nvrtcCreateProgram(ctypes.byref(program), text, source.encode(), 0, None, None) == 0
@@ -179,12 +179,12 @@ def disassembler():
     packaged = Path(sysconfig.get_paths()["purelib"]) / "nvidia" / "cu13" / "bin" / "nvdisasm"
     found = shutil.which("nvdisasm") or (str(packaged) if packaged.exists() else None)
     if found is None:
-        pytest.skip("there is no nvdisasm; pip install nvidia-cuda-nvdisasm")
+        pytest.skip("nvdisasm is not installed: pip install nvidia-cuda-nvdisasm")
     return found
 
 
 def loops(listing):
-    """Instructions of each loop of a kernel, the shortest first."""
+    """Instructions of each loop of a kernel, shortest first."""
     labels, instructions, found = {}, [], []
     for line in listing.splitlines():
         if label := re.match(r"\s*(\.L_x_\d+):", line):
@@ -215,7 +215,7 @@ def test_the_inner_loop_takes_few_instructions(compiled):
 
 
 def registers(log):
-    """Lines (kernel, architecture, registers, bytes spilled) from what ptxas says of a build."""
+    """Rows (kernel, architecture, registers, bytes spilled) from the log of ptxas."""
     found = re.findall(
         r"Compiling entry function '(\w+)' for 'sm_(\d+)'.*?(\d+) bytes spill stores.*?Used (\d+) registers",
         log,
@@ -225,7 +225,7 @@ def registers(log):
 
 
 def test_registers_are_those_of_the_table():
-    """Written by `PYTHONPATH=.:tests/support python tests/test_device_builds.py` after a build."""
+    """The table is written by `PYTHONPATH=.:tests/support python tests/test_device_builds.py` after a build."""
     table = [line.split("\t") for line in TABLE.read_text().splitlines()[1:]]
     table = [(kernel, *map(int, numbers)) for kernel, *numbers in table]
     assert {arch for _, arch, _, _ in table} == {75, 80, 86, 89, 90, 100, 120}
@@ -235,11 +235,11 @@ def test_registers_are_those_of_the_table():
     if not logs or not built.exists():
         pytest.skip("the package was built without nvcc")
     if json.loads(built.read_text())["toolkit"] != [13, 0]:
-        pytest.skip("the table is of nvcc 13.0")
+        pytest.skip("the table was made with nvcc 13.0")
     assert sorted(row for log in logs for row in registers(log.read_text())) == sorted(table)
 
 
-# Warps on a multiprocessor of skip-gram at window 5, by dim; shared memory is what limits most of them.
+# Warps per multiprocessor for skip-gram with window 5, by dim; most are limited by shared memory.
 WARPS = {
     100: {75: 6, 80: 15, 86: 9, 89: 9, 90: 20, 100: 16, 120: 9},
     128: {75: 5, 80: 13, 86: 8, 89: 8, 90: 19, 100: 16, 120: 8},
@@ -251,7 +251,7 @@ def test_occupancy_is_that_of_the_table(nvcc, tmp_path):
     homes = [Path(nvcc).resolve().parents[1], Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))]
     include = next((home / "include" for home in homes if (home / "include" / "cuda_occupancy.h").exists()), None)
     if include is None:
-        pytest.skip("there is no cuda_occupancy.h")
+        pytest.skip("cuda_occupancy.h is not installed")
     program, source = tmp_path / "occupancy", shim.CUDA / "occupancy.cpp"
     shim.run(["g++", "-std=c++17", "-w", f"-I{include}", source, "-o", program], tmp_path)
     used = {tuple(line.split("\t")[:2]): line.split("\t")[2] for line in TABLE.read_text().splitlines()[1:]}
@@ -274,7 +274,7 @@ def test_the_log_is_read():
 
 
 def test_shared_memory_of_common_sizes_fits_every_device():
-    """Bytes of a block at window 5 and 10, and that no device of the table needs the ring in global memory there."""
+    """Bytes per block with window 5. No device of the table needs the ring in global memory."""
     shared = {dim: sequences.sequence_shape(-(-dim // 16) * 4, 5, 0, cbow=False, documents=False, shared_most=64 << 10)
               for dim in (100, 128, 200, 256, 300)}  # fmt: skip
     assert {dim: shape.shared for dim, shape in shared.items()} == {

@@ -1,4 +1,4 @@
-"""The layers that watch the device kernels: none has anything to say of them, and each planted fault is seen."""
+"""Checks on the device kernels (shim, schedules, reference, sanitizers): all pass, and all detect planted faults."""
 
 import re
 import shutil
@@ -11,7 +11,7 @@ import shim
 from problems import Problem
 from test_device_kernels import assert_same, device_expected, device_solve
 
-# A bug, and the layer that must see it.
+# Planted faults: file, text, replacement, and the check that must detect the fault.
 FAULTS = {
     "missing barrier": ("device.h", "    __syncthreads();\n", "", "thread"),
     "missing barrier, by schedules": ("device.h", "    __syncthreads();\n", "", "schedules"),
@@ -36,7 +36,7 @@ PROBLEM = Problem(dim=140, words=30, tokens=40, window=2, tags=2, hs=True, drawn
 
 
 def sanitized(sanitizer, library, short=0):
-    """Runs the several-warp kernels of words and documents in a process with a sanitizer."""
+    """Runs kernels with several warps for words and documents in a process with a sanitizer."""
     script = f"""
         import numpy as np, shim, test_device_kernels as t
         from dataclasses import replace
@@ -53,7 +53,7 @@ def sanitized(sanitizer, library, short=0):
 
 
 def seen(layer, library):
-    """Whether a layer sees that something is wrong with the kernels."""
+    """Whether a check detects a fault in the kernels."""
     if layer in ("thread", "thread blocks"):
         done = sanitized("thread", library)
         return "data race" in done.stderr
@@ -109,9 +109,9 @@ def test_address_sanitizer_is_content_and_sees_too_little_shared_memory():
 
 
 def test_the_tests_run_every_line_of_the_kernels(tmp_path):
-    """gcov, over one problem for each model, the ring in global memory, and what documents are inferred with."""
+    """Line coverage by gcov over one problem per model, the ring in global memory, and inference of documents."""
     if shutil.which("gcov") is None:
-        pytest.skip("there is no gcov")
+        pytest.skip("gcov is not installed")
     library = shim.build("coverage", options=("-O0", "--coverage", "-DSHIM_COVERAGE"))
     script = f"""
         import ctypes, numpy as np, shim, test_device_kernels as t
@@ -142,7 +142,10 @@ def test_the_tests_run_every_line_of_the_kernels(tmp_path):
                 ranking.solve(library, images, captions, mode=mode, similarity=kind, margin=0.3, groups=groups)
         ctypes.CDLL({str(library)!r}).shim_write_coverage()
     """
-    where = {"GCOV_PREFIX": str(tmp_path), "GCOV_PREFIX_STRIP": "99"}  # all directories: the counts come here
+    where = {
+        "GCOV_PREFIX": str(tmp_path),
+        "GCOV_PREFIX_STRIP": "99",
+    }  # strip all directories
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)], env=shim.environment() | where, text=True, capture_output=True
     )

@@ -1,4 +1,4 @@
-"""The GloVe kernels of csrc/glove/glove.cu, run on the CPU by the shim, against the reference of the CPU kernel."""
+"""The GloVe kernels of csrc/glove/glove.cu, run on the CPU by the shim and compared with the reference."""
 
 import sys
 from dataclasses import replace
@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import shim
 import standin
-from entry_problems import TABLES, EntryProblem
+from entry_problems import TABLES, EntryProblem, changed
 from numpy.testing import assert_allclose, assert_array_equal
 
 from embfast import CooccurrenceMatrix, Corpus, GloVe, kernels, reference
 from embfast.device import entries as device_glove
 from embfast.device.cuda import Device
-from embfast.device.entries import RUN_JOB, run_shape
+from embfast.device.entries import run_shape
 from embfast.words import glove
 from embfast.words.glove import make_runs
 
@@ -25,7 +25,7 @@ def library():
 
 
 def device_problems():
-    """Problems by name: widths of a row below, on and above a warp, with the other settings taking turns; the odd."""
+    """Problems by name: rows narrower than, as wide as and wider than a warp, varying settings, and special cases."""
     extras = cycle(
         [
             {},
@@ -51,7 +51,7 @@ PROBLEMS = device_problems()
 
 
 def run_arguments(problem, dtype=np.float32, longest=64):
-    """Arguments of reference.train_entries: entries by row, and groups that are runs of one row."""
+    """Arguments for reference.train_entries: entries sorted by row, and groups that are runs of one row."""
     arguments = problem.arguments(dtype)
     entries = arguments["entries"] = arguments["entries"][np.argsort(arguments["entries"]["row"], kind="stable")]
     edges = np.flatnonzero(np.diff(entries["row"], prepend=-1, append=-1))
@@ -61,26 +61,23 @@ def run_arguments(problem, dtype=np.float32, longest=64):
     )
     n = len(arguments["groups"]) - 1
     arguments["order"] = np.random.default_rng(problem.seed % 2**32).permutation(n).astype(np.int32)
-    return arguments | {"last": n}
+    arguments["job"]["last"] = n
+    return arguments
 
 
 def run_job(arguments, loss, longest=64, first_entry=0):
-    """The job for a launch, its shape, and the arrays that it points to."""
+    """Returns the job for a launch, its launch configuration, and the arrays that it points to."""
     pitch = arguments["w_in"].shape[1] // 4
     arrays = {name: arguments[name] for name in (*TABLES, "entries", "order")}
-    arrays |= {"runs": arguments["groups"].astype(np.int64), "loss": loss}
+    arrays |= {"groups": arguments["groups"].astype(np.int64), "loss": loss}
     arrays["entries"] = np.ascontiguousarray(arrays["entries"][first_entry:])
-    job = np.zeros((), RUN_JOB)
-    for name, array in arrays.items():
-        job[name] = array.ctypes.data
-    for name in ("seed", "epoch", "first", "last", "dim", "x_max", "alpha", "lr"):
-        job[name] = arguments[name]
-    job["first_entry"], job["pitch"], job["longest"] = first_entry, pitch, longest
+    pointers = {name: array.ctypes.data for name, array in arrays.items()}
+    job = changed(arguments["job"], **pointers, first_entry=first_entry, pitch=pitch, longest=longest)
     return job[()], run_shape(pitch, longest), arrays
 
 
 def solve(library, problem, grid=1, longest=64, threads=None):
-    """What a kernel makes of a problem: the loss, then the tables by name. One team unless there are more threads."""
+    """Solves a problem with a kernel. Returns loss and tables by name. Runs one team unless threads is given."""
     arguments, loss = run_arguments(problem, longest=longest), np.zeros(1)
     job, shape, _ = run_job(arguments, loss, longest)
     threads = threads or (shape.threads if shape.runs == 1 else 32)
@@ -128,7 +125,7 @@ def test_runs_of_any_length(longest, library):
 
 @pytest.mark.parametrize("dim", [20, 200])
 def test_teams_that_run_at_once_see_the_same_entries(dim, library):
-    """Other orders of additions: nearly the same loss and rows."""
+    """A different order of additions gives nearly the same loss and rows."""
     problem = EntryProblem(dim=dim, words=200, n=1_000, lr=0.01)
     library.schedule()
     alone = solve(library, problem)
@@ -144,25 +141,27 @@ def test_teams_that_run_at_once_see_the_same_entries(dim, library):
 
 
 def test_a_slice_of_the_entries_gives_the_same_bits(library):
-    """Draws are numbered over the matrix, wherever the slice begins."""
+    """Draws are indexed over the whole matrix, regardless of where the slice begins."""
     problem = EntryProblem(dim=20, words=20, n=200)
     library.schedule()
     whole, parts = run_arguments(problem), run_arguments(problem)
     for arguments in (whole, parts):
-        arguments["order"] = np.arange(arguments["last"], dtype=np.int32)
+        arguments["order"] = np.arange(len(arguments["order"]), dtype=np.int32)
     losses = np.zeros((2, 1))
     job, shape, _ = run_job(whole, losses[0])
     library.launch(shape.kernel, 1, 32, [job], shape.shared)
-    middle = int(whole["last"]) // 2
-    for first, last, skipped in ((0, middle, 0), (middle, whole["last"], int(whole["groups"][middle]))):
-        job, shape, _arrays = run_job(parts | {"first": first, "last": last}, losses[1], first_entry=skipped)
+    n = len(whole["order"])
+    middle = n // 2
+    for first, last, skipped in ((0, middle, 0), (middle, n, int(whole["groups"][middle]))):
+        part = parts | {"job": changed(parts["job"], first=first, last=last)}
+        job, shape, _arrays = run_job(part, losses[1], first_entry=skipped)
         library.launch(shape.kernel, 1, 32, [job], shape.shared)
     for name in TABLES:
         assert_array_equal(parts[name], whole[name], name)
     assert_allclose(*losses, rtol=1e-12)
 
 
-def test_an_entry_that_stands_twice_sees_its_first_step(library):
+def test_a_repeated_column_sees_the_previous_step(library):
     problem = EntryProblem(dim=20, words=4, n=16)
     fast, slow = run_arguments(problem), run_arguments(problem, np.float64)
     for arguments in (fast, slow):
@@ -175,7 +174,7 @@ def test_an_entry_that_stands_twice_sees_its_first_step(library):
 
 
 def test_bytes_per_entry_are_those_of_the_model(library):
-    """A column's row and sums are read and added to once an entry; those of the run's row once a run."""
+    """The row of a column and its sums are read and updated once per entry, those of the run's row once per run."""
     problem = EntryProblem(dim=127, words=100, n=10_000)
     library.schedule()
     arguments = run_arguments(problem)
@@ -188,7 +187,7 @@ def test_bytes_per_entry_are_those_of_the_model(library):
     assert counted["bytes_added"] / len(arguments["entries"]) == pytest.approx(rows * (1 + runs), rel=1e-3)
 
 
-# ---- the host side, on a stand-in for CuPy --------------------------------------------------------------------------
+# ---- host code, with a stand-in for CuPy -----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -206,7 +205,7 @@ def matrix():
 
 
 def fitted_by_the_reference(model, matrix):
-    """Loss of each epoch and tables of a fit, a run at a time."""
+    """Loss of each epoch and tables of a fit, one run at a time."""
     n = len(matrix.words)
     entries, parts, runs = make_runs(matrix, np.arange(n, dtype=np.int32), n, model.seed)
     tables = {name: table.astype(np.float64) for name, table in model._fresh(n, 0).items()}
@@ -215,10 +214,8 @@ def fitted_by_the_reference(model, matrix):
         turns = reference.random_order(len(parts) - 1, model.seed, epoch)
         orders = [reference.random_order(parts[p + 1] - parts[p], model.seed, epoch * len(turns) + p) for p in turns]
         order = np.concatenate([parts[p] + o for p, o in zip(turns, orders, strict=True)])
-        loss, trained = reference.train_entries(
-            *tables.values(), model.dim, entries, runs, order, 0, len(order), x_max=model.x_max, alpha=model.alpha,
-            lr=model.lr, seed=model.seed, epoch=epoch,
-        )  # fmt: skip
+        job = {**model.get_params(), "epoch": epoch, "first": 0, "last": len(order)}
+        loss, trained = reference.train_entries(job, **tables, entries=entries, groups=runs, order=order)
         losses.append(loss / trained)
     return losses, tables
 
@@ -226,7 +223,7 @@ def fitted_by_the_reference(model, matrix):
 @pytest.mark.parametrize("parts", ["whole", "streamed"])
 @pytest.mark.parametrize("dim", [6, 130])
 def test_a_fit_is_that_of_the_reference(dim, parts, cupy, matrix, monkeypatch):
-    """What the host sends, launches and brings back is all there is; one run at a time, so that it can be compared."""
+    """Covers uploads, launches and downloads. Runs are trained one at a time, which makes the results comparable."""
     monkeypatch.setattr(device_glove, "RUNS_BEFORE", 1 << 40)
     monkeypatch.setattr(glove, "_BLOCK", 500)
     monkeypatch.setattr(glove, "_DEVICE_SLICE", 1_500)
@@ -294,7 +291,7 @@ def test_tables_that_do_not_fit_are_counted(cupy, matrix, monkeypatch):
 
 
 def test_rows_that_are_too_long(cupy, matrix):
-    with pytest.raises(ValueError, match="dim=1,025, above 1,024, is of the CPU alone"):
+    with pytest.raises(ValueError, match=r"dim=1,025 \(above 1,024\) runs on the CPU only"):
         GloVe(dim=1025, device="cuda").fit(matrix)
     assert GloVe(dim=1025, device="auto", epochs=1).fit(matrix, progress=False).device_.startswith("cpu")
 
@@ -315,5 +312,5 @@ def test_a_checkpoint_of_the_device_goes_on_on_the_cpu(cupy, matrix, tmp_path):
 
 
 def test_the_job_is_laid_out_as_in_the_source(library):
-    assert library.arguments("train_runs_warp") == [RUN_JOB.itemsize]
-    assert shim.fields("glove.cu", "RunJob") == list(RUN_JOB.names)
+    assert library.arguments("train_runs_warp") == [kernels.GLOVE_JOB.itemsize]
+    assert shim.fields("glove/job.h", "GloveJob") == list(kernels.GLOVE_JOB.names)

@@ -1,13 +1,13 @@
-"""Bugs planted into the device kernels, each of a kind that has been seen in kernels of this sort: a layer goes red.
+"""Bugs planted in the device kernels, typical of such kernels, are detected by one of the checks.
 
-A layer is what looks at a kernel on its way to a device: the shim itself, the comparison with the reference or between
-schedules, AddressSanitizer, ThreadSanitizer.
+The checks are the shim itself, comparison with the reference or between schedules, AddressSanitizer and
+ThreadSanitizer.
 """
 
 import pytest
 import shim
 
-# Each drives the kernels of a source. Under a sanitizer there is nothing to compare: `compare` is False.
+# Scripts that run the kernels of a source. `compare` is False under a sanitizer, where only its report counts.
 SCRIPTS = {
     "glove": """
 import shim, test_device_glove as t
@@ -62,9 +62,9 @@ KERNELS = {
     "walks": ("walk_first_order", "walk_second_order", "pack_walks"),
 }  # fmt: skip
 
-# (source, text, what is planted in its place, the layer that must see it, what it says)
+# (source, text, replacement, sanitizer that must detect the bug or None, its message)
 MUTANTS = {
-    "the bias of a column is read by every lane after its owner may have added to it": (
+    "every lane reads the bias of a column after its owner may have updated it": (
         "glove",
         """i == bias ? x.w[i] + y.w[i] : x.w[i] * y.w[i];
     const float difference = sum(score) - log, gradient""",
@@ -72,14 +72,14 @@ MUTANTS = {
     const float known = sum(score) - log;
     if (bias >= 0 && bias < 4) {
       const float g = weight * (known + y.w[bias]);
-      atomicAdd(reinterpret_cast<float*>(job.w_out + row * job.pitch) + job.dim, -g * rsqrtf(y.sums[bias]));
+      atomicAdd(job.row(job.w_out, row) + job.dim, -g * rsqrtf(y.sums[bias]));
     }
     const float difference =
-        known + __ldcg(reinterpret_cast<const float*>(job.w_out + row * job.pitch) + job.dim), gradient""",
+        known + __ldcg(job.row(job.w_out, row) + job.dim), gradient""",
         None,
         "Not equal to tolerance",
     ),
-    "the shuffled order is read before lane 0 has made it": (
+    "the shuffled order is read before lane 0 has completed it": (
         "glove",
         """        order[j] = i;
       }
@@ -91,21 +91,21 @@ MUTANTS = {
         "thread",
         "data race",
     ),
-    "the sums of two steps share their place": (
+    "the sums of two steps share a buffer": (
         "glove",
         "team.turn ? 0 : team.n_warps;",
         "0;",
         "thread",
         "data race",
     ),
-    "a step is not clipped at its bias": (
+    "the gradient of a bias uses the other bias as its factor": (
         "glove",
         "clipped(gradient * (i == bias ? 1.0f : y.w[i])) * rate",
         "clipped(gradient * y.w[i]) * rate",
         None,
         "Not equal",
     ),
-    "the row of the run is stored, not added": (
+    "the row of the run is added whole instead of its change": (
         "glove",
         "x.w[i] -= before.w[i];",
         "x.w[i] -= 0.0f;",
@@ -138,7 +138,7 @@ MUTANTS = {
         "__ballot_sync(all_lanes, l.plus)",
         "__ballot_sync(0x7fffffffu, l.plus)",
         None,
-        "not in the mask",
+        "not in its mask",
     ),
     "the bits of the minus plane are those of the plus plane": (
         "ternary",
@@ -179,7 +179,7 @@ MUTANTS = {
 
 
 def run(source, library, sanitizer=None):
-    """What a script says that drives the kernels of a source; nothing where all is well."""
+    """Runs the script for a source and returns its error messages; an empty string if all checks pass."""
     script = f"path, compare = {str(library)!r}, {sanitizer is None}\n{SCRIPTS[source]}"
     if sanitizer:
         done = shim.run_sanitized(sanitizer, script)
@@ -198,7 +198,7 @@ def build(source, sanitizer=None, changes=None):
                       kernels=text + "".join(f"SHIM_KERNEL({kernel});\n" for kernel in name))  # fmt: skip
 
 
-# A thread of a walk kernel meets no other: pack_walks alone has shared memory, behind one barrier.
+# Threads of the walk kernels do not communicate; only pack_walks has shared memory, behind a single barrier.
 @pytest.mark.parametrize(
     ("source", "sanitizer"),
     [(s, layer) for s in SCRIPTS for layer in (None, "address", "thread") if (s, layer) != ("walks", "thread")],

@@ -1,5 +1,4 @@
-"""What nvcc makes of the kernels of GloVe, walks and ternary rows, run on numpy: the PTX of the oldest and of a new
-architecture."""
+"""PTX of the kernels for GloVe, walks and ternary rows, for the oldest and a new architecture, interpreted on numpy."""
 
 import shutil
 import subprocess
@@ -25,10 +24,10 @@ ARCHITECTURES = [75, 90]
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    """Compiles a source to PTX, once; returns its kernels by name."""
+    """Compiles a source to PTX once and returns its kernels by name."""
     nvcc = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
     if nvcc is None:
-        pytest.skip("there is no nvcc")
+        pytest.skip("nvcc is not installed")
     made = {}
 
     def compile(source, architecture):
@@ -45,7 +44,7 @@ def compiled(tmp_path_factory):
 
 
 def launch(kernel, grid, arrays, arguments, shared=0):
-    """Arrays are those that a job points to; arguments as shim.launch takes them."""
+    """Launches a kernel. arrays: The arrays that the job points to. arguments: As for shim.launch."""
     memory, values = ptx.Memory(), []
     for array in arrays:
         if array is not None and array.size:

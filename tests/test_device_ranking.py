@@ -1,4 +1,4 @@
-"""The kernels of ranking.cu, run on the CPU by the shim, against the loops of reference and torch's gradients."""
+"""The kernels of ranking.cu, executed on the CPU by the shim, against the reference and torch's gradients."""
 
 import sys
 from itertools import product
@@ -20,7 +20,7 @@ def library():
 
 
 def batch(n_images, n_captions, dim, groups, seed=0):
-    """Rows near those of their pair; one of zeros; groups of one to four."""
+    """Rows similar to those of their pair; one row of zeros; random groups."""
     rng = np.random.default_rng([seed, n_images, n_captions, dim])
     most = max(n_images, n_captions)
     shared = rng.standard_normal((most, dim))
@@ -32,7 +32,7 @@ def batch(n_images, n_captions, dim, groups, seed=0):
 
 
 def solve(library, images, captions, *, mode, similarity, margin, groups=None, direction="both", offset=0, finish=True):
-    """Loss and gradients, as the kernels give them."""
+    """Loss and gradients by the kernels."""
     (n, dim), m = images.shape, len(captions)
     pairs = min(n, m)
     arrays = {
@@ -75,7 +75,7 @@ def solve(library, images, captions, *, mode, similarity, margin, groups=None, d
 
 
 def expected(images, captions, *, groups=None, **settings):
-    """Loss and gradients of embfast.multimodal.ranking in float64, which its own tests hold to calculus."""
+    """Loss and gradients of embfast.multimodal.ranking in float64; its own tests hold them to calculus."""
     import torch
 
     from embfast.multimodal.ranking import ranking_loss
@@ -86,7 +86,7 @@ def expected(images, captions, *, groups=None, **settings):
     return loss.item(), sides[0].grad.numpy(), sides[1].grad.numpy()
 
 
-SHAPES = [(20, 20, 3), (70, 70, 40), (64, 64, 32), (65, 65, 100)]  # below, above and at the edges of a tile
+SHAPES = [(20, 20, 3), (70, 70, 40), (64, 64, 32), (65, 65, 100)]  # below, at and above the size of a tile
 
 
 @pytest.mark.parametrize(("mode", "similarity"), [*product(("sum", "max", "semihard"), ("cosine", "dot", "order"))])
@@ -128,7 +128,7 @@ def test_losses_are_those_of_the_plain_loops(library):
 
 
 def test_of_equally_hard_negatives_the_first_counts(library):
-    """As torch has it: the gradient of the other is zero."""
+    """As in torch, the gradient of the other is zero."""
     images = np.eye(3, 4, dtype=np.float32)
     captions = np.array([[1, 0.6, 0.6, 0], [0.6, 1, 0, 0], [0.6, 0, 1, 0]], np.float32)
     for policy in shim.SCHEDULES:
@@ -147,7 +147,7 @@ def test_the_job_is_laid_out_as_in_the_source(library):
 @pytest.mark.parametrize("mode", ["sum", "max", "semihard"])
 @pytest.mark.parametrize("similarity", ["cosine", "dot", "order"])
 def test_rows_on_a_device(mode, similarity, library, monkeypatch):
-    """The host side on a stand-in for CuPy: the same launches as above."""
+    """The host code on a stand-in for CuPy makes the same launches."""
     monkeypatch.setitem(sys.modules, "cupy", standin)
     monkeypatch.setattr(device.Device, "built", lambda self: "fatbin")
     images, captions, groups = batch(70, 70, 40, True)
@@ -164,7 +164,7 @@ def test_rows_on_a_device(mode, similarity, library, monkeypatch):
         assert_allclose(found.get(), slope, atol=2e-6 * np.abs(slope).max() + 1e-6, rtol=1e-5)
 
 
-def test_rows_that_a_device_does_not_take(monkeypatch):
+def test_invalid_rows_and_modes_are_errors_on_a_device(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", standin)
     rows = standin.empty((4, 5), np.float32)
     with pytest.raises(ValueError, match="captions: expected float32"):

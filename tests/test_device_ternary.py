@@ -1,4 +1,4 @@
-"""The kernels of csrc/ternary/ternary.cu, run on the CPU by the shim: the bits of the CPU's."""
+"""The CUDA kernels of csrc/ternary/ternary.cu, run on the CPU by the shim, give the same bits as the CPU kernels."""
 
 import sys
 
@@ -23,7 +23,7 @@ def library():
 
 
 def problem(n, dim, seed=0):
-    """Features, and thresholds that some of them meet exactly; one feature never varies."""
+    """Features and thresholds; some features equal a threshold, and one is constant."""
     rng = np.random.default_rng([seed, n, dim])
     features = rng.standard_normal((n, dim)).astype(np.float32)
     features[:, dim // 2] = 3
@@ -36,7 +36,7 @@ def problem(n, dim, seed=0):
 
 @pytest.mark.parametrize("dim", [1, 31, 32, 33, 511, 512, 513, 1024, 1500])
 @pytest.mark.parametrize("policy", shim.SCHEDULES)
-def test_levels_and_planes_have_the_bits_of_the_cpu(dim, policy, library):
+def test_levels_and_planes_equal_the_cpus(dim, policy, library):
     features, low, high = problem(9, dim)
     with np.errstate(invalid="ignore"):
         features[~np.isfinite(features)] = 0
@@ -80,7 +80,7 @@ def rows_of(n, dim, seed):
 
 
 def search(library, queries, rows, k, *, first=0, excluded=None, own=None, ids=None, keys=None, threads=BEST_THREADS):
-    """Device dots, then the best k: ids and keys as kernels.ternary_top gives them."""
+    """ternary_dots and ternary_best; returns the dot products, and ids and keys as kernels.ternary_top has them."""
     m, n, words = len(queries), len(rows), rows.planes.shape[2]
     dots = np.full((m, n), -(2**31), np.int32)
     sizes = [np.int64(m), np.int64(n)]
@@ -94,7 +94,7 @@ def search(library, queries, rows, k, *, first=0, excluded=None, own=None, ids=N
 
 
 @pytest.mark.parametrize(("dim", "k"), [(1, 1), (64, 5), (700, 40), (2600, 3)])
-def test_search_gives_the_rows_and_keys_of_the_cpu(dim, k, library):
+def test_search_equals_the_cpus(dim, k, library):
     rows = TernaryMatrix.from_rows(rows_of(600 if k == 5 else 50, dim, 1))
     queries = TernaryMatrix.from_rows(np.concatenate([rows_of(5, dim, 2), rows[:2]]))
     m, n = len(queries), len(rows)
@@ -112,7 +112,7 @@ def test_search_gives_the_rows_and_keys_of_the_cpu(dim, k, library):
         assert_array_equal(keys, expected_keys)
 
 
-def test_search_goes_on_with_more_rows(library):
+def test_search_continues_with_more_rows(library):
     rows = TernaryMatrix.from_rows(rows_of(90, 130, 3))
     queries = TernaryMatrix.from_rows(rows_of(4, 130, 4))
     library.schedule()
@@ -131,7 +131,7 @@ def test_search_goes_on_with_more_rows(library):
     assert_array_equal(answers[-1][1], expected[1])
 
 
-def test_the_most_rows_of_a_search(library):
+def test_a_search_of_most_best_rows(library):
     rows = TernaryMatrix.from_rows(rows_of(900, 20, 5))
     queries = TernaryMatrix.from_rows(rows_of(2, 20, 6).take([1], axis=0))
     library.schedule()
@@ -156,12 +156,12 @@ def cupy(monkeypatch):
 
 def on_device(features):
     array = standin.empty(features.shape, np.float32)
-    array.set(features)  # on its way when it is returned
+    array.set(features)  # the copy is asynchronous
     return array
 
 
 @pytest.mark.parametrize("where", ["host", "device"])
-def test_rows_packed_on_a_device_have_the_bits_of_the_cpu(where, cupy, monkeypatch):
+def test_packing_on_a_device_equals_the_cpus(where, cupy, monkeypatch):
     monkeypatch.setattr(ternary, "_CHUNK_NUMBERS", 7 * 70)  # seven rows at a time
     features, low, high = problem(40, 70)
     features[~np.isfinite(features)] = 0
@@ -182,7 +182,7 @@ def test_a_nan_is_named_with_its_place(row, where, cupy, monkeypatch):
         TernaryMatrix.from_features(given, low, high, device="cuda")
 
 
-def test_features_on_a_device_that_are_not_float32(cupy):
+def test_device_features_must_be_float32(cupy):
     array = standin.empty((4, 9), np.float64)
     with pytest.raises(ValueError, match="expected float32 in C order, got float64"):
         TernaryMatrix.from_features(array, np.zeros(9), np.ones(9), device="cuda")

@@ -1,4 +1,4 @@
-"""GloVe: kernel against reference, reference against calculus, the model."""
+"""GloVe: kernel against reference, reference against calculus, and the model."""
 
 import copy
 import signal
@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from entry_problems import TABLES, EntryProblem, every_problem
+from entry_problems import TABLES, EntryProblem, changed, every_problem
 from numpy.testing import assert_allclose, assert_array_equal
 from test_cooccurrence import topics
 from test_word2vec import topic_share
@@ -39,7 +39,7 @@ def matrix(corpus):
 
 @pytest.fixture(scope="session", params=["baseline", "avx2", "avx512"])
 def solved(request, solve_on):
-    """What the kernel makes of every problem on one instruction set, which a process chooses once."""
+    """Solutions of all problems on one instruction set, which a process chooses once."""
     return solve_on(request.param, "entry_problems.py")
 
 
@@ -61,7 +61,7 @@ def test_kernel_matches_reference(name, solved):
 
 
 def test_problems_move_far_and_clip():
-    """Or steps too small to see, and a gradient without a limit, would pass."""
+    """Otherwise steps too small to see, and unclipped gradients, would pass."""
     for name in ("dim100-tile4", "dim1-tile0", "many-in-a-tile"):
         before, after = PROBLEMS[name].arguments(np.float64), expected(name)
         assert np.abs(after["w_in"] - before["w_in"]).max() > 0.05, name
@@ -89,7 +89,7 @@ def test_entry_step_follows_the_gradient_of_the_papers_loss(x):
     w, c = rng.standard_normal((2, 6))
     sums = rng.random((2, 6)) + 1
 
-    def loss():  # eq. 8 of the paper, one entry of it, halved as in glove.c
+    def loss():  # one entry of eq. 8 in the paper, halved as in glove.c
         weight = (x / 10.0) ** 0.75 if x < 10.0 else 1.0
         return 0.5 * weight * (w[:5] @ c[:5] + w[5] + c[5] - np.log(x)) ** 2
 
@@ -149,7 +149,8 @@ def test_groups_without_common_rows_give_the_same_bits_on_any_threads(threads):
     alone = arguments["entries"]["row"] // 8 == arguments["entries"]["column"] // 8
     entries = arguments["entries"][alone]
     edges = np.searchsorted(entries["row"] // 8, np.arange(9))
-    arguments |= {"entries": entries, "groups": edges, "order": np.arange(8, dtype=np.int32)[::-1].copy(), "last": 8}
+    arguments |= {"entries": entries, "groups": edges, "order": np.arange(8, dtype=np.int32)[::-1].copy()}
+    arguments["job"]["last"] = 8
     tally = kernels.train_entries(**arguments)
     aligned = {name: kernels.weight_table(64, 18) for name in TABLES}
     for name in TABLES:
@@ -164,7 +165,10 @@ def test_groups_without_common_rows_give_the_same_bits_on_any_threads(threads):
 def test_slices_of_the_order_add_up():
     whole, parts = EntryProblem().arguments(), EntryProblem().arguments()
     loss, n = kernels.train_entries(**whole)
-    tallies = [kernels.train_entries(**{**parts, "first": a, "last": b}) for a, b in ((0, 2), (2, 2), (2, 9))]
+    tallies = [
+        kernels.train_entries(**{**parts, "job": changed(parts["job"], first=a, last=b)})
+        for a, b in ((0, 2), (2, 2), (2, 9))
+    ]
     assert sum(t[1] for t in tallies) == n
     assert sum(t[0] for t in tallies) == pytest.approx(loss)
     for name in TABLES:
@@ -176,12 +180,9 @@ def test_slices_of_the_order_add_up():
     [
         ({"w_in": np.zeros((12, 16), np.float64)}, "w_in: expected a writable C-contiguous float32"),
         ({"w_out": kernels.weight_table(12, 30)}, "w_out: expected 16 columns"),
-        ({"sums_in": kernels.weight_table(11, 9)}, "as many rows of each"),
-        ({"dim": 0}, "dim: expected 1 or more"),
-        ({"dim": 16}, "dim: expected 1 or more, below the columns"),
-        ({"first": 3, "last": 2}, "first <= last"),
-        ({"last": 10}, "first <= last <= 9"),
-        ({"order": np.full(9, 9, np.int32)}, "order: expected groups that there are"),
+        ({"sums_in": kernels.weight_table(11, 9)}, "sums_in: expected 12 rows, as w_in has"),
+        ({"job": np.zeros(1, kernels.GLOVE_JOB)}, "job: expected a record of kernels.GLOVE_JOB"),
+        ({"order": np.full(9, 9, np.int32)}, "order: expected 0 <= group < 9"),
         ({"groups": np.array([0, 5, 4, *[80] * 7])}, "groups: entry . does not ascend"),
         ({"groups": np.array([0, *[81] * 9])}, "groups: entry . does not ascend"),
         ({"groups": np.zeros(10, np.int32)}, "groups: expected an aligned"),
@@ -191,9 +192,25 @@ def test_slices_of_the_order_add_up():
         ({"threads": 0}, "threads: expected"),
     ],
 )
-def test_arguments_that_would_break_memory_are_refused(change, message):
+def test_arrays_that_would_break_memory_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         kernels.train_entries(**{**EntryProblem().arguments(), **change})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dim": 0}, "dim: expected at least 1 and less than the number of columns"),
+        ({"dim": 16}, "dim: expected at least 1 and less than the number of columns"),
+        ({"first": 3, "last": 2}, "first <= last"),
+        ({"last": 10}, "first <= last <= 9"),
+    ],
+)
+def test_settings_that_would_break_memory_are_refused(settings, message):
+    arguments = EntryProblem().arguments()
+    job = changed(arguments.pop("job"), **settings)
+    with pytest.raises(ValueError, match=message):
+        kernels.train_entries(job, **arguments)
 
 
 # ---- the model ----------------------------------------------------------------------------------------------------
@@ -203,7 +220,7 @@ QUICK = {"dim": 10, "epochs": 3, "x_max": 10.0, "threads": 1}
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """Tiles of 8 words in parts of 20 entries, random groups of 32, and short slices: many in a small matrix."""
+    """Small tiles, parts, random groups and slices, so that a small matrix has many of each."""
     monkeypatch.setattr(embfast.words.glove, "_TILE", 8)
     monkeypatch.setattr(embfast.words.glove, "_PART", 20)
     monkeypatch.setattr(embfast.words.glove, "_GROUP", 32)
@@ -233,9 +250,9 @@ def test_left_sides_alone_learn_too(corpus):
 
 
 def test_the_first_loss_is_the_papers():
-    """Before anything is learned every product and bias is about 0: the cost is the mean of f(x) log(x)^2 / 2."""
+    """Before training all products and biases are about 0, and the cost is the mean of f(x) log(x)^2 / 2."""
     entries = np.zeros(40, kernels.ENTRY)
-    entries["row"], entries["column"] = np.arange(40), np.arange(40)[::-1]  # no word twice on one side
+    entries["row"], entries["column"] = np.arange(40), np.arange(40)[::-1]  # no word is repeated on one side
     entries["value"] = np.exp(np.linspace(-3, 3, 40))
     alone = CooccurrenceMatrix([f"w{i}" for i in range(40)], np.ones(40), entries)
     x = entries["value"].astype(np.float64)
@@ -350,7 +367,7 @@ def test_partial_fit_learns_new_words_beside_the_old():
     }
     assert (np.diff(model.counts_) <= 0).all()
     for word, sums in kept.items():
-        assert (model._tables["sums_out"][model.words_.index(word)] >= sums).all(), "sums of squares only grow"
+        assert (model._tables["sums_out"][model.words_.index(word)] >= sums).all(), "sums of squares never decrease"
     assert topic_share(model.vectors_) > 0.9
     assert {near[0] for near, _ in model.vectors_.most_similar("a3", k=3)} <= {"a", "c"}
     with pytest.raises(ValueError, match="dim must stay 5 once trained, got 6"):
@@ -398,7 +415,7 @@ def test_the_vectors_that_come_out(matrix, corpus, vectors):
         *[("seed", v) for v in (-1, 2**64)],
     ],
 )
-def test_a_setting_without_sense_is_named_with_value_and_range(matrix, name, value):
+def test_an_invalid_setting_is_named_with_value_and_range(matrix, name, value):
     model = GloVe(**{name: value})  # the constructor only stores
     with pytest.raises(ValueError, match=rf"^{name} must be .*(from|above|True or False|one of).*") as caught:
         model.fit(matrix)
@@ -408,20 +425,23 @@ def test_a_setting_without_sense_is_named_with_value_and_range(matrix, name, val
 def test_every_setting_reaches_the_kernel(matrix, corpus, monkeypatch):
     calls = []
 
-    def record(*arrays, **options):
-        calls.append((arrays, options))
+    def record(job, *, threads, **arrays):
+        calls.append(({name: job[name].item() for name in job.dtype.names}, threads, arrays))
         return 1.0, len(matrix)
 
     monkeypatch.setattr(kernels, "train_entries", record)
     model = GloVe(dim=9, epochs=2, x_max=3.0, alpha=0.5, lr=0.125, threads=3, seed=11).fit(matrix)
-    for epoch, (arrays, options) in enumerate(calls):
-        assert options == {"x_max": 3.0, "alpha": 0.5, "lr": 0.125, "seed": 11, "epoch": epoch, "threads": 3}
-        for table, name in zip(arrays[:4], TABLES, strict=True):
-            assert table is model._tables[name]
-        assert arrays[4] == 9
-        assert_array_equal(arrays[7], kernels.random_order(2, 11, epoch))  # a tile in two parts
+    expected = {"dim": 9, "x_max": 3.0, "alpha": 0.5, "lr": 0.125, "seed": 11, "first": 0, "last": 2}
+    for epoch, (job, threads, arrays) in enumerate(calls):
+        assert {name: value for name, value in job.items() if value} == {
+            name: value for name, value in {**expected, "epoch": epoch}.items() if value
+        }
+        assert threads == 3
+        for name in TABLES:
+            assert arrays[name] is model._tables[name]
+        assert_array_equal(arrays["order"], kernels.random_order(2, 11, epoch))  # a tile in two parts
     model.partial_fit(matrix)
-    assert [options["epoch"] for _, options in calls] == [0, 1, 2, 3]
+    assert [job["epoch"] for job, _, _ in calls] == [0, 1, 2, 3]
     counts = []
 
     def count(corpus, **options):
@@ -434,7 +454,7 @@ def test_every_setting_reaches_the_kernel(matrix, corpus, monkeypatch):
 
 
 def test_tiles_grow_with_the_vocabulary(monkeypatch):
-    """10^6 words are 61 million tiles of 128; the index of those that there are is bounded."""
+    """10^6 words have 61 million tiles of 128 x 128; the index of tiles is bounded."""
     monkeypatch.setattr(embfast.words.glove, "_MOST_TILES", 9)
     entries = np.array([(0, 999, 1.0), (999, 0, 2.0)], kernels.ENTRY)
     words = [f"w{i}" for i in range(1000)]
@@ -453,7 +473,7 @@ def test_parts_of_tiles_hold_every_entry_once(matrix, small_blocks):
         assert len(set(tile)) == 1
     assert_array_equal(np.sort(entries, order=("row", "column")), matrix.entries)
     first = entries[groups[0] : groups[1]]
-    assert len(set(first["row"])) > 4, "a part is no row-major stretch of its tile"
+    assert len(set(first["row"])) > 4, "a part is not a row-major range of its tile"
 
 
 def test_what_cannot_be_trained_on(corpus):
@@ -461,7 +481,7 @@ def test_what_cannot_be_trained_on(corpus):
         GloVe().fit([["a", "b"]])
     with pytest.raises(ValueError, match="at least 2 distinct words to train on, got 1"):
         GloVe().fit(Corpus.from_sentences([["a", "a"]]))
-    with pytest.raises(ValueError, match="no two words stand together"):
+    with pytest.raises(ValueError, match="no two words co-occur"):
         GloVe().fit(Corpus.from_sentences([["a"], ["b"]] * 10))
     with pytest.raises(ValueError, match="not trained yet"):
         GloVe().transform(corpus)

@@ -1,4 +1,4 @@
-"""FullNetworkEmbedding and LayerEmbedding: the algorithm, what may be learned from what, files, the command line."""
+"""FullNetworkEmbedding and LayerEmbedding: the algorithm, fitting, devices, files, and the command line."""
 
 import json
 import pickle
@@ -24,7 +24,7 @@ from torch import nn
 from embfast import reference
 from embfast.errors import FormatError
 from embfast.files.ternary import TernaryMatrix
-from embfast.images import embeddings as images
+from embfast.images import embeddings, estimator
 from embfast.images.backbones import Backbone
 from embfast.images.embeddings import FullNetworkEmbedding, LayerEmbedding
 from embfast.images.map import plot_images
@@ -43,7 +43,7 @@ def one_layer(network=None, **options):
 
 
 def maps_in_numpy(network, pictures):
-    """Both convolutions and the hidden linear layer of plain(), after their ReLU, in float64 and without torch."""
+    """The activations of the two convolutions and the hidden linear layer of plain(), in float64 without torch."""
     values = {name: value.numpy().astype(np.float64) for name, value in network.state_dict().items()}
     x = ((pictures / 255 - SMALL.mean) / SMALL.std).transpose(0, 3, 1, 2)
 
@@ -64,7 +64,7 @@ def maps_in_numpy(network, pictures):
 
 
 @pytest.mark.parametrize(("lower", "upper"), [(-0.25, 0.15), (-1.0, 0.5)])
-def test_the_embedding_is_that_of_numpy(lower, upper):
+def test_the_embedding_equals_the_reference(lower, upper):
     network, train, test = plain(), photographs(30), photographs(20, seed=1)
     expected = reference.full_network_embedding(
         maps_in_numpy(network, train), maps_in_numpy(network, test), lower, upper
@@ -73,11 +73,11 @@ def test_the_embedding_is_that_of_numpy(lower, upper):
     assert found.dtype == np.int8
     assert found.shape == expected.shape == (20, 18)
     assert {-1, 0, 1} == set(np.unique(expected))
-    assert np.mean(found != expected) <= 0.01  # float32 beside float64, at a threshold
+    assert np.mean(found != expected) <= 0.01  # float32 and float64 round differently at a threshold
 
 
 def test_thresholds_are_strict_and_deviations_divide_by_n():
-    """Features 0 and 2: mean 1, standard deviation 1 (ddof 0), so that 0 and 2 lie at -1 and 1 exactly."""
+    """Features 0 and 2 have mean 1 and standard deviation 1 (ddof 0), so that they standardise to exactly -1 and 1."""
     ready = np.zeros((2, 1, 1, 1), np.float32)
     ready[1] = 2
     network = nn.Sequential(nn.Conv2d(1, 1, 1))
@@ -90,25 +90,25 @@ def test_thresholds_are_strict_and_deviations_divide_by_n():
         assert embedding.transform(ready)[:, 0].tolist() == expected
 
 
-def test_features_that_never_change_are_0_and_nothing_is_nan():
-    """The published code divides by a deviation of 0, and NaN became 1 for every picture."""
+def test_constant_features_are_0_and_nothing_is_nan():
+    """The published code divides by a standard deviation of 0; the NaN then became 1 for every image."""
     network = plain()
     with torch.no_grad():
-        network[0].weight[2], network[0].bias[2] = 0, 0.7  # a channel that is 0.7 everywhere
-        network[0].bias[3] = -1e4  # one that ReLU keeps at 0
+        network[0].weight[2], network[0].bias[2] = 0, 0.7  # channel 2 is 0.7 everywhere
+        network[0].bias[3] = -1e4  # ReLU keeps channel 3 at 0
     train = photographs(9)
     embedding = fne(network)
     levels = embedding.fit_transform(train)
     assert (embedding.sd_[[2, 3]] == 0).all()
     assert (levels[:, [2, 3]] == 0).all()
     assert (embedding.transform(photographs(5, seed=3))[:, [2, 3]] == 0).all()
-    with pytest.raises(ValueError, match="at least two pictures"):  # nothing changes in a single one
+    with pytest.raises(ValueError, match="at least two images"):
         fne(network).fit(train[:1])
     assert np.isfinite(embedding.mean_).all()
 
 
-def test_a_folder_of_features_does_not_pass_for_that_of_other_pictures(tmp_path):
-    """Pictures of the same number and names: only what they show tells them apart."""
+def test_a_folder_of_features_of_other_images_is_refused(tmp_path):
+    """Only the pixels differ, not the number and names of the images."""
     train, test = photographs(5), photographs(5, seed=1)
     embedding = fne().fit(train, work=tmp_path / "work")
     assert_array_equal(embedding.transform(train, work=tmp_path / "work"), embedding.transform(train))
@@ -119,12 +119,12 @@ def test_a_folder_of_features_does_not_pass_for_that_of_other_pictures(tmp_path)
 
 
 @BOTH
-def test_a_picture_that_gives_no_numbers_is_named(kind):
+def test_an_image_with_nan_features_is_named(kind):
     floats = np.random.default_rng(0).normal(size=(9, 3, 16, 16)).astype(np.float32)
     embedding = kind(plain(), preparation=SMALL, batch=4)
     embedding.fit(floats)
     floats[6, 1, 2, 3] = np.nan
-    with pytest.raises(FormatError, match=r"^6: expected features that are finite"):
+    with pytest.raises(FormatError, match=r"^6: expected finite features"):
         embedding.transform(floats)
     assert len(embedding.set_params(errors="skip").transform(floats)) == 8
     assert list(embedding.broken_) == ["6"]
@@ -143,23 +143,53 @@ def test_settings_of_numpy_and_torch_are_saved(kind, tmp_path):
 
 
 @BOTH
-@pytest.mark.parametrize("device", ["cuda", "foo"])
-def test_a_device_that_is_not_there(kind, device):
-    if device == "cuda" and torch.cuda.is_available():
-        pytest.skip("there is one")
-    with pytest.raises(ValueError, match="device"):
+@pytest.mark.parametrize(
+    ("device", "match"),
+    [
+        ("cuda", "device='cuda', but torch sees no CUDA device here"),
+        ("foo", 'device must be "cpu", "cuda", "cuda:1" and so on, or "auto", got \'foo\''),
+        (None, 'device must be "cpu", .* got None'),
+    ],
+)
+def test_devices_that_are_missing_or_unknown(kind, device, match, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=match):
         kind(plain(), preparation=SMALL, device=device).fit(photographs(3))
 
 
-def test_reducing_is_learned(tmp_path):
+@BOTH
+def test_auto_prints_its_device_once_per_run(kind, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    embedding = kind(plain(), preparation=SMALL, device="auto")
+    for call in (embedding.fit, embedding.transform, embedding.embed, embedding.fit_transform, embedding.fit_embed):
+        call(photographs(3))
+        assert capsys.readouterr().err == 'device="auto": cpu, since torch sees no CUDA device here\n'
+        call(photographs(3), progress=False)
+        assert capsys.readouterr().err == ""
+
+
+@BOTH
+def test_a_model_saved_with_a_gpu_loads_without_one(kind, tmp_path, monkeypatch):
+    embedding = kind(plain(), preparation=SMALL)
+    rows = embedding.fit_transform(photographs(3))
+    embedding.set_params(device=torch.device("cuda")).save(tmp_path / "m.safetensors")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    loaded = kind.load(tmp_path / "m.safetensors", backbone=plain())
+    assert loaded.device == "cuda"
+    with pytest.raises(ValueError, match="torch sees no CUDA device here"):
+        loaded.transform(photographs(3))
+    assert_array_equal(loaded.set_params(device="auto").transform(photographs(3), progress=False), rows)
+
+
+def test_reduce_needs_a_fit(tmp_path):
     embedding = one_layer().fit(photographs(5)).set_params(reduce=2)
     for use in (lambda: embedding.transform(photographs(2)), lambda: embedding.save(tmp_path / "m.safetensors")):
-        with pytest.raises(ValueError, match="fitted with reduce=0, which is 2 now"):
+        with pytest.raises(ValueError, match="fitted with reduce=0, but reduce is now 2"):
             use()
 
 
-def test_nothing_is_learned_from_what_is_transformed():
-    """A picture's row is the same whatever it is transformed with, and fit alone sets the statistics."""
+def test_transform_learns_nothing():
+    """A row does not depend on the other images of the call, and only fit sets the statistics."""
     train, test = photographs(20), photographs(12, seed=1)
     embedding = fne().fit(train)
     before = embedding.mean_.copy(), embedding.sd_.copy()
@@ -174,7 +204,7 @@ def test_nothing_is_learned_from_what_is_transformed():
     assert not np.array_equal(other.transform(test), together)
 
 
-def test_reduction_learns_from_fit_alone():
+def test_reduction_is_learned_by_fit_alone():
     train, test = photographs(30), photographs(12, seed=1)
     embedding = one_layer(reduce=3, whiten=True).fit(train)
     together, components = embedding.transform(test), embedding.components_.copy()
@@ -183,17 +213,17 @@ def test_reduction_learns_from_fit_alone():
 
 
 @pytest.mark.parametrize("make", [Tangled, lambda: ResNet((1, 1), 8, 5), lambda: vgg16(1 / 16, 32, 5)])
-def test_one_picture_and_many_give_the_same(make):
+def test_the_batch_size_does_not_matter(make):
     pictures = photographs(70, 32)
     options = {"preparation": Preparation(32, 32), "layers": "all"}
     network = seeded(make)
     alone = FullNetworkEmbedding(network, batch=1, **options).fit_transform(pictures)
     many = FullNetworkEmbedding(network, batch=64, **options).fit_transform(pictures)
-    assert np.mean(alone != many) <= 0.005  # at a threshold, rounding decides
+    assert np.mean(alone != many) <= 0.005  # rounding decides at a threshold
 
 
 @pytest.mark.parametrize("way", ["fit_transform", "work", "fit", "embed", "fit_embed"])
-def test_every_way_leads_to_the_same(way, tmp_path):
+def test_all_methods_agree(way, tmp_path):
     train = photographs(11)
     expected = fne().fit_transform(train)
     if way == "work":
@@ -208,7 +238,7 @@ def test_every_way_leads_to_the_same(way, tmp_path):
         found = fne().fit_embed(train).matrix[:]
     else:
         found = fne(batch=5).fit_transform(train)
-    assert np.mean(found != expected) <= 0.005  # rounding in other batches
+    assert np.mean(found != expected) <= 0.005  # other batches round differently
 
 
 def test_vectors_are_keyed_by_path_searched_and_saved(tmp_path):
@@ -231,7 +261,7 @@ def test_vectors_are_keyed_by_path_searched_and_saved(tmp_path):
 # ---- one layer ----------------------------------------------------------------------------------------------------
 
 
-def test_a_layer_is_that_of_numpy():
+def test_a_layer_equals_numpy():
     network, pictures = plain(), photographs(7)
     first, second, hidden = maps_in_numpy(network, pictures)
     for layer, pool, expected in (
@@ -255,9 +285,10 @@ def test_power_keeps_the_sign():
     assert_allclose(found, np.sign(raw) * np.sqrt(np.abs(raw)), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("numbers", [1 << 22, 60])  # one block, and many of 5 x reduce rows
+@pytest.mark.parametrize("numbers", [1 << 22, 60])  # one chunk, and many of 5 x reduce rows
 def test_reduction_is_pca(numbers, monkeypatch):
-    monkeypatch.setattr(images, "_NUMBERS", numbers)
+    for module in (embeddings, estimator):
+        monkeypatch.setattr(module, "CHUNK", numbers)
     pictures = photographs(43)
     raw = one_layer(layer=1, l2=False).fit_transform(pictures)
     for whiten in (False, True):
@@ -277,7 +308,7 @@ def test_views_and_their_shapes():
         assert_allclose(stacked.reshape(4, n, 6).mean(1), averaged, atol=1e-5)
 
 
-# ---- as scikit-learn and files have it ----------------------------------------------------------------------------
+# ---- scikit-learn and files --------------------------------------------------------------------------------------
 
 
 @BOTH
@@ -295,7 +326,7 @@ def test_it_is_a_transformer(kind):
 
 
 @BOTH
-def test_it_has_to_be_fitted_first(kind):
+def test_an_unfitted_model_is_refused(kind):
     embedding = kind(plain(), preparation=SMALL)
     for call in (embedding.transform, embedding.embed):
         with pytest.raises(ValueError, match=f"this {kind.__name__} is not trained yet: call fit first"):
@@ -304,7 +335,7 @@ def test_it_has_to_be_fitted_first(kind):
         embedding.save("nowhere")
 
 
-def test_a_fit_that_fails_leaves_it_as_it_was():
+def test_a_failed_fit_changes_nothing():
     embedding = fne()
     with pytest.raises(ValueError, match="upper must be a number from"):
         embedding.set_params(lower=0.5).fit(photographs(3))
@@ -338,7 +369,7 @@ def test_saved_and_loaded(embedding, tmp_path):
         other.load(tmp_path / "m.safetensors")
 
 
-def test_broken_pictures_are_left_out_and_named(tmp_path):
+def test_broken_images_are_left_out_and_named(tmp_path):
     for i, pixels in enumerate(photographs(6)):
         Image.fromarray(pixels).save(tmp_path / f"{i}.png")
     (tmp_path / "3.png").write_bytes(b"")
@@ -350,7 +381,7 @@ def test_broken_pictures_are_left_out_and_named(tmp_path):
     assert embedding.embed(tmp_path).keys == [f"{i}.png" for i in (0, 1, 2, 4, 5)]
     assert embedding.transform(tmp_path).shape == (5, 18)
     assert one_layer(errors="skip").fit_embed(tmp_path).keys == [f"{i}.png" for i in (0, 1, 2, 4, 5)]
-    with pytest.raises(ValueError, match="at least one picture that can be read"):
+    with pytest.raises(ValueError, match="at least one image that can be read"):
         one_layer(errors="skip", reduce=1).fit([tmp_path / "3.png"])
 
 
@@ -359,20 +390,20 @@ def test_broken_pictures_are_left_out_and_named(tmp_path):
     [
         ({"power": 0}, "power must be a number above 0"),
         ({"whiten": True}, "whiten needs reduce"),
-        ({"reduce": 99}, "reduce must be at most 4 with 4 pictures of 6 features, got 99"),
+        ({"reduce": 99}, "reduce must be at most 4 with 4 images of 6 features, got 99"),
         ({"l2": 1}, "l2 must be True or False"),
-        ({"layer": "nowhere"}, "there is no layer 'nowhere'"),
+        ({"layer": "nowhere"}, "no layer 'nowhere'"),
     ],
 )
-def test_settings_that_make_no_sense(options, match):
+def test_invalid_settings(options, match):
     with pytest.raises(ValueError, match=match):
         one_layer(**options).fit(photographs(4))
 
 
-# ---- pictures of pictures, and the command line -------------------------------------------------------------------
+# ---- maps, and the command line -----------------------------------------------------------------------------------
 
 
-def test_thumbnails_are_drawn_where_their_vectors_lie(tmp_path):
+def test_thumbnails_are_drawn_at_the_positions_of_their_vectors(tmp_path):
     tints = photographs(30, classes=3)
     vectors = Vectors([str(i) for i in range(30)], tints.reshape(30, -1).astype(np.float32))
     path = tmp_path / "map.png"
@@ -383,24 +414,24 @@ def test_thumbnails_are_drawn_where_their_vectors_lie(tmp_path):
     assert sheet.shape == (400, 400, 3)
     places = np.array(list(places.values()))
     low, high = places.min(0), places.max(0)
-    for corner in np.argmax(places[:, 0]), np.argmin(places[:, 1]):  # at an edge, where little covers them
+    for corner in np.argmax(places[:, 0]), np.argmin(places[:, 1]):  # at an edge, where few thumbnails overlap
         left, top = ((places[corner] - low) / (high - low) * 380).round().astype(int)
         patch = sheet[380 - top : 400 - top, left : left + 20].mean((0, 1))
         assert np.argmax(patch) == corner % 3
     with pytest.raises(KeyError, match="'x' is not among the 30 images"):
         plot_images(Vectors(["x"], np.ones((1, 2), np.float32)), tints, path)
-    with pytest.raises(ValueError, match=r"map\.doc: expected a picture's extension"):
+    with pytest.raises(ValueError, match=r"map\.doc: expected an image extension"):
         plot_images(vectors, tints, tmp_path / "map.doc")
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Eight pictures, and a network in place of efficientnet_lite0."""
+    """Eight images, and plain() instead of efficientnet_lite0."""
     (tmp_path / "in").mkdir()
     for i, pixels in enumerate(photographs(8)):
         Image.fromarray(pixels).save(tmp_path / "in" / f"{i}.png")
     monkeypatch.setattr(
-        images, "load_backbone", lambda name, weights, preparation: Backbone(plain(), name, preparation or SMALL)
+        estimator, "load_backbone", lambda name, weights, preparation: Backbone(plain(), name, preparation or SMALL)
     )
     return tmp_path / "in"
 
@@ -430,18 +461,18 @@ def test_the_command_line_keeps_features_and_draws(folder, tmp_path):
         assert sheet.size == (2000, 2000)
 
 
-def test_the_command_line_says_what_is_wrong(folder, tmp_path):
+def test_the_command_line_reports_errors(folder, tmp_path):
     out = tmp_path / "out.npz"
     assert "nothing to write" in fails("images", folder)
     assert "nowhere: no such file or folder" in fails("images", "nowhere", "-o", out)
-    assert "there is no layer 'x'" in fails("images", folder, "-o", out, "--layer", "x")
+    assert "no layer 'x'" in fails("images", folder, "-o", out, "--layer", "x")
     assert "cannot tell the format" in fails("images", folder, "-o", tmp_path / "out.what")
     Vectors(["a"], np.ones((1, 2), np.float32)).save(tmp_path / "v.safetensors")
     assert "expected a model that --save-model wrote" in fails(
         "images", folder, "-o", out, "--model", tmp_path / "v.safetensors"
     )
     (folder / "5.png").write_bytes(b"")
-    assert "5.png: expected a picture" in fails("images", folder, "-o", out)
+    assert "5.png: expected an image" in fails("images", folder, "-o", out)
     assert "left out: " in run("images", folder, "-o", out, "--errors", "skip").stderr
     assert len(Vectors.load(out)) == 7
 
@@ -454,7 +485,7 @@ def test_the_command_line_says_what_is_wrong(folder, tmp_path):
     ],
 )
 @BOTH
-def test_settings_of_features_count_from_the_next_fit_on(kind, changed, says, tmp_path):
+def test_changed_settings_of_features_need_a_fit(kind, changed, says, tmp_path):
     embedding = kind(plain(), preparation=SMALL).fit(photographs(8))
     embedding.save(tmp_path / "m.safetensors")
     for fitted in (embedding, kind.load(tmp_path / "m.safetensors", backbone=embedding.backbone)):
@@ -465,11 +496,11 @@ def test_settings_of_features_count_from_the_next_fit_on(kind, changed, says, tm
     embedding.fit(photographs(8)).transform(photographs(2))
 
 
-def test_layers_of_an_array_can_be_shown():
+def test_repr_shows_arrays():
     assert "layer=array([0, 1])" in repr(LayerEmbedding(layer=np.array([0, 1])))
 
 
-def test_the_command_line_refuses_what_would_do_nothing(folder, tmp_path):
+def test_the_command_line_refuses_options_without_effect(folder, tmp_path):
     out, model = tmp_path / "out.npz", tmp_path / "m.safetensors"
     run("images", folder, "--fne", "-o", out, "--save-model", model)
     said = fails("images", folder, "--fne", "-o", out, "--reduce", "2", "--whiten", "--no-l2")
@@ -480,7 +511,7 @@ def test_the_command_line_refuses_what_would_do_nothing(folder, tmp_path):
     )
 
 
-def test_the_command_line_writes_over_nothing_that_it_reads(folder, tmp_path):
+def test_the_command_line_does_not_overwrite_its_inputs(folder, tmp_path):
     model = tmp_path / "m.safetensors"
     run("images", folder, "--fne", "--save-model", model)
     before = model.read_bytes()

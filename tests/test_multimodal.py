@@ -1,4 +1,4 @@
-"""Images and captions in one space: training, several processes, other modalities, mistakes."""
+"""Multimodal: training, several processes, other modalities, invalid arguments."""
 
 import json
 import math
@@ -20,9 +20,12 @@ torch = pytest.importorskip("torch")
 
 from embfast.documents.doc2vec import Doc2Vec
 from embfast.errors import TrainingError
+from embfast.files.tensors import TensorFile
 from embfast.files.ternary import TernaryMatrix
-from embfast.multimodal.captions import Captions, Linked
-from embfast.multimodal.model import Examples, Multimodal
+from embfast.multimodal import search
+from embfast.multimodal.captions import Captions, Linked, encode
+from embfast.multimodal.examples import Examples, Words
+from embfast.multimodal.model import Multimodal
 from embfast.vectors.vectors import Vectors
 
 
@@ -52,7 +55,7 @@ def one_thread():
     ids=lambda settings: "-".join(map(str, settings.values())) or "sum",
 )
 def test_learns_to_find_held_out_images(settings):
-    """Six images that it has not met, of colours and things that it has: chance finds one caption in six."""
+    """Retrieves six unseen combinations of colours and things; chance finds one in six."""
     images, captions = world()
     model = Multimodal(**{**SMALL, "epochs": 25, **settings}).fit(images, captions)
     found = model.evaluate(images, captions.part("dev"))
@@ -66,7 +69,7 @@ def test_learns_to_find_held_out_images(settings):
 def test_one_thread_gives_the_same_bits_and_another_seed_others():
     images, captions = world()
     first = Multimodal(**SMALL, dropout=0.2).fit(images, captions)
-    torch.rand(3)  # what others draw makes no difference, nor does fit to them
+    torch.rand(3)  # fit neither reads nor changes the state of torch's global generator
     before = torch.random.get_rng_state()
     again = Multimodal(**SMALL, dropout=0.2).fit(images, captions)
     assert (torch.random.get_rng_state() == before).all()
@@ -76,13 +79,36 @@ def test_one_thread_gives_the_same_bits_and_another_seed_others():
     assert other.loss_ != first.loss_
 
 
+def test_every_bit_of_the_seed_counts():
+    """torch's generator on the CPU reads 32 bits of a seed."""
+    images, captions = world()
+    settings = {**SMALL, "epochs": 1, "lr": 1e-30, "optimizer": "sgd"}  # the first weights, unchanged
+    first = [weights(Multimodal(**settings, seed=seed).fit(images, captions)) for seed in (0, 2**32, 2**63, 2**64 - 2)]
+    tables = {found["captions.words.weight"].tobytes() for found in first}
+    assert len(tables) == len(first)
+
+
+def test_threads_are_set_while_fitting_and_restored(tmp_path):
+    images, captions = world()
+    seen = set()
+    model = Multimodal(**SMALL, threads=2).fit(images, captions, progress=lambda s: seen.add(torch.get_num_threads()))
+    assert seen == {2}
+    assert torch.get_num_threads() == 1
+    model.set_params(threads=None)
+    model.partial_fit(images, captions, progress=lambda s: seen.add(torch.get_num_threads()))
+    assert seen == {1, 2}
+    run = stopped(tmp_path / "c.safetensors")
+    Multimodal(**SMALL, threads=2).fit(images, captions, **run)  # threads may differ from the checkpoint's
+    assert torch.get_num_threads() == 1
+
+
 class _Stop(Exception):
     pass
 
 
 @pytest.mark.parametrize("settings", [{}, {"optimizer": "rmsprop", "loss": "max"}], ids=["adam", "rmsprop-max"])
 def test_a_resumed_run_has_the_bits_of_one_without_a_break(tmp_path, settings):
-    """Stopped in the middle of the second epoch, behind the first validation, with dropout."""
+    """The run stops in the middle of the second epoch, after the first validation, with dropout."""
     images, captions = world()
     settings = {**SMALL, "dropout": 0.3, "lr_drop": 2, **settings}
     whole = Multimodal(**settings).fit(images, captions)
@@ -94,16 +120,17 @@ def test_a_resumed_run_has_the_bits_of_one_without_a_break(tmp_path, settings):
 
     with pytest.raises(_Stop):
         Multimodal(**settings).fit(images, captions, checkpoint=path, checkpoint_minutes=0, progress=stop)
-    half = Multimodal.load(path)
-    assert 0 < half._progress.epoch < 3
-    assert half._progress.block > 0
+    with TensorFile(path) as file:
+        progress = file.json("progress")
+    assert 0 < progress["epoch"] < 3
+    assert progress["block"] > 0
     torch.rand(3)
     resumed = Multimodal(**settings).fit(images, captions, checkpoint=path, resume=True)
     assert_same(weights(resumed), weights(whole))
     assert resumed.loss_ == whole.loss_
     assert resumed.validation_ == whole.validation_
     np.testing.assert_array_equal(resumed.vectors_.matrix, whole.vectors_.matrix)
-    again = Multimodal(**settings).fit(images, captions, checkpoint=path, resume=True)  # it is at its end
+    again = Multimodal(**settings).fit(images, captions, checkpoint=path, resume=True)  # the run is complete
     assert_same(weights(again), weights(whole))
 
 
@@ -118,7 +145,7 @@ def test_resume_refuses_other_settings_and_other_data(tmp_path):
 
 
 def stopped(path, **given):
-    """The checkpoint of a run that was stopped in its middle."""
+    """Writes the checkpoint of a run stopped halfway; returns the arguments that resume it."""
 
     def stop(status):
         if status.done > 0.4:
@@ -130,7 +157,7 @@ def stopped(path, **given):
 
 
 def sounds(images, dim, seed=0):
-    """A row of each image, of another kind."""
+    """A second modality: one random row per image."""
     rows = np.random.default_rng(seed).normal(size=(len(images), dim)).astype(np.float32)
     return Linked(Vectors([f"{key}.wav" for key in images.keys], rows), list(images.keys))
 
@@ -149,7 +176,7 @@ def test_resume_refuses_other_modalities(tmp_path, before, after, says):
     images, captions = world()
     given = [{} if how is None else {"others": {"sounds": sounds(images, *how)}} for how in (before, after)]
     run = stopped(tmp_path / "c.safetensors", **given[0])
-    Multimodal(**SMALL).fit(images, captions, **given[0], **run)  # the same go on
+    Multimodal(**SMALL).fit(images, captions, **given[0], **run)  # the same data resume
     run = stopped(tmp_path / "c.safetensors", **given[0])
     with pytest.raises(ValueError, match=r"other settings|another corpus|checkpoint") as refused:
         Multimodal(**SMALL).fit(images, captions, **given[1], **run)
@@ -166,7 +193,7 @@ def test_resume_refuses_other_word_vectors(tmp_path):
         Multimodal(**SMALL).fit(images, captions, word_vectors=vectors, **run)
 
 
-def test_a_fit_that_is_refused_leaves_what_was_learned():
+def test_a_refused_fit_keeps_what_was_learned():
     images, captions = world()
     model = Multimodal(**SMALL).fit(images, captions)
     words, before = list(model.words_), weights(model)
@@ -177,8 +204,8 @@ def test_a_fit_that_is_refused_leaves_what_was_learned():
     assert model.search_images("red", k=1)
 
 
-def test_a_model_of_another_device_is_of_use_here(tmp_path, monkeypatch):
-    """A device of torch's is kept by its name; what was trained on CUDA is read where there is none."""
+def test_a_model_trained_on_cuda_loads_without_cuda(tmp_path, monkeypatch):
+    """torch.device settings become strings; a model trained on CUDA loads without CUDA."""
     images, captions = world()
     model = Multimodal(**SMALL, device=torch.device("cpu")).fit(images, captions, checkpoint=tmp_path / "c.safetensors")
     assert model.device == "cpu"
@@ -189,17 +216,32 @@ def test_a_model_of_another_device_is_of_use_here(tmp_path, monkeypatch):
     assert loaded.search_images("red") == model.search_images("red")
     with pytest.raises(ValueError, match="no CUDA device here"):
         loaded.partial_fit(images, captions)
+    loaded.set_params(device="cpu").partial_fit(images, captions)
+    assert loaded.device_ == "cpu"
+    assert len(loaded.loss_) == 6
+
+
+def test_auto_takes_the_cpu_without_cuda_and_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    images, captions = world()
+    model = Multimodal(**SMALL, device="auto").fit(images, captions)
+    assert capsys.readouterr().err.startswith('device="auto": cpu')
+    assert_same(weights(model), weights(Multimodal(**SMALL).fit(images, captions)))
+    model.save(tmp_path / "m.safetensors")
+    assert Multimodal.load(tmp_path / "m.safetensors").device == "auto"
+    Multimodal(**SMALL, device="auto").fit(images, captions, progress=False)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_checkpoint_holds_no_images_to_search(tmp_path):
     stopped(tmp_path / "c.safetensors")
     model = Multimodal.load(tmp_path / "c.safetensors")
-    with pytest.raises(ValueError, match=r"no images to search among: index\(images\)"):
+    with pytest.raises(ValueError, match=r"no images to search: add some with index\(images\)"):
         model.search_images("red")
     assert model.index(world()[0]).search_images("red", k=2)
 
 
-def test_what_is_no_picture_and_no_text_is_refused_by_name():
+def test_inputs_of_the_wrong_type_are_named_in_the_error():
     images, captions = world()
     model = Multimodal(**SMALL).fit(images, captions)
     with pytest.raises(TypeError, match="images: expected Vectors or an array, got Tensor"):
@@ -222,15 +264,15 @@ def test_ctrl_c_saves_and_keeps_what_was_learned(tmp_path):
     assert threading.current_thread() is threading.main_thread()
     with pytest.raises(KeyboardInterrupt):
         model.fit(images, captions, checkpoint=path, progress=press)
-    assert Multimodal.load(path)._progress.epoch == 1
+    assert len(Multimodal.load(path).loss_) == 1
     assert len(model.vectors_) == len(images)
 
 
 def test_the_best_epoch_is_kept(monkeypatch):
-    """Scores are given: the second epoch is the best, and two more do not better it."""
+    """With preset scores the second epoch is the best, and two more do not improve on it."""
     images, captions = world()
     given = iter([100, 300, 200, 250, 400])
-    monkeypatch.setattr(Multimodal, "_evaluate", lambda self, data: SimpleNamespace(recall_sum=next(given)))
+    monkeypatch.setattr(search, "retrieval", lambda *arrays: SimpleNamespace(recall_sum=next(given)))
     model = Multimodal(**{**SMALL, "epochs": 9, "patience": 2}).fit(images, captions)
     assert [one.recall_sum for one in model.validation_] == [100, 300, 200, 250]
     two = Multimodal(**{**SMALL, "epochs": 2}).fit(images, captions.part("train"))
@@ -254,7 +296,7 @@ def test_learning_rate_drops_after_its_epoch():
 
 
 def test_sum_warms_up_for_max():
-    """Epochs of warm-up have the bits of a run of sum."""
+    """Warm-up epochs have the bits of a run with loss="sum"."""
     images, captions = world()
     warm = Multimodal(**{**SMALL, "loss": "max", "warmup": 2}).fit(images, captions)
     plain = Multimodal(**SMALL).fit(images, captions)
@@ -262,8 +304,8 @@ def test_sum_warms_up_for_max():
     assert warm.loss_[2] < plain.loss_[2]
 
 
-def test_says_when_vectors_collapse():
-    """All images alike: the best that the hardest negative can do is one point for all."""
+def test_warns_when_embeddings_collapse():
+    """With equal images, the loss of the hardest negative is smallest if all embeddings coincide."""
     images, captions = world()
     same = Vectors(images.keys, np.ones_like(images.matrix))
     with pytest.warns(RuntimeWarning, match="collapsed into one point; more epochs of warmup"):
@@ -274,14 +316,12 @@ def test_says_when_vectors_collapse():
 
 
 def test_gradients_are_clipped():
-    """With SGD a step is lr times the gradient, whose length over all weights is at most clip."""
+    """An SGD step is lr times the gradient, whose norm over all weights is at most clip."""
     images, captions = world()
     settings = {**SMALL, "epochs": 1, "optimizer": "sgd", "lr": 1.0, "clip": 0.5, "batch": 200, "bucketed": False}
-    model = Multimodal(**settings)
-    model.fit(images, captions.part("train"))
-    moved = weights(model)
-    model._make_towers()
-    length = math.sqrt(sum(float(np.square(moved[n] - w, dtype=np.float64).sum()) for n, w in weights(model).items()))
+    moved = weights(Multimodal(**settings).fit(images, captions.part("train")))
+    first = weights(Multimodal(**{**settings, "lr": 1e-30}).fit(images, captions.part("train")))
+    length = math.sqrt(sum(float(np.square(moved[n] - w, dtype=np.float64).sum()) for n, w in first.items()))
     assert length == pytest.approx(0.5, rel=1e-4)
 
 
@@ -292,20 +332,24 @@ def test_a_diverging_run_is_an_error():
         Multimodal(**{**settings, "epochs": 50}).fit(images, captions.part("train"))
 
 
+def word_ids(texts):
+    """Texts encoded as Multimodal does it, with an empty vocabulary."""
+    return Words(*encode(texts, {}, 100))
+
+
 def test_batches_hold_each_caption_once_and_like_lengths():
     images, captions = world()
     captions = captions.part("train")
-    model = Multimodal(batch=10)
-    model.words_ = ["<end>", "<unk>"]
-    data = Examples(images, captions, {}, "error", model._read)
-    plan = model._plan(data, 0)
+    data = Examples(images, captions, {}, "error", word_ids)
+    settings = {"seed": 0, "batch": 10, "bucketed": True, "distinct_images": False}
+    plan = data.plan(0, **settings)
     assert sorted(np.concatenate(plan).tolist()) == list(range(len(captions)))
     assert {len(batch) for batch in plan} == {9, 10}
     lengths = data.sides["captions"].lengths
     spread = [int(lengths[batch].max() - lengths[batch].min()) for batch in plan]
-    loose = Multimodal(batch=10, bucketed=False)._plan(data, 0)
+    loose = data.plan(0, **{**settings, "bucketed": False})
     assert sum(spread) < sum(int(lengths[batch].max() - lengths[batch].min()) for batch in loose) / 2
-    again, other = model._plan(data, 0), model._plan(data, 1)
+    again, other = data.plan(0, **settings), data.plan(1, **settings)
     assert all((a == b).all() for a, b in zip(plan, again, strict=True))
     assert any((a != b).any() for a, b in zip(plan, other, strict=True))
     assert [len(a) for a in plan] == [len(b) for b in other]
@@ -314,24 +358,22 @@ def test_batches_hold_each_caption_once_and_like_lengths():
 def test_distinct_images_never_share_a_batch():
     images, captions = world()
     uneven = Captions.joined([captions, Captions.from_pairs([(images.keys[0], "one more", captions.splits[0])])])
-    model = Multimodal(batch=10, distinct_images=True)
-    model.words_ = ["<end>", "<unk>"]
-    data = Examples(images, uneven, {}, "error", model._read)
-    plan = model._plan(data, 3)
+    data = Examples(images, uneven, {}, "error", word_ids)
+    plan = data.plan(3, seed=0, batch=10, bucketed=True, distinct_images=True)
     assert sorted(np.concatenate(plan).tolist()) == list(range(len(uneven)))
     for batch in plan:
         assert len(set(uneven.owners[batch].tolist())) == len(batch)
 
 
 def test_captions_of_one_image_are_no_negatives():
-    """One image alone, many captions: there is nothing to push apart."""
+    """One image with several captions yields no negatives to train on."""
     images, captions = world()
     with pytest.raises(ValueError, match="at least two images, to tell them apart"):
         Multimodal(**SMALL).fit(images, captions.of_images([images.keys[0]]))
 
 
-def test_images_of_other_splits_are_left_alone():
-    """Where no split is called "train", images in none of them train, and those of "dev" validate all the same."""
+def test_images_of_other_splits_are_not_trained_on():
+    """Without a split "train", images in no split are trained on, and those of "dev" still validate."""
     images, captions = world()
     renamed = Captions(captions.images, captions.owners, captions.texts, ["test"] * 6 + [""] * 18 + ["dev"] * 6)
     model = Multimodal(**SMALL).fit(images, renamed)
@@ -341,21 +383,21 @@ def test_images_of_other_splits_are_left_alone():
         for text in Captions(captions.images, captions.owners, captions.texts, renamed.splits).part("").texts
     )
     renamed.splits = ["test"] * 12 + ["held out"] * 18
-    with pytest.raises(ValueError, match="no image is in the split 'train'; there are 'held out', 'test'"):
+    with pytest.raises(ValueError, match="no image is in the split 'train'; splits are 'held out', 'test'"):
         Multimodal(**SMALL).fit(images, renamed)
 
 
-def test_images_without_vectors_are_skipped_wherever_they_are_asked_for():
+def test_missing_skip_works_in_fit_and_evaluate():
     images, captions = world()
-    known = Vectors(images.keys[1:-1], images.matrix[1:-1])  # one of "train" and one of "dev" have none
-    with pytest.raises(ValueError, match='missing="skip" leaves'):
+    known = Vectors(images.keys[1:-1], images.matrix[1:-1])  # one image of "train" and one of "dev" lack a vector
+    with pytest.raises(ValueError, match='missing="skip" drops'):
         Multimodal(**SMALL).fit(known, captions)
     model = Multimodal(**SMALL).fit(known, captions, missing="skip")
     assert model.validation_[0].captions.queries == 5
     assert model.evaluate(known, captions.part("dev"), missing="skip").captions.queries == 5
 
 
-def test_numbers_of_numpy_are_numbers(tmp_path):
+def test_settings_may_be_numpy_scalars(tmp_path):
     images, captions = world()
     plain_settings = {**SMALL, "loss": "topk", "k": 3, "hidden": 0, "seed": 5}
     settings = {name: np.int64(v) if isinstance(v, int) else v for name, v in plain_settings.items()}
@@ -395,8 +437,8 @@ dist.destroy_process_group()
 """
 
 
-def test_two_processes_do_what_one_does(tmp_path):
-    """Batches halved, negatives gathered, gradients added up: the same loss and, but for rounding, the same weights."""
+def test_two_processes_give_the_weights_of_one(tmp_path):
+    """With halved batches, gathered negatives and summed gradients, loss and weights agree up to rounding."""
     root = Path(__file__).parents[1]
     settings = {**SMALL, "epochs": 2, "loss": "max", "warmup": 1, "batch": 16}
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
@@ -420,8 +462,8 @@ def test_two_processes_do_what_one_does(tmp_path):
 # ---- other modalities ---------------------------------------------------------------------------------------------
 
 
-def test_rows_in_the_place_of_captions():
-    """As in SPEECH-COCO: the second modality is vectors, several for each image."""
+def test_linked_rows_replace_captions():
+    """As in SPEECH-COCO, the second modality is vectors, several per image."""
     images, captions = world()
     rng = np.random.default_rng(5)
     turn = rng.normal(size=(20, 30)).astype(np.float32)
@@ -438,11 +480,11 @@ def test_rows_in_the_place_of_captions():
     assert model.embed_other("captions", spoken).matrix.shape == (90, 16)
     with pytest.raises(ValueError, match="reads no text"):
         model.search_images("a red dog")
-    with pytest.raises(ValueError, match="no captions to search among"):
+    with pytest.raises(ValueError, match="no captions to search"):
         model.search_captions(images.keys[0])
 
 
-def test_three_modalities_meet_in_one_space():
+def test_three_modalities_share_one_space():
     images, captions = world()
     turn = np.random.default_rng(5).normal(size=(20, 9)).astype(np.float32)
     sounds = Vectors([f"s{i}" for i in range(len(images))], images.matrix @ turn)
@@ -459,7 +501,7 @@ def test_doc2vec_reads_the_captions():
     images, captions = world()
     document = Doc2Vec(mode="dbow", dim=16, min_count=1, epochs=40, sample=0, threads=1)
     document.fit([text.lower().split() for text in captions.texts])
-    with pytest.raises(ValueError, match="go together"):
+    with pytest.raises(ValueError, match="need each other"):
         Multimodal(text="doc2vec").fit(images, captions)
     model = Multimodal(**{**SMALL, "text": "doc2vec", "epochs": 15}).fit(images, captions, document_model=document)
     assert model.evaluate(images, captions.part("train")).images.r5 > 0.5
@@ -473,7 +515,7 @@ def test_ternary_rows_are_dequantised_on_the_fly():
     assert_same(weights(narrow), weights(wide))
 
 
-def test_word_vectors_come_in_and_may_stay_as_they_are():
+def test_word_vectors_initialise_the_tower_and_may_stay_frozen():
     images, captions = world()
     given = Vectors(["dog", "cat", "nothing"], np.random.default_rng(0).normal(size=(3, 12)).astype(np.float32))
     model = Multimodal(**SMALL, tune_words=False).fit(images, captions, word_vectors=given)
@@ -482,14 +524,14 @@ def test_word_vectors_come_in_and_may_stay_as_they_are():
         np.testing.assert_array_equal(table[model.words_.index(word)], given[word])
     tuned = Multimodal(**SMALL).fit(images, captions, word_vectors=given)
     assert (weights(tuned)["captions.words.weight"][tuned.words_.index("dog")] != given["dog"]).any()
-    with pytest.raises(ValueError, match="know none of the words"):
+    with pytest.raises(ValueError, match="contain no word of the captions"):
         Multimodal(**SMALL).fit(images, captions, word_vectors=Vectors(["Dog"], np.ones((1, 12), np.float32)))
     document = Doc2Vec(mode="dbow", dim=4, min_count=1).fit([text.lower().split() for text in captions.texts])
     with pytest.raises(ValueError, match="has no word vectors"):
         Multimodal(**SMALL, text="doc2vec").fit(images, captions, word_vectors=given, document_model=document)
 
 
-# ---- mistakes -----------------------------------------------------------------------------------------------------
+# ---- invalid arguments --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -506,23 +548,27 @@ def test_word_vectors_come_in_and_may_stay_as_they_are():
         ({"loss": "infonce", "similarity": "order"}, "infonce"),
         ({"bidirectional": 1}, "bidirectional must be True or False"),
         ({"lr": 0}, "lr must be"),
-        ({"device": "abacus"}, "device: "),
+        ({"device": "abacus"}, "device must be"),
+        ({"device": None}, "device must be"),
+        ({"device": "cuda"}, "no CUDA device here"),
+        ({"threads": 0}, "threads must be a whole number from 1"),
     ],
 )
-def test_settings_are_checked(settings, says):
+def test_settings_are_checked(settings, says, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     images, captions = world()
     with pytest.raises(ValueError, match=says):
         Multimodal(**{**SMALL, **settings}).fit(images, captions)
 
 
-def test_an_unknown_image_is_an_error_or_is_skipped():
+def test_a_caption_of_an_unknown_image_is_an_error_or_skipped():
     images, captions = world()
     few = Vectors(images.keys[1:], images.matrix[1:])
     with pytest.raises(ValueError, match=r"1 images with captions have no vector, the first '.*\.jpg'"):
         Multimodal(**SMALL).fit(few, captions.part("train"))
     model = Multimodal(**SMALL).fit(few, captions.part("train"), missing="skip")
-    assert model.counts_[0] == 4 * 24  # vocabulary is taken of all texts that came
-    with pytest.raises(ValueError, match="no image of any of those images"):
+    assert model.counts_[0] == 4 * 24  # the vocabulary comes from all training captions
+    with pytest.raises(ValueError, match="no image has any of these keys"):
         Multimodal(**SMALL).fit(Vectors(["other"], np.ones((1, 20), np.float32)), captions, missing="skip")
 
 
@@ -533,7 +579,7 @@ def test_an_image_without_captions_is_only_a_candidate():
     model = Multimodal(**SMALL).fit(more, lonely)
     found = model.evaluate(more, lonely.part("dev"))
     assert (found.captions.queries, found.images.queries) == (6, 24)
-    unseen = Multimodal(**SMALL).fit(images, lonely)  # without a vector it is left out
+    unseen = Multimodal(**SMALL).fit(images, lonely)  # an image without captions and vector is ignored
     assert unseen.evaluate(images, lonely.part("dev")).captions.queries == 6
 
 
@@ -541,11 +587,11 @@ def test_a_vector_that_is_not_finite_is_named():
     images, captions = world()
     broken = images.matrix.copy()
     broken[3, 5] = np.nan
-    with pytest.raises(ValueError, match=f"images: the vector of '{images.keys[3]}' has a number that is not finite"):
+    with pytest.raises(ValueError, match=f"images: the vector of '{images.keys[3]}' is not finite"):
         Multimodal(**SMALL).fit(Vectors(images.keys, broken), captions)
 
 
-def test_other_mistakes():
+def test_other_invalid_arguments():
     images, captions = world()
     with pytest.raises(TypeError, match="expected Captions or Linked rows, got list"):
         Multimodal().fit(images, ["a dog"])
@@ -554,10 +600,10 @@ def test_other_mistakes():
     with pytest.raises(ValueError, match="resume=True needs checkpoint="):
         Multimodal().fit(images, captions, resume=True)
     sounds = Linked(Vectors(["s"], np.ones((1, 3), np.float32)), [images.keys[0]])
-    with pytest.raises(ValueError, match="has no row of image"):
+    with pytest.raises(ValueError, match="has no row for image"):
         Multimodal(**SMALL).fit(images, captions, others={"sounds": sounds})
     model = Multimodal(**SMALL).fit(images, captions)
-    with pytest.raises(ValueError, match="expected vectors of 20 numbers, as in fit, got 3"):
+    with pytest.raises(ValueError, match="expected vectors of size 20, as in fit, got 3"):
         model.embed_images(np.ones((2, 3), np.float32))
 
 

@@ -1,4 +1,4 @@
-"""Images and captions in one space, once trained: search, files, a page of results, the program."""
+"""A trained Multimodal: search, files, ONNX, a page of results, the commands."""
 
 import base64
 import json
@@ -85,8 +85,8 @@ def test_order_search_ranks_as_its_evaluation_does():
     assert best[1] == pytest.approx(-float(np.square(np.maximum(model.embed_captions(best[0])[0] - image, 0)).sum()))
 
 
-def test_texts_of_any_kind(trained):
-    """Unknown words, none at all, and a thousand: <unk>, <end> alone, and the first max_words."""
+def test_any_text_can_be_embedded(trained):
+    """Unknown words are <unk>, an empty text is <end>, and a long text is truncated to max_words."""
     model, _, _ = trained
     rows = model.embed_captions(["zebra giraffe", "", "!!! ...", "red dog " * 500, "<end>"])
     assert np.isfinite(rows).all()
@@ -99,7 +99,7 @@ def test_texts_of_any_kind(trained):
     np.testing.assert_allclose(model.embed_captions("zebra")[0], model.embed_captions("giraffe")[0], rtol=1e-6)
 
 
-def test_a_caption_is_alike_in_any_company(trained):
+def test_the_embedding_of_a_caption_does_not_depend_on_the_other_captions(trained):
     model, _, captions = trained
     together = model.embed_captions(captions)
     assert together.shape == (len(captions), 16)
@@ -165,7 +165,7 @@ def test_a_damaged_file_is_a_format_error(trained, tmp_path):
         Multimodal.load(path)
 
 
-def test_partial_fit_wants_the_same_towers(trained, tmp_path):
+def test_partial_fit_needs_vectors_of_the_same_size(trained, tmp_path):
     model, images, captions = trained
     model.save(tmp_path / "model.safetensors")
     model = Multimodal.load(tmp_path / "model.safetensors")
@@ -240,12 +240,12 @@ def test_a_page_shows_results_with_their_pictures(tmp_path):
         write_page(page, {"x": [("../page.html", 1.0)]}, folder=folder)
 
 
-# ---- the program --------------------------------------------------------------------------------------------------
+# ---- commands -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def files(tmp_path):
-    """Images as vectors, captions as lines, the last six images "test" and those before them "dev"."""
+    """Files of image vectors and captions; the last six images are "test", the four before them "dev"."""
     images, captions = world()
     images.save(tmp_path / "images.npz")
     split = dict(zip(images.keys, ["train"] * 20 + ["dev"] * 4 + ["test"] * 6, strict=True))
@@ -263,7 +263,7 @@ def program(*arguments, code=0):
     return result
 
 
-def test_the_program_trains_searches_and_evaluates(files):
+def test_commands_train_search_and_evaluate(files):
     small = ["--dim", "16", "--word-dim", "12", "--batch", "16", "--lr", "0.01", "--epochs", "20"]
     model = files / "model.safetensors"
     trained = program("train", files / "images.npz", files / "captions.tsv", "-o", model, *small, "--json")
@@ -290,7 +290,7 @@ def test_the_program_trains_searches_and_evaluates(files):
     assert len(json.loads(neighbours.stdout)["red-dog.jpg"]) == 10
 
 
-def test_the_program_resumes_and_says_what_is_wrong(files):
+def test_commands_resume_and_report_errors(files):
     small = ["--dim", "8", "--word-dim", "6", "--batch", "16", "--epochs", "2"]
     where = [files / "images.npz", files / "captions.tsv", "-o", files / "model.safetensors"]
     program("train", *where, *small, "--checkpoint", files / "run.safetensors")
@@ -323,7 +323,7 @@ def test_a_page_finds_pictures_in_folders_without_their_extension(tmp_path):
         write_page(tmp_path / "page.html", {"q": [("dogs/1", 0.5)]}, folder=tmp_path / "images")
 
 
-def test_the_program_writes_over_nothing_that_it_reads(files):
+def test_commands_do_not_overwrite_their_input(files):
     (files / "test.txt").write_text("x\n")
     where = ["train", files / "images.npz", files / "captions.tsv"]
     said = program(*where, "--split", f"test={files / 'test.txt'}", "-o", files / "test.txt", code=2).stderr

@@ -1,4 +1,4 @@
-"""Pictures from every source, of every kind, whole and broken."""
+"""Sources and preparation of images: formats, modes, EXIF, views, and broken files."""
 
 import io
 import tarfile
@@ -27,7 +27,7 @@ def saved(image, path, **options):
 
 
 def test_a_list_of_paths(tmp_path):
-    """Relative to the list, or not; keys are its lines, without the mark that Windows begins a file with."""
+    """Paths may be absolute or relative to the list. Keys are its lines, without a byte order mark."""
     here = saved(solid("RGB", "red"), tmp_path / "lists" / "a.png")
     there = saved(solid("RGB", "white"), tmp_path / "elsewhere" / "b.png")
     (tmp_path / "lists" / "all.txt").write_text(f"a.png\n\n{there}\n", encoding="utf-8-sig")
@@ -41,12 +41,12 @@ def test_a_list_of_paths(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [{"mean": (np.nan, 0, 0)}, {"std": (1, np.inf, 1)}, {"std": (1, 0, 1)}], ids=str)
-def test_a_mean_or_deviation_that_makes_no_sense(wrong):
+def test_invalid_mean_or_std(wrong):
     with pytest.raises(ValueError, match="mean and std"):
         Preparation(**wrong)
 
 
-def test_checksums_tell_pictures_apart(tmp_path):
+def test_checksums_distinguish_images(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (20, 6, 6, 3), dtype=np.uint8)
     changed = pixels.copy()
     changed[19, 5, 5, 2] ^= 1
@@ -64,7 +64,7 @@ def test_checksums_tell_pictures_apart(tmp_path):
         assert first == again != other
 
 
-# ---- one picture --------------------------------------------------------------------------------------------------
+# ---- one image ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_checksums_tell_pictures_apart(tmp_path):
         (solid("1", 1), WHITE),
         (solid("RGB", (1, 2, 3)), [1, 2, 3]),
         (solid("RGBA", (255, 0, 0, 255)), RED),
-        (solid("RGBA", (0, 0, 0, 0)), WHITE),  # whatever colour lies under what cannot be seen
+        (solid("RGBA", (0, 0, 0, 0)), WHITE),  # the colour of transparent pixels does not count
         (solid("LA", (0, 0)), WHITE),
         (solid("P", 0), [0, 0, 0]),
         (solid("CMYK", (0, 255, 255, 0)), RED),
@@ -108,8 +108,8 @@ def test_a_palette_with_a_transparent_colour_is_put_on_white(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_turns_a_picture_upright(tmp_path, orientation):
-    """Red on the left half once it is upright, whichever way the camera was held."""
+def test_exif_rotates_an_image_upright(tmp_path, orientation):
+    """Whatever the orientation, the left half of the upright image is red."""
     back = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE"}
     back |= {6: "ROTATE_90", 7: "TRANSVERSE", 8: "ROTATE_270"}
     pixels = np.zeros((8, 12, 3), np.uint8)
@@ -124,8 +124,8 @@ def test_exif_turns_a_picture_upright(tmp_path, orientation):
         assert_array_equal(np.asarray(upright_rgb(found)), pixels)
 
 
-def test_the_shorter_side_is_scaled_and_the_middle_cut_out():
-    """White in the middle third of a wide picture, black elsewhere."""
+def test_the_shorter_side_is_resized_and_the_center_cropped():
+    """The middle third of a wide image is white, the rest black."""
     pixels = np.zeros((20, 60, 3), np.uint8)
     pixels[:, 20:40] = 255
     made = Preparation(8, 10, interpolation="nearest")(Image.fromarray(pixels))
@@ -135,20 +135,20 @@ def test_the_shorter_side_is_scaled_and_the_middle_cut_out():
     assert_array_equal(squashed, [0] * 3 + [255] * 3 + [0] * 3)
 
 
-def test_scaling_smooths():
-    """A picture of alternating columns shrinks to grey, not to whichever columns it hits."""
+def test_resizing_is_antialiased():
+    """An image of alternating columns shrinks to grey, not to the columns that sampling hits."""
     pixels = np.zeros((64, 64, 3), np.uint8)
     pixels[:, ::2] = 255
     made = Preparation(8, 8)(Image.fromarray(pixels))
     assert_allclose(made, 127.5, atol=6)
 
 
-def test_a_picture_of_one_pixel():
+def test_an_image_of_one_pixel():
     assert_array_equal(Preparation(4, 5)(solid("RGB", (9, 8, 7), (1, 1))), np.full((1, 4, 4, 3), [9, 8, 7]))
 
 
-def test_a_thread_of_pixels_is_refused_in_words():
-    with pytest.raises(ValueError, match="100000 x 1 is too narrow"):
+def test_a_very_narrow_image_is_refused():
+    with pytest.raises(ValueError, match="100000 x 1 pixels is too narrow"):
         Preparation(224, 256)(solid("L", 0, (100_000, 1)))
 
 
@@ -165,7 +165,7 @@ def test_views():
         make(image, "many")
 
 
-def test_a_large_jpeg_is_decoded_at_a_smaller_scale_to_nearly_the_same(tmp_path):
+def test_decoding_a_large_jpeg_at_a_smaller_scale_changes_little(tmp_path):
     random = np.random.default_rng(0)
     coarse = Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((1600, 1600), 2)
     path = saved(coarse, tmp_path / "large.jpg", quality=95)
@@ -186,7 +186,7 @@ def test_a_large_jpeg_is_decoded_at_a_smaller_scale_to_nearly_the_same(tmp_path)
         ({"std": (1, 1, 0)}, "std above 0"),
     ],
 )
-def test_preparations_that_make_no_sense(options, match):
+def test_invalid_preparations(options, match):
     with pytest.raises(ValueError, match=match):
         Preparation(**options)
 
@@ -257,7 +257,7 @@ def test_arrays():
     assert_array_equal(open_pictures([color[0], Image.fromarray(color[1])]).read_ready(1, SQUARE)[0], color[1])
 
 
-def test_tensors_lie_channels_first():
+def test_tensors_have_channels_first():
     torch = pytest.importorskip("torch", reason="torch is not installed: pip install embfast[images]")
     color = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
     tensor = torch.from_numpy(color.transpose(0, 3, 1, 2).copy())
@@ -283,14 +283,14 @@ def test_data_sets():
     for item in (image, (image, 4), columns, {"img": {"bytes": stream.getvalue(), "path": None}}):
         pictures = open_pictures(Dataset(item))
         assert pictures.keys == ["0", "1", "2"]
-        for _ in range(2):  # an image that the data set keeps must not be closed
+        for _ in range(2):  # images that the data set keeps are not closed
             assert_array_equal(pictures.read_ready(2, SQUARE)[0, 0, 0], [7, 8, 9])
     assert_array_equal(open_pictures(Dataset({"mine": image}), "mine").read_ready(0, SQUARE)[0, 0, 0], [7, 8, 9])
-    with pytest.raises(FormatError, match="0: expected a picture: has 'mine', 'label'; name the one to read"):
+    with pytest.raises(FormatError, match="0: expected an image: has 'mine', 'label'; name the one to read"):
         open_pictures(Dataset({"mine": image, "label": 0})).read_ready(0, SQUARE)
 
 
-def test_a_broken_picture_is_named(folder):
+def test_a_broken_image_is_named(folder):
     whole = (folder / "a/1.png").read_bytes()
     (folder / "a/cut.png").write_bytes(whole[:40])
     (folder / "a/empty.png").write_bytes(b"")
@@ -302,10 +302,10 @@ def test_a_broken_picture_is_named(folder):
     broken = [key for key in pictures.keys if key.split("/")[-1] in ("cut.png", "empty.png", "text.png", "half.jpg")]
     assert len(broken) == 4
     for key in broken:
-        with pytest.raises(FormatError, match=rf"{key}: expected a picture: "):
+        with pytest.raises(FormatError, match=rf"{key}: expected an image: "):
             pictures.read_ready(pictures.keys.index(key), SQUARE)
     missing = open_pictures([folder / "gone.png"])
-    with pytest.raises(FormatError, match=r"gone\.png: expected a picture: .*No such file"):
+    with pytest.raises(FormatError, match=r"gone\.png: expected an image: .*No such file"):
         missing.read_ready(0, SQUARE)
 
 
@@ -313,36 +313,36 @@ def test_a_broken_picture_is_named(folder):
     ("images", "error", "match"),
     [
         ("nowhere", FileNotFoundError, "nowhere: no such file or folder"),
-        ([], ValueError, "at least one picture, got none"),
+        ([], ValueError, "at least one image, got none"),
         (np.zeros((4, 4), np.uint8), ValueError, r"expected an array \(n, height, width\[, channels\]\), got \(4, 4\)"),
         (iter([]), TypeError, "expected a folder, files, an array or a data set"),
-        (["a.png", "a.png"], ValueError, "'a.png' is there more than once"),
+        (["a.png", "a.png"], ValueError, "'a.png' occurs more than once"),
     ],
 )
-def test_what_holds_no_pictures(images, error, match):
+def test_invalid_sources(images, error, match):
     with pytest.raises(error, match=match):
         open_pictures(images)
 
 
 def test_an_empty_folder(tmp_path):
-    with pytest.raises(ValueError, match="no pictures in there; known by their extensions"):
+    with pytest.raises(ValueError, match=r"no images with these extensions: \.avif"):
         open_pictures(tmp_path)
 
 
 @pytest.mark.parametrize("array", [np.zeros((2, 4, 4), np.int64), np.zeros((2, 4, 4, 2), np.uint8)])
-def test_arrays_that_are_no_pictures(array):
-    with pytest.raises(FormatError, match="0: expected a picture: expected pixels"):
+def test_arrays_that_are_no_images(array):
+    with pytest.raises(FormatError, match="0: expected an image: expected pixels"):
         open_pictures(array).read_ready(0, SQUARE)
 
 
-def test_thumbnails_keep_their_shape(folder):
+def test_thumbnails_keep_their_aspect_ratio(folder):
     wide = open_pictures([Image.new("RGB", (40, 20), "red")])
     assert thumbnail_of(wide, 0, 10).shape == (5, 10, 3)
-    with pytest.raises(ValueError, match=r"x\.what: expected a picture's extension"):
+    with pytest.raises(ValueError, match=r"x\.what: expected an image extension"):
         encoder_of("x.what")
 
 
-def test_folders_lists_and_files_side_by_side(tmp_path, monkeypatch):
+def test_folders_lists_and_files_together(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("a/one.png", "a/deep/two.png", "b/one.png", "c.png"):
         saved(solid("RGB", "red"), tmp_path / name)
@@ -353,24 +353,24 @@ def test_folders_lists_and_files_side_by_side(tmp_path, monkeypatch):
     assert open_pictures(["a/", "b"]).keys == ["a/deep/two.png", "a/one.png", "b/one.png"]
 
 
-def test_patterns_of_shards_are_read_wherever_they_stand(tmp_path):
+def test_patterns_of_shards_are_expanded_everywhere(tmp_path):
     for name in ("s-0", "s-1", "u-0"):
         write_tar(tmp_path / f"{name}.tar", ["x.png"])
     assert open_pictures(f"{tmp_path}/s-{{0..0}}.tar").keys == ["x.png"]
     assert len(open_pictures([f"{tmp_path}/s-{{0..1}}.tar", tmp_path / "u-0.tar"])) == 3
-    solid("RGB", (1, 2, 3)).save(tmp_path / "p{0..1}.png")  # a file that is called so
+    solid("RGB", (1, 2, 3)).save(tmp_path / "p{0..1}.png")  # a file with exactly this name
     assert len(open_pictures(tmp_path / "p{0..1}.png")) == 1
     with pytest.raises(ValueError, match=r"tars cannot be joined with other files, as .*s-0\.tar with .*p\.png"):
         open_pictures([tmp_path / "s-0.tar", tmp_path / "p.png"])
 
 
-def test_a_list_of_paths_that_is_no_utf8_is_named(tmp_path):
+def test_a_list_of_paths_must_be_utf8(tmp_path):
     (tmp_path / "list.txt").write_bytes("é.png".encode("latin-1"))
     with pytest.raises(FormatError, match=r"list\.txt: expected a list of paths in UTF-8"):
         open_pictures(tmp_path / "list.txt")
 
 
-def test_tensors_of_bfloat16_are_pictures():
+def test_bfloat16_tensors_are_read():
     torch = pytest.importorskip("torch")
     ready = torch.rand(2, 3, 6, 6).bfloat16()
     assert_array_equal(open_pictures(ready).read_ready(1, SQUARE)[0], ready[1].float().numpy())

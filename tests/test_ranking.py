@@ -1,4 +1,4 @@
-"""Ranking losses: against loops in plain numpy, their gradients against calculus and plain torch, and their memory."""
+"""Ranking losses against loops in numpy, their gradients against calculus and plain torch, and their memory."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import embfast
 from embfast import reference
-from embfast.multimodal import ranking
+from embfast.multimodal import ranking, tiles
 from embfast.multimodal.ranking import info_nce, ranking_loss
 
 MODES = ("sum", "max", "semihard", "topk", "nce")
@@ -30,7 +30,7 @@ SHAPES = {
 
 
 def rows(n_images, n_captions, dim=5, dtype=torch.float64, seed=12):
-    """Random rows, of which some pairs are alike and some are not."""
+    """Random rows; some pairs are similar and some are not."""
     draw = torch.Generator().manual_seed(seed)
     images = torch.randn(n_images, dim, generator=draw, dtype=torch.float64)
     captions = torch.randn(n_captions, dim, generator=draw, dtype=torch.float64)
@@ -50,7 +50,7 @@ def loss_of(mode, images, captions, **settings):
 
 
 def looped(mode, images, captions, **settings):
-    """The same loss by the reference, on arrays."""
+    """The same loss by the reference, on numpy arrays."""
     settings = {name: np.asarray(value) if name == "groups" else value for name, value in settings.items()}
     if mode == "nce":
         return reference.info_nce(images, captions, temperature=0.5, **settings)
@@ -58,7 +58,7 @@ def looped(mode, images, captions, **settings):
 
 
 def naive(mode, images, captions, similarity="cosine", groups=None):
-    """The same loss in torch, with whole matrices."""
+    """The same loss in torch, with the whole matrix of similarities."""
     if similarity == "cosine":
         images, captions = (torch.nn.functional.normalize(x, dim=1) for x in (images, captions))
     if similarity == "order":
@@ -83,7 +83,7 @@ def naive(mode, images, captions, similarity="cosine", groups=None):
 
 
 def slopes(f, *points, h=1e-6):
-    """Central differences of f, by each number of each array."""
+    """Central differences of f with respect to every number of every array."""
     found = [np.zeros_like(x) for x in points]
     for x, slope in zip(points, found, strict=True):
         for place in np.ndindex(x.shape):
@@ -100,7 +100,7 @@ def slopes(f, *points, h=1e-6):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("mode", MODES)
-def test_loss_and_gradient_are_those_of_the_loops(mode, similarity, shape, grouped):
+def test_loss_and_gradient_match_the_reference(mode, similarity, shape, grouped):
     direction, offset, n, m = SHAPES[shape]
     images, captions = rows(n, m)
     settings = {"similarity": similarity, "direction": direction, "offset": offset}
@@ -120,16 +120,17 @@ def test_loss_and_gradient_are_those_of_the_loops(mode, similarity, shape, group
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 @pytest.mark.parametrize("mode", MODES)
-def test_without_kernels_the_same(mode, similarity, shape, monkeypatch):
-    """As where tensors are on a GPU, with torch's operations alone."""
+def test_results_without_kernels_are_equal(mode, similarity, shape, monkeypatch):
+    """The path that tensors on a GPU take: torch's operations alone."""
     direction, offset, n, m = SHAPES[shape]
     images, captions = rows(n, m)
     settings = {"similarity": similarity, "direction": direction, "offset": offset, "groups": some_groups(max(n, m))}
     loss = loss_of(mode, images, captions, tile=3, **settings)
     expected = torch.autograd.grad(loss, (images, captions))
     with monkeypatch.context() as patch:
-        patch.setattr(ranking, "_has_kernels", lambda rows: False)
-        patch.setattr(ranking, "_NUMBERS", 20)  # two columns at once
+        for module in (ranking, tiles):
+            patch.setattr(module, "has_kernels", lambda rows: False)
+        patch.setattr(tiles, "DIFFERENCES", 20)  # two columns per chunk
         again = loss_of(mode, images, captions, tile=3, **settings)
         found = torch.autograd.grad(again, (images, captions))
     assert_allclose(again.item(), loss.item(), rtol=1e-12)
@@ -176,7 +177,7 @@ def test_a_learned_temperature_gets_its_gradient():
 
 @pytest.mark.parametrize("mode", MODES)
 def test_data_parallel_parts_add_up_to_the_whole(mode):
-    """As three processes have it that gather each other's rows: losses and gradients are summed."""
+    """Three processes that gather each other's rows: losses and gradients are summed."""
     images, captions = rows(12, 12)
     groups = torch.arange(12) // 2
     whole = loss_of(mode, images, captions, groups=groups)
@@ -194,7 +195,7 @@ def test_data_parallel_parts_add_up_to_the_whole(mode):
 
 @pytest.mark.parametrize("similarity", ["cosine", "order"])
 @pytest.mark.parametrize("mode", MODES)
-def test_autograd_may_ask_in_any_way(mode, similarity):
+def test_backward_works_in_every_way_autograd_calls_it(mode, similarity):
     images, captions = rows(7, 7)
     expected = torch.autograd.grad(loss_of(mode, images, captions, similarity=similarity), (images, captions))
 
@@ -219,7 +220,7 @@ def test_autograd_may_ask_in_any_way(mode, similarity):
     with torch.no_grad():
         assert loss_of(mode, images, captions, similarity=similarity).item() == loss.item()
 
-    # both sides the same rows, and rows that do not lie one after the other
+    # the same rows on both sides, and rows that are not contiguous
     wide = torch.randn(5, 14, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).T
     wide = wide[::2].detach().requires_grad_()
     twice = torch.autograd.grad(loss_of(mode, wide, wide.flip(0), similarity=similarity), wide)[0]
@@ -236,7 +237,7 @@ def test_autograd_may_ask_in_any_way(mode, similarity):
 
     # the gradient of the gradient
     loss = loss_of(mode, images, captions, similarity=similarity)
-    with pytest.raises(RuntimeError, match="has no gradient of its own"):
+    with pytest.raises(RuntimeError, match="no second derivatives"):
         torch.autograd.grad(loss, images, create_graph=True)
 
 
@@ -263,12 +264,12 @@ def test_half_precision_is_computed_in_float32(mode, dtype):
 
 def test_of_equally_hard_negatives_the_first_counts():
     images = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
-    # Image 0 likes its own caption by .5 and all others by the same: what it moves shows in their gradient.
+    # Image 0 scores its own caption 0.5 and all others equally; the gradient shows which one was taken.
     for mode, others, tile in product(("max", "semihard"), (0.4, 0.5), (1, 2, 3, 512)):
         captions = torch.tensor([[0.5, 0.0], [others, 1.0], [others, -1.0], [others, 0.0]]).requires_grad_()
         loss = ranking_loss(images, captions, mode=mode, similarity="dot", margin=0.2, direction="images", tile=tile)
         loss.backward()
-        beside = 0.0 if mode == "semihard" and others == 0.5 else 1.0  # an equal of the pair is not below it
+        beside = 0.0 if mode == "semihard" and others == 0.5 else 1.0  # a score equal to the pair's is not below it
         assert captions.grad[:, 0].tolist() == [-beside, beside, 0.0, 0.0]
 
 
@@ -283,7 +284,7 @@ def test_without_negatives_there_is_no_loss(mode, similarity):
             assert gradient.abs().max() < 1e-12
 
 
-def test_more_hardest_than_there_are_is_all_of_them():
+def test_topk_with_more_than_all_negatives_takes_them_all():
     images, captions = rows(6, 6)
     groups = torch.tensor([0, 0, 1, 2, 3, 4])
     for tile in (2, 512):
@@ -330,22 +331,30 @@ def test_numbers_that_are_not_finite_are_errors():
         ({"mode": "topk", "k": 0}, ValueError, "k: expected an integer of 1 or more, got 0"),
         ({"tile": 0}, ValueError, "tile: expected an integer of 1 or more, got 0"),
         ({"direction": "up"}, ValueError, "direction: expected one of both, images, captions"),
-        ({"offset": 1}, ValueError, "expected as many images as captions and offset=0"),
-        ({"images": torch.ones(4, 5)}, ValueError, "expected as many images as captions and offset=0, got 4, 6"),
-        ({"direction": "captions", "images": torch.ones(4, 5)}, ValueError, "there is none"),
+        ({"offset": 1}, ValueError, "expected equal numbers of images and captions and offset=0"),
+        (
+            {"images": torch.ones(4, 5)},
+            ValueError,
+            "equal numbers of images and captions and offset=0, got 4, 6",
+        ),
+        ({"direction": "captions", "images": torch.ones(4, 5)}, ValueError, "offset: none is valid for"),
         ({"direction": "images", "images": torch.ones(4, 5), "offset": 3}, ValueError, r"integer in 0\.\.2, got 3"),
         ({"images": torch.ones(6, 4)}, ValueError, "images have 4 columns, captions 5"),
         ({"images": torch.ones(6)}, ValueError, r"images: expected a matrix \(rows, dim\).*got \(6,\)"),
         ({"captions": torch.ones(0, 5)}, ValueError, r"captions: expected a matrix .* got \(0, 5\)"),
-        ({"images": torch.ones(6, 5, dtype=torch.int64)}, TypeError, "images: .* floating point, got torch.int64"),
-        ({"images": np.ones((6, 5))}, TypeError, "images: expected a torch tensor of floating point, got ndarray"),
+        (
+            {"images": torch.ones(6, 5, dtype=torch.int64)},
+            TypeError,
+            "images: .* floating-point .* got torch.int64",
+        ),
+        ({"images": np.ones((6, 5))}, TypeError, "images: expected a floating-point torch tensor, got ndarray"),
         ({"captions": torch.ones(6, 5, device="meta")}, ValueError, "images are on cpu, captions on meta"),
         ({"groups": torch.ones(6)}, TypeError, "groups: expected a torch tensor of integers, got torch.float32"),
         ({"groups": [0] * 6}, TypeError, "groups: expected a torch tensor of integers, got list"),
         ({"groups": torch.arange(5)}, ValueError, r"groups: expected 6 integers.*got shape \(5,\)"),
     ],
 )
-def test_wrong_arguments_are_errors(changed, error, told):
+def test_invalid_arguments_are_errors(changed, error, told):
     arguments = {"images": torch.ones(6, 5), "captions": torch.ones(6, 5), **changed}
     with pytest.raises(error, match=told):
         ranking_loss(arguments.pop("images"), arguments.pop("captions"), **arguments)
@@ -358,7 +367,7 @@ def test_a_temperature_is_one_positive_number(temperature):
 
 
 class Largest(TorchDispatchMode):
-    """The most bytes of one tensor that torch made."""
+    """Records the size in bytes of the largest tensor that torch makes."""
 
     def __init__(self):
         super().__init__()
@@ -378,7 +387,7 @@ def test_no_tensor_is_larger_than_a_tile_or_a_gradient(mode, similarity):
     images, captions = rows(600, 600, 16, torch.float32)
     with Largest() as largest:
         loss_of(mode, images, captions, similarity=similarity, groups=torch.arange(600) // 2, tile=64).backward()
-    # 600 rows of 16 numbers; entries of a sparse gradient, two int64 each; the naive form has 600 * 600 * 4
+    # 600 rows of 16 numbers; entries of a sparse gradient, two int64 each; the whole matrix has 600 * 600 * 4 bytes
     assert 64 * 64 * 4 <= largest.bytes <= 600 * 4 * 3 * 2 * 2 * 8
     assert largest.bytes < 600 * 600
 
@@ -404,12 +413,12 @@ def run(n, mode, similarity):
     return memory("VmHWM") - before
 
 for setting in sys.argv[1:]:
-    run(64, *setting.split("-"))  # what is loaded and allocated once
+    run(64, *setting.split("-"))  # warm-up: libraries and allocations that happen once
     print(setting, run(4096, *setting.split("-")))
 """
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="peak memory is read as Linux tells it")
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="peak memory is read from Linux's /proc")
 def test_peak_memory_is_far_below_the_matrix_of_similarities():
     settings = ["sum-cosine", "max-cosine", "topk-cosine", "nce-cosine", "sum-order"]
     environment = {**os.environ, "PYTHONPATH": str(Path(embfast.__file__).parents[1])}
@@ -423,7 +432,7 @@ def test_peak_memory_is_far_below_the_matrix_of_similarities():
         assert amount < matrix / 2, (name, amount, matrix)
 
 
-def test_sizes_of_numpy_are_sizes():
+def test_numpy_integers_are_accepted():
     a, b = torch.rand(6, 4), torch.rand(6, 4)
     assert ranking_loss(a, b, tile=np.int64(2)) == pytest.approx(float(ranking_loss(a, b, tile=2)))
     offset = {"direction": "images", "offset": 1}

@@ -1,4 +1,4 @@
-"""The CUDA shim itself: each fault that it is there to see, planted in a small kernel."""
+"""The CUDA shim: small kernels with each of the faults that it must detect."""
 
 import textwrap
 
@@ -127,7 +127,7 @@ def test_numbers_of_threads_and_blocks(scheduled):
 
 @pytest.mark.parametrize("resident", [1, 3])
 def test_a_barrier_shows_what_others_wrote(scheduled, resident):
-    """Static shared memory too, and each block has its own."""
+    """Also for static shared memory, of which each block has its own."""
     scheduled.schedule("random", 3, resident)
     out = np.zeros(192, np.int32)
     scheduled.launch("neighbour", 3, 64, [out], shared=256)
@@ -149,16 +149,16 @@ def test_shuffles_and_votes(scheduled):
 @pytest.mark.parametrize(
     ("kernel", "threads", "message"),
     [
-        ("not_in_mask", 32, "is not in the mask 0000ffff"),
+        ("not_in_mask", 32, "is not in its mask 0000ffff"),
         ("from_outside", 32, "reads lane 16, outside mask 0000ffff"),
-        ("two_places", 32, "lanes of a warp meet at different places"),
+        ("two_places", 32, "lanes of a warp synchronise at different places"),
         ("lane_returned", 32, "names lane 3, which has returned"),
         ("two_places", 16, "beyond the end of the block"),
         ("thread_returned", 64, "others have returned"),
         ("two_barriers", 64, "different __syncthreads"),
         ("crossed", 32, "deadlock"),
         ("numbers", 2048, "1 to 1,024 threads, got 2048"),
-        ("nothing", 32, "there is no kernel nothing"),
+        ("nothing", 32, "no kernel is named nothing"),
     ],
 )
 def test_a_fault_is_named(kernel, threads, message, scheduled):
@@ -166,7 +166,7 @@ def test_a_fault_is_named(kernel, threads, message, scheduled):
         scheduled.launch(kernel, 1, threads, [np.zeros(2048, np.int32)])
     out = np.zeros(32, np.uint32)
     scheduled.launch("numbers", 1, 32, [out])
-    assert out[31] == 1_032_031, "the next launch is not troubled"
+    assert out[31] == 1_032_031, "the next launch is unaffected"
 
 
 def test_too_much_shared_memory_is_named(library):
@@ -206,13 +206,13 @@ def test_accessors_count_and_lose_nothing_that_is_atomic(library):
     assert counted["bytes_added"] == 1024
     out[0] = 0
     library.launch("racy_sum", 4, 64, [out])
-    assert 0 < out[0] < 256, "an addition that is not atomic loses some"
+    assert 0 < out[0] < 256, "additions that are not atomic are lost"
     counted = library.counters()
     assert (counted["bytes_read"], counted["bytes_written"]) == (1024, 1024)
 
 
 def under(sanitizer, *kernels, shared=256):
-    """Launches kernels in a process of its own with a sanitizer, each with the next of shared. Returns the process."""
+    """Launches kernels in a separate process with a sanitizer. Returns the completed process."""
     script = f"""
         import numpy as np, shim
         library = shim.Shim({str(shim.build("faults", kernels=KERNELS, sanitizer=sanitizer))!r})
@@ -237,7 +237,7 @@ def test_thread_sanitizer_sees_what_no_barrier_orders():
     assert done.returncode == 66
 
 
-def test_thread_sanitizer_is_content_with_order():
+def test_thread_sanitizer_accepts_ordered_access():
     done = under("thread", "neighbour", "sum", "shuffles", "racy_sum")
     assert done.stdout.count("returned") == 4, done.stderr
     assert "data race" not in done.stderr

@@ -1,4 +1,4 @@
-"""The kernels of ranking losses: against the reference, the reference against calculus, and wrong arguments."""
+"""The kernels of ranking losses against the reference, the reference against calculus, and invalid arguments."""
 
 from functools import cache
 
@@ -14,7 +14,7 @@ PROBLEMS = every_problem()
 
 @pytest.fixture(scope="session", params=["baseline", "avx2", "avx512"])
 def solved(request, solve_on):
-    """What the kernels make of every problem on one instruction set, which a process chooses once."""
+    """Results of every problem on one instruction set; a process selects its instruction set once."""
     return solve_on(request.param, "tile_problems.py")
 
 
@@ -58,7 +58,7 @@ def test_threads_do_not_change_a_bit():
         assert_array_equal(values, many.solve(kernels, np.float32)[part], err_msg=part)
 
 
-def test_wrong_arguments_are_errors():
+def test_invalid_arguments_are_errors():
     images, captions, weights, to_images, to_captions = TileProblem(3, 4, 5).arguments(np.float32)
     scores = np.empty_like(weights)
     frozen = scores.copy()
@@ -87,7 +87,7 @@ def test_wrong_arguments_are_errors():
             kernels.order_scores(images, captions, scores, threads=threads)
 
 
-def test_wrong_arguments_of_hinges_and_hardest_are_errors():
+def test_invalid_arguments_of_hinges_and_hardest_are_errors():
     scores, by_row, by_column = np.ones((3, 4)), np.ones(3), np.ones(4)
     places = np.zeros(3, np.int64)
     frozen = by_row.copy()
@@ -116,7 +116,7 @@ def test_wrong_arguments_of_hinges_and_hardest_are_errors():
             kernels.hardest(*arguments)
 
 
-def test_nothing_against_nothing():
+def test_empty_sides_and_rows_are_allowed():
     for n, m, dim in [(0, 4, 5), (3, 0, 5), (3, 4, 0)]:
         images, captions, weights = np.ones((n, dim)), np.ones((m, dim)), np.ones((n, m))
         scores, found = np.full((n, m), 7.0), np.ones((n, dim))

@@ -1,4 +1,4 @@
-"""Towers: packed texts, pooling, what they read."""
+"""Towers: packed texts, pooling, inputs."""
 
 import numpy as np
 import pytest
@@ -25,8 +25,8 @@ def texts_of(lengths, seed=0):
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("pooling", ["last", "max", "mean"])
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_packed_texts_give_what_one_text_alone_gives(cell, pooling, bidirectional):
-    """Read by torch's cell word for word, without packing, and pooled by hand."""
+def test_a_packed_text_gives_the_vector_of_the_text_alone(cell, pooling, bidirectional):
+    """Packed results equal those of torch's cell on one unpacked text, pooled by hand."""
     torch.manual_seed(0)
     tower = towers.SequenceTower(30, 5, 7, cell, pooling, bidirectional).eval()
     ids, offsets = texts_of([3, 1, 9, 3, 5])

@@ -1,4 +1,4 @@
-"""Studies of transfer: splits, classifiers, layers, neighbours, and fine-tuning of what is not frozen."""
+"""Transfer studies: splits, classifiers, layers, neighbours, and fine-tuning."""
 
 import math
 import time
@@ -18,15 +18,13 @@ from torch import nn
 
 from embfast.images import transfer
 from embfast.images.extract import Run
+from embfast.images.fine_tuning import Transferred, fine_tune, predict
 from embfast.images.transfer import (
     Score,
-    Transferred,
     classify,
     few_shot_splits,
-    fine_tune,
     nearest_neighbours,
-    predict,
-    retrieval,
+    retrieval_by_labels,
     scores,
     sweep_dims,
     sweep_layers,
@@ -34,7 +32,7 @@ from embfast.images.transfer import (
 
 
 def clouds(n, dim, classes=3, spread=1.0, seed=0):
-    """Rows around a center for each class, and labels."""
+    """Rows scattered around one center per class, and their labels."""
     random = np.random.default_rng(seed)
     labels = np.arange(n) % classes
     centers = np.random.default_rng(99).normal(size=(classes, dim)) * 3 / math.sqrt(dim)
@@ -44,7 +42,7 @@ def clouds(n, dim, classes=3, spread=1.0, seed=0):
 # ---- splits and scores --------------------------------------------------------------------------------------------
 
 
-def test_splits_have_so_many_of_each_class_and_share_nothing():
+def test_splits_are_disjoint_with_equal_counts_of_each_class():
     labels = np.array(list("aabbbbbccccccc") * 3)
     found = list(few_shot_splits(labels, 2, seeds=range(4)))
     for train, test in found:
@@ -55,27 +53,27 @@ def test_splits_have_so_many_of_each_class_and_share_nothing():
     assert_array_equal(next(few_shot_splits(labels, 2, [3]))[0], found[3][0])
     train, test = next(few_shot_splits(labels, 2, [0], test_per_class=4))
     assert_array_equal(np.unique(labels[test], return_counts=True)[1], [4, 4, 4])
-    with pytest.raises(ValueError, match="class 'a': expected 6 pictures to train on and 1 to test on, got 6"):
+    with pytest.raises(ValueError, match="class 'a': expected 6 images to train on and 1 to test on, got 6"):
         next(few_shot_splits(labels, 6))
     with pytest.raises(ValueError, match="at least 2 classes"):
         next(few_shot_splits(["a", "a"], 1))
 
 
-def test_intervals_are_students():
+def test_intervals_follow_students_t():
     score = Score((0.5, 0.6, 0.7, 0.6))
     assert_allclose(score.mean, 0.6)
-    assert_allclose(score.interval, 3.182446 * np.std(score.values, ddof=1) / 2, rtol=1e-6)  # of a t table, 3 degrees
+    assert_allclose(score.interval, 3.182446 * np.std(score.values, ddof=1) / 2, rtol=1e-6)  # t table, 3 degrees
     assert str(Score((0.25,))) == "0.250 ± inf (1)"
 
 
 # ---- classifiers --------------------------------------------------------------------------------------------------
 
 
-def test_wide_rows_are_turned_without_changing_the_classifier():
-    """The same answers as LinearSVC gives on all 300 numbers of 40 rows."""
+def test_rotating_wide_rows_does_not_change_the_classifier():
+    """LinearSVC decides the same on the rotated rows as on all 300 dimensions of 40 rows."""
     train, labels = clouds(40, 300)
     test, _ = clouds(200, 300, seed=1)
-    rows, others = transfer._turned(train, test)
+    rows, others = transfer._rotated(train, test)
     assert rows.shape[1] <= 40
     assert_allclose(rows @ rows.T, train @ train.T, atol=1e-9)
     assert_allclose(others @ rows.T, test @ train.T, atol=1e-9)
@@ -86,7 +84,7 @@ def test_wide_rows_are_turned_without_changing_the_classifier():
 
 @pytest.mark.parametrize("classifier", ["svm", "logistic"])
 @pytest.mark.parametrize("C", [1.0, None])
-def test_classes_that_lie_apart_are_told_apart(classifier, C):
+def test_separable_classes_are_separated(classifier, C):
     train, labels = clouds(60, 30)
     test, answers = clouds(300, 30, seed=1)
     assert classify(train, labels, test, answers, classifier=classifier, C=C) >= 0.95
@@ -94,7 +92,7 @@ def test_classes_that_lie_apart_are_told_apart(classifier, C):
     assert classify(train, shuffled, test, answers, classifier=classifier, C=C) <= 0.65
 
 
-def test_scaling_takes_its_statistics_from_train():
+def test_scaling_uses_the_statistics_of_train():
     train, labels = clouds(40, 20)
     scaled, test = transfer._scaled(train, train[:5] + 100, "standard")
     assert_allclose(scaled.mean(0), 0, atol=1e-9)
@@ -124,7 +122,7 @@ def test_dimensions():
     found = sweep_dims(train, labels, test, answers, [1, 2, 20])
     assert list(found) == [1, 2, 20]
     assert found[1] < found[2] <= 1
-    assert found[2] >= 0.9  # three centers lie in a plane
+    assert found[2] >= 0.9  # three centers span a plane
     with pytest.raises(ValueError, match="dims must be from 1 to 30"):
         sweep_dims(train, labels, test, answers, [31])
 
@@ -136,10 +134,10 @@ def test_every_layer_is_scored_in_one_pass(tmp_path):
     options = {"splits": few_shot_splits(labels, 10, range(2)), "run": Run(batch=10)}
     table = sweep_layers(pictures, labels, network, preparation=SMALL, **options)
     handle.remove()
-    assert sum(ran) == 40 + 1  # and one picture to find the layers
+    assert sum(ran) == 40 + 1  # plus one image to find the layers
     assert [(row.layer, row.dim) for row in table] == [("1", 5), ("4", 7), ("8", 6)]
-    assert table[0].accuracy.mean >= 0.9  # tints are what the first layer sees
-    with pytest.raises(ValueError, match="a label for each of 40 pictures, got 39"):
+    assert table[0].accuracy.mean >= 0.9  # the first layer sees tints
+    with pytest.raises(ValueError, match="a label for each of 40 images, got 39"):
         sweep_layers(pictures, labels[1:], network, preparation=SMALL)
 
 
@@ -158,27 +156,27 @@ def average_precision_by_hand(rows, labels, i, distance):
 
 @pytest.mark.parametrize("block", [1 << 22, 50])
 def test_mean_average_precision(block, monkeypatch):
-    monkeypatch.setattr(transfer, "_BLOCK", block)
+    monkeypatch.setattr(transfer, "_CHUNK", block)
     rows, labels = clouds(25, 6, spread=3.0)
-    labels[7] = 9  # alone: nothing to find
+    labels[7] = 9  # the only row with its label
     distances = {
         "euclidean": lambda a, b: np.linalg.norm(a - b),
         "manhattan": lambda a, b: np.abs(a - b).sum(),
         "cosine": lambda a, b: 1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b),
     }
-    found = retrieval(rows, labels, distances)
+    found = retrieval_by_labels(rows, labels, distances)
     for metric, distance in distances.items():
         each = [average_precision_by_hand(rows, labels, i, distance) for i in range(25) if i != 7]
         assert_allclose(found[metric], np.mean(each), rtol=1e-12)
-    two = retrieval(rows, labels, ["euclidean"], queries=[3, 7])["euclidean"]
+    two = retrieval_by_labels(rows, labels, ["euclidean"], queries=[3, 7])["euclidean"]
     assert_allclose(two, average_precision_by_hand(rows, labels, 3, distances["euclidean"]))
-    with pytest.raises(ValueError, match="no picture that asks"):
-        retrieval(rows, labels, queries=[7])
+    with pytest.raises(ValueError, match="no query has another row with its label"):
+        retrieval_by_labels(rows, labels, queries=[7])
 
 
 def test_ternary_rows_are_searched_too():
     rows = np.array([[1, 0, -1], [1, 0, -1], [-1, 1, 0], [-1, 1, 0]], np.int8)
-    assert retrieval(rows, [0, 0, 1, 1], ["cosine", "hamming"]) == {"cosine": 1.0, "hamming": 1.0}
+    assert retrieval_by_labels(rows, [0, 0, 1, 1], ["cosine", "hamming"]) == {"cosine": 1.0, "hamming": 1.0}
 
 
 def test_nearest_neighbours():
@@ -197,7 +195,7 @@ def learning(network):
     return [name for name, parameter in network.module.named_parameters() if parameter.requires_grad]
 
 
-def test_first_layers_are_kept_and_the_others_start_anew():
+def test_first_layers_are_kept_and_the_others_reinitialised():
     network = plain()
     for n, kept in ((0, []), (1, ["0"]), (2, ["0", "2", "3"]), (3, ["0", "2", "3", "7"])):
         moved = Transferred(network, n, classes=4, example=(3, 16, 16), seed=5)
@@ -227,12 +225,12 @@ def test_first_layers_are_kept_and_the_others_start_anew():
         (Tangled, 2, ["first", "twice", "norm"]),
     ],
 )
-def test_layers_are_counted_as_the_network_runs_them(make, n, frozen):
+def test_layers_are_counted_in_the_order_of_the_network(make, n, frozen):
     moved = Transferred(seeded(make), n, classes=3, example=(3, 32, 32))
     assert [name for name in moved.frozen if list(dict(moved.module.named_modules())[name].parameters())] == frozen
 
 
-def test_frozen_layers_do_not_move_nor_do_their_running_means():
+def test_frozen_layers_and_their_running_means_do_not_change():
     network = plain()
     moved = Transferred(network, 2, classes=2, example=(3, 16, 16))
     pictures, labels = photographs(24, classes=2), np.arange(24) % 2
@@ -250,7 +248,7 @@ def test_frozen_layers_do_not_move_nor_do_their_running_means():
 
 
 @pytest.mark.parametrize("n", [2, 3, 4])
-def test_attention_is_kept_with_what_it_stands_among(n):
+def test_attention_is_kept_as_a_whole(n):
     class Vision(nn.Module):
         def __init__(self):
             super().__init__()
@@ -263,7 +261,7 @@ def test_attention_is_kept_with_what_it_stands_among(n):
     network = seeded(Vision)
     for name, weights in network.named_parameters():
         if "bias" in name:
-            torch.nn.init.normal_(weights)  # that new ones would not be the same
+            torch.nn.init.normal_(weights)  # so that reinitialised biases differ
     moved = Transferred(network, n, example=(3, 16, 16), seed=9)
     learning = {name for name, weights in moved.module.named_parameters() if weights.requires_grad}
     assert not any("self_attn" in name for name in learning)
@@ -276,7 +274,7 @@ def test_attention_is_kept_with_what_it_stands_among(n):
         assert_array_equal(moved.eval()(pixels).detach(), network.eval()(pixels).detach())
 
 
-def test_a_layer_that_tells_nothing_apart_is_swept_all_the_same():
+def test_constant_features_can_be_classified():
     rows, labels = np.zeros((24, 50)), np.arange(24) % 3
     assert classify(rows[:12], labels[:12], rows[12:], labels[12:]) == pytest.approx(1 / 3)
 
@@ -296,12 +294,12 @@ def test_fine_tuning_learns():
     ("labels", "options", "match"),
     [
         ([0, 1, 2, 5], {}, "labels must be from 0 to 2, got 0 to 5"),
-        ([0, 1], {}, "expected a label for each of 4 pictures"),
+        ([0, 1], {}, "expected a label for each of 4 images"),
         ([0, 1, 2, 0], {"lr": 0}, "lr must be a number above 0"),
         ([0, 1, 2, 0], {"lr": 900.0, "epochs": 30}, "the loss became .* lower lr, which is 900"),
     ],
 )
-def test_fine_tuning_that_cannot_work(labels, options, match):
+def test_invalid_fine_tuning(labels, options, match):
     with pytest.raises(ValueError, match=match):
         fine_tune(plain(), photographs(4), labels, preparation=SMALL, **options)
 
@@ -315,7 +313,7 @@ def test_a_frozen_network_has_nothing_to_learn():
         Transferred(ends, 0, classes=2, example=(3, 4, 4))
 
 
-def test_fine_tuning_leaves_the_mode_of_each_part(monkeypatch):
+def test_fine_tuning_restores_the_mode_of_each_submodule(monkeypatch):
     network = plain().eval()
     network[0].train()
     before = [part.training for part in network.modules()]
@@ -324,14 +322,14 @@ def test_fine_tuning_leaves_the_mode_of_each_part(monkeypatch):
     with pytest.raises(ValueError, match="labels must be"):
         fine_tune(network, photographs(4), [0, 1, 0, 99], preparation=SMALL, epochs=1)
     assert [part.training for part in network.modules()] == before
-    with pytest.raises(TypeError, match="whole numbers"):
+    with pytest.raises(TypeError, match="expected integers, got float64"):
         fine_tune(network, photographs(4), [0.0, 1.7, 0.0, 1.0], preparation=SMALL)
     with pytest.raises(ValueError, match="batch"):
         fine_tune(network, photographs(4), [0, 1, 0, 1], preparation=SMALL, batch=0)
 
 
 class Two(torch.nn.Module):
-    """A network that gives a second head beside its logits."""
+    """A network with a second output beside its logits."""
 
     def __init__(self):
         super().__init__()
@@ -343,7 +341,7 @@ class Two(torch.nn.Module):
 
 
 @pytest.mark.parametrize("make", [lambda: plain().double(), Two], ids=["float64", "two heads"])
-def test_networks_of_other_types_and_of_more_heads(make):
+def test_networks_with_another_dtype_or_two_outputs(make):
     network, pictures, labels = make(), photographs(6), [0, 1, 2, 0, 1, 2]
     before = torch.get_rng_state()
     assert len(fine_tune(network, pictures, labels, preparation=SMALL, epochs=1)) == 1
@@ -353,7 +351,7 @@ def test_networks_of_other_types_and_of_more_heads(make):
         assert Transferred(network, 1, classes=5, example=(3, 16, 16)).module[-1].weight.dtype == torch.float64
 
 
-def test_what_cannot_be_scored():
+def test_invalid_scores():
     rows, labels = np.eye(6), np.arange(6) % 2
     with pytest.raises(ValueError, match="C must be a number above 0"):
         classify(rows, labels, rows, labels, C=0)
@@ -361,8 +359,8 @@ def test_what_cannot_be_scored():
         scores(rows, labels, iter([]))
 
 
-def test_threads_share_what_they_predict_with():
-    """None of them leaves eval mode while another one is still inside."""
+def test_threads_can_share_a_network():
+    """No thread ends eval mode while another one still predicts."""
     network, pictures, seen = plain().train(), photographs(12), []
     network.register_forward_hook(lambda *_: time.sleep(0.002) or seen.append(network.training))
     with ThreadPoolExecutor(4) as pool:

@@ -1,4 +1,4 @@
-// Centers by word, dense sums, runs and their merge.
+// Co-occurrence counting: centers by word, dense sums, sorted runs and their merge.
 #include "cooccurrence/cooccurrence.h"
 
 #include <unistd.h>
@@ -18,20 +18,20 @@ namespace embfast {
 
 namespace {
 
-constexpr int ahead = 12;                // centers between the prefetch of their tokens and the use
-constexpr int64_t sum_bytes = 12;        // of a run: int32 column, uint64 sum
-constexpr int64_t most_bits = 40;        // so that 1 / 1000 is exact to 2^-31
-constexpr int64_t run_buffer = 1 << 18;  // bytes of a run read at a time
+constexpr int ahead = 12;                // centers between the prefetch of their tokens and their use
+constexpr int64_t sum_bytes = 12;        // a pair in a run: int32 column, uint64 sum
+constexpr int64_t most_bits = 40;        // 1 / 1000 is exact to 2^-31
+constexpr int64_t run_buffer = 1 << 18;  // bytes read from a run at a time
 constexpr int64_t smallest_buffer = 1 << 12;
 
 [[noreturn]] void fail(int error, const char* what) { throw std::system_error(error, std::generic_category(), what); }
 
 }  // namespace
 
-// A row of the matrix on its way: sums by column, and which columns are not zero.
+// A row of the matrix being counted: sums by column and the list of nonzero columns.
 struct CooccurrenceCounter::Sums {
   std::vector<uint64_t> sum;
-  std::vector<int32_t> touched;  // one more than there are words: the next one is written before it is known to count
+  std::vector<int32_t> touched;  // n_words + 1 entries: a column is written before it is known to be new
   std::vector<uint64_t> bits;
   int64_t n = 0;
 
@@ -44,7 +44,7 @@ struct CooccurrenceCounter::Sums {
     sum[column] = before + weight;
   }
 
-  // f(column, sum) for each in order; all is zero again afterwards.
+  // Calls f(column, sum) for each nonzero column in order and resets the sums to zero.
   template <class F>
   void drain(F&& f) {
     const auto take = [&](int32_t column) {
@@ -67,7 +67,7 @@ struct CooccurrenceCounter::Sums {
   }
 };
 
-// A stretch of the spill file: for each row an int32 n and n pairs of int32 column and uint64 sum.
+// A range of the spill file: for each row an int32 n, then n pairs of int32 column and uint64 sum.
 struct CooccurrenceCounter::Run {
   int64_t at, end;
   std::vector<char> buffer;
@@ -93,7 +93,7 @@ struct CooccurrenceCounter::Run {
 };
 
 CooccurrenceCounter::CooccurrenceCounter(const Options& options) : options_(options) {
-  // As many bits as fit under 2^63 if one pair of words were the whole corpus.
+  // The largest precision at which a corpus with a single pair of words stays below 2^63.
   const double tokens = static_cast<double>(options.offsets[options.n_documents]);
   const double weight = options.distance_weighting ? 1 + std::log(options.window) : options.window;
   bits_ = static_cast<int>(std::clamp<int64_t>(62 - std::ilogb(4 * (tokens + 1) * weight), 0, most_bits));
@@ -119,7 +119,7 @@ bool CooccurrenceCounter::start(int64_t begin, int64_t end, bool only) {
 
   begin_ = begin, only_ = only;
   if (end - begin > capacity_) {
-    centers_.reset();  // before the new ones are made
+    centers_.reset();  // before the new ones are allocated
     centers_ = std::make_unique_for_overwrite<Center[]>(end - begin);
     capacity_ = end - begin;
   }
@@ -195,7 +195,7 @@ void CooccurrenceCounter::write(int fd, const char* data, size_t size, int64_t* 
 }
 
 int64_t CooccurrenceCounter::count(int64_t first) {
-  // Rows that fit into the buffer whatever they hold, cut into blocks of about equal room for the threads.
+  // Takes as many rows as are sure to fit into the buffer, in blocks of about equal size for the threads.
   const int64_t n_words = options_.n_words, sides = options_.symmetric ? 2 : 1;
   struct Block {
     int64_t first, last;
@@ -245,7 +245,7 @@ int64_t CooccurrenceCounter::count(int64_t first) {
 }
 
 int64_t CooccurrenceCounter::merge(int64_t first) {
-  if (first == 0) {  // the memory of the centers is free for the runs now
+  if (first == 0) {  // the memory of the centers is now free for the runs
     centers_.reset();
     const int64_t each = capacity_ * bytes_per_token / std::max<int64_t>(runs_.size(), 1);
     capacity_ = 0;

@@ -1,5 +1,5 @@
-// An alias table over weights: one draw, one compare, whatever the number of words.
-// Source: Walker 1977; built in linear time as Vose 1991.
+// Alias table: samples a word in proportion to its weight with one draw and one comparison, for any vocabulary size.
+// Source: Walker 1977; built in linear time as in Vose 1991.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 
 namespace embfast {
 
-// weights >= 0 with a positive, finite sum. The probability of word i is exact to 2^-32 / n.
+// Weights are >= 0 and have a positive, finite sum. The probability of word i is exact to 2^-32 / n.
 inline std::vector<AliasCell> alias_table(const double* weights, int64_t n) {
   double total = 0.0;
   for (int64_t i = 0; i < n; ++i) total += weights[i];
@@ -30,7 +30,7 @@ inline std::vector<AliasCell> alias_table(const double* weights, int64_t n) {
       small.push_back(l);
     }
   }
-  // What rounding left over is full.
+  // Cells left over by rounding always return their own word.
   for (const auto* rest : {&small, &large}) {
     for (const int32_t i : *rest) cells[i] = {0xffffffffu, i};
   }

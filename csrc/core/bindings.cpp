@@ -1,4 +1,4 @@
-// The module _cpu. Only the bindings know Python: check what came, release the GIL, call the kernel.
+// The module _cpu. Only the bindings depend on Python: they check arguments, release the GIL and call the kernel.
 #include "core/bindings.h"
 
 #include "core/check.h"
@@ -14,17 +14,17 @@ void bind_roofline(py::module_& m) {
         py::gil_scoped_release no_gil;
         return EMBFAST_CHOOSE(fma_peak)(seconds);
       },
-      "seconds"_a, "FLOP/s of one core that does multiply-adds in registers alone, each counted as two.");
+      "seconds"_a, "Peak FLOP/s of one core for multiply-adds in registers; each counts as two.");
   m.def(
       "read_bandwidth",
       [](const py::array& numbers, double seconds) {
         const float* p = check::vector<float>(numbers, "numbers");
         const int64_t n = numbers.shape(0);
-        if (n == 0 || n % 1024) throw py::value_error("numbers: expected a positive multiple of 1024 numbers");
+        if (n == 0 || n % 1024) throw py::value_error("numbers: expected a positive multiple of 1024 entries");
         py::gil_scoped_release no_gil;
         return EMBFAST_CHOOSE(read_bandwidth)(p, n, seconds);
       },
-      "numbers"_a, "seconds"_a, "Bytes/s of one core that reads these float32 numbers again and again.");
+      "numbers"_a, "seconds"_a, "Bytes/s of one core that reads these float32 numbers repeatedly.");
 }
 
 }  // namespace embfast
@@ -32,7 +32,7 @@ void bind_roofline(py::module_& m) {
 PYBIND11_MODULE(_cpu, m) {
   using namespace embfast;
   m.doc() = "embfast's CPU kernels; use them through embfast.kernels.";
-  m.def("isa", &isa::name, "The instruction set in use: baseline, avx2, avx512, avx512popcnt or avx512bf16.");
+  m.def("isa", &isa::name, "Instruction set in use: baseline, avx2, avx512, avx512popcnt or avx512bf16.");
   bind_text(m);
   bind_decimals(m);
   bind_tables(m);

@@ -1,8 +1,17 @@
-// What the files of the bindings share: each adds its kernels to the module _cpu.
+// Shared by all bindings: each bind_* function adds the kernels of its room to the module _cpu.
 #pragma once
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+
+#include <string>
+
+// PYBIND11_NUMPY_DTYPE of a struct with pointers: each is a uint64 in numpy.
+template <class T>
+struct pybind11::detail::npy_format_descriptor<T*> {
+  static pybind11::dtype dtype() { return pybind11::dtype::of<uint64_t>(); }
+  static std::string format() { return format_descriptor<uint64_t>::format(); }
+};
 
 namespace embfast {
 

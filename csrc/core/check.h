@@ -1,4 +1,4 @@
-// Memory safety at the door: shape, dtype, contiguity and id range of what Python hands to a kernel.
+// Memory safety: checks shape, dtype, contiguity and id range of the arrays that Python passes to a kernel.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -23,7 +23,7 @@ namespace py = pybind11;
                         ((got.flags() & py::array::c_style) ? "" : ", not C-contiguous"));
 }
 
-// A C-contiguous array of exactly this dtype and rank. Never converts: a silent copy would be trained in its place.
+// A C-contiguous array of exactly this dtype and rank. Never converts: training would silently update a copy.
 template <class T>
 const T* array(const py::array& a, const char* name, int64_t ndim, const char* expected) {
   if (!py::isinstance<py::array_t<T>>(a) || a.ndim() != ndim || !(a.flags() & py::array::c_style) ||
@@ -33,7 +33,7 @@ const T* array(const py::array& a, const char* name, int64_t ndim, const char* e
   return static_cast<const T*>(a.data());
 }
 
-// A 1-D array of n entries; n = -1 takes any length.
+// A 1-D array of n entries; n = -1 accepts any length.
 template <class T>
 const T* vector(const py::array& a, const char* name, int64_t n = -1) {
   const T* data = array<T>(a, name, 1, "an aligned, C-contiguous 1-D array of the kernel's dtype");
@@ -52,7 +52,7 @@ inline Rows rows(py::array& a, const char* name, int64_t dim = -1) {
   return {static_cast<float*>(a.mutable_data()), a.shape(0), a.shape(1)};
 }
 
-// What a kernel fills, in the caller's own memory.
+// An array that a kernel writes to.
 template <class T>
 T* writable(py::array& a, const char* name) {
   if (!py::isinstance<py::array_t<T>>(a) || !a.writeable()) fail(name, "a writable array of the kernel's dtype", a);

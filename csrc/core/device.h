@@ -1,6 +1,5 @@
-// What the device kernels are made of: rows over the threads of a block, sums over them, rows that others move too.
-// Global memory that several blocks write to is touched through load and add alone; the rest is written by its one
-// owner.
+// Building blocks of the device kernels: rows distributed over threads, sums across threads, and atomic row updates.
+// Global memory that several blocks write to is accessed only through load and add; all other memory has one writer.
 #pragma once
 
 #ifdef EMBFAST_SHIM  // the tests run these sources on the CPU: tests/cuda/shim.h
@@ -30,10 +29,10 @@ __device__ inline float4 plus(float4 y, float s, float4 x) {
   return make_float4(fmaf(s, x.x, y.x), fmaf(s, x.y, y.y), fmaf(s, x.z, y.z), fmaf(s, x.w, y.w));
 }
 
-// Past the L1 cache, which does not see what other multiprocessors add.
+// Bypasses the L1 cache, which does not see additions by other multiprocessors.
 __device__ inline float4 load(const float4* p) { return __ldcg(p); }
 
-// *p += x, whoever else adds at the same time.
+// *p += x, atomically for each component.
 __device__ inline void add(float4* p, float4 x) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   atomicAdd(p, x);
@@ -46,9 +45,9 @@ __device__ inline void add(float4* p, float4 x) {
 #endif
 }
 
-// Sums of four numbers over the lanes of a warp in six shuffles: a lane gets the sum number sum_of(lane).
+// Sums four numbers over the lanes of a warp in six shuffles; each lane receives sum number sum_of(lane).
 __device__ inline int sum_of(int lane) { return (lane >> 4 & 1) | (lane >> 2 & 2); }
-__device__ inline int lane_of(int sum) { return (sum & 1) << 4 | (sum & 2) << 2; }  // the first that has it
+__device__ inline int lane_of(int sum) { return (sum & 1) << 4 | (sum & 2) << 2; }  // the first lane that has it
 __device__ inline float sums4(float s0, float s1, float s2, float s3, int lane) {
   const bool high = lane & 16, odd = lane & 8;
   float a = high ? s1 : s0, b = high ? s3 : s2;
@@ -61,12 +60,11 @@ __device__ inline float sums4(float s0, float s1, float s2, float s3, int lane) 
   return c + __shfl_xor_sync(all_lanes, c, 1);
 }
 
-// The threads of a block, over the numbers of a row: thread i has numbers 4i to 4i + 3 of every row that the block
-// works on, and no other thread of the block touches them, so that rows need no barrier. `several` warps meet to add
-// up.
+// The threads that share a row. Thread i owns elements 4i to 4i + 3 of every row that the block works on; no other
+// thread of the block touches them, so rows need no barrier. With `several` warps, sums synchronise the block.
 template <bool several>
 struct Team {
-  float* partial;  // shared memory of several warps: 2 x 4 sums of each
+  float* partial;  // shared memory, with several warps: 2 x 4 sums for each
   int lane, warp, n_warps, turn;
 
   __device__ explicit Team(float* partial)
@@ -76,7 +74,7 @@ struct Team {
         n_warps(static_cast<int>(blockDim.x / lanes)),
         turn(0) {}
 
-  // Four sums over all threads, in the order of sums4. All warps get the same bits.
+  // Four sums over all threads, in the order of sums4. All warps receive the same bits.
   __device__ float sums(const float (&s)[4]) {
     const float own = sums4(s[0], s[1], s[2], s[3], lane);
     if (!several) return own;
@@ -85,12 +83,12 @@ struct Team {
     __syncthreads();
     float total = 0.0f;
     for (int w = 0; w < n_warps; ++w) total += sums[4 * w + sum_of(lane)];
-    turn = turn ? 0 : 4 * n_warps;  // whoever is slow may still read: the next four go elsewhere
+    turn = turn ? 0 : 4 * n_warps;  // slow warps may still be reading: the next four sums use the other buffer
     return total;
   }
 };
 
-// Of a logistic step: p = sigmoid(score), and -log p for label 1, -log(1 - p) for label 0.
+// A logistic step: p = sigmoid(score), and the loss -log p for label 1 or -log(1 - p) for label 0.
 struct Logistic {
   float p, loss;
 };

@@ -1,4 +1,4 @@
-// The choice of instruction set, made once.
+// Chooses the instruction set once per process.
 #include "core/isa.h"
 
 #include <cstdlib>
@@ -25,8 +25,8 @@ Level most() {
   return baseline;
 }
 
-// Products of bfloat16 are worth their conversions on AMD's cores; on others that was not measured: there by wish
-// alone.
+// On AMD cores bfloat16 products are worth their conversions. On others this was not measured, so avx512bf16 is used
+// only if EMBFAST_ISA requests it.
 Level best() {
 #ifdef EMBFAST_X86
   if (most() == avx512bf16 && !__builtin_cpu_is("amd")) return avx512popcnt;

@@ -1,4 +1,4 @@
-// One register of floats or of doubles, for kernels that take both.
+// One register of floats or doubles, for kernels that support both.
 #pragma once
 
 #include "core/simd.h"

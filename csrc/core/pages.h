@@ -1,5 +1,5 @@
-// Memory in huge pages where the system has any: reads far apart should not miss the TLB as well as the cache, and
-// pages of 4 KB given out one by one cost as much as what is first written to them.
+// Allocates huge pages where the system supports them: distant reads should not miss the TLB as well as the cache, and
+// faulting in 4 KB pages one by one costs as much as the first write to them.
 #pragma once
 
 #include <sys/mman.h>
@@ -14,8 +14,8 @@ namespace embfast {
 
 constexpr size_t huge_page = size_t{1} << 21;
 
-// At least `bytes`, on a line; from the size of a huge page on, zeros on pages of their own, which go back to the
-// system at once when they are released. std::bad_alloc if there is none.
+// Returns at least `bytes`, aligned to a cache line. Allocations of a huge page or more are zeroed, separately mapped,
+// and returned to the system as soon as they are released. Throws std::bad_alloc if memory is exhausted.
 inline void* allocate(size_t bytes) {
   const size_t unit = bytes >= huge_page ? huge_page : 64;
   const size_t whole = (bytes + unit - 1) / unit * unit;
@@ -37,7 +37,7 @@ inline void* allocate(size_t bytes) {
   return start + before;
 }
 
-// What allocate(bytes) gave.
+// Frees memory from allocate(bytes).
 inline void release(void* memory, size_t bytes) {
   if (bytes < huge_page) return std::free(memory);
   if (memory) munmap(memory, (bytes + huge_page - 1) / huge_page * huge_page);
@@ -57,7 +57,7 @@ struct PageAllocator {
   }
 };
 
-// A vector for large tables that are made at their full size.
+// A vector for large tables that are created at their full size.
 template <class T>
 using PagedVector = std::vector<T, PageAllocator<T>>;
 

@@ -1,6 +1,6 @@
-// Counter-based random numbers: draw i of a stream is a function of (seed, epoch, purpose, i) and of nothing else, so
-// that any thread, any device and the numpy reference make the same draw.
-// Source: SplitMix64 (Steele, Lea, Flood 2014), read at an index instead of in sequence.
+// Counter-based random numbers: draw i of a stream depends only on (seed, epoch, purpose, i), so every thread, every
+// device and the numpy reference make the same draws.
+// Source: SplitMix64 (Steele, Lea, Flood 2014), evaluated at an index instead of in sequence.
 #pragma once
 
 #include "core/scalar.h"
@@ -16,7 +16,7 @@ enum class Purpose : uint64_t {
   group = 6,
   order = 7,
   place = 8,
-  walk = 16  // drawn in embfast/walks.py
+  walk = 16  // drawn in embfast/graphs
 };
 
 EMBFAST_HD inline uint64_t mix64(uint64_t z) {
@@ -34,12 +34,12 @@ struct Stream {
   EMBFAST_HD uint64_t operator()(uint64_t i) const { return mix64(key + (i + 1) * golden); }
 };
 
-// A whole number in 0..n-1 from the high 32 bits of a draw.
+// An integer in 0..n-1 from the high 32 bits of a draw.
 EMBFAST_HD inline uint32_t below(uint64_t draw, uint32_t n) {
   return static_cast<uint32_t>(((draw >> 32) * static_cast<uint64_t>(n)) >> 32);
 }
 
-// One cell of an alias table (Walker 1977; Vose 1991): itself below the threshold, the alias from there on.
+// One cell of an alias table (Walker 1977; Vose 1991): its own word below the threshold, the alias otherwise.
 struct alignas(8) AliasCell {
   uint32_t threshold;
   int32_t alias;
@@ -49,7 +49,7 @@ EMBFAST_HD inline int32_t alias_draw(const AliasCell* cells, uint32_t n, uint64_
   const auto cell = static_cast<int32_t>(below(draw, n));
   const AliasCell c = cells[cell];
   const int32_t self =
-      -static_cast<int32_t>(static_cast<uint32_t>(draw) < c.threshold);  // a branch here would be a coin
+      -static_cast<int32_t>(static_cast<uint32_t>(draw) < c.threshold);  // a branch here would be unpredictable
   return (cell & self) | (c.alias & ~self);
 }
 

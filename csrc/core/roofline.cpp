@@ -1,4 +1,4 @@
-// Multiply-adds and reads with nothing beside them, in registers of each instruction set.
+// Multiply-adds and reads with no other work, compiled once per instruction set.
 #include "core/roofline.h"
 
 #include <ctime>
@@ -9,10 +9,10 @@ namespace embfast::EMBFAST_ISA {
 
 namespace {
 
-// Calls work() for this long; returns the best units of work a second, each call doing `units`.
+// Calls work() for this many seconds; each call does `units`. Returns the best rate in units per second.
 template <class F>
 double best_rate(double seconds, double units, F&& work) {
-  const auto now = [] {  // seconds that this thread has had the core
+  const auto now = [] {  // CPU seconds of this thread
     timespec time{};
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
     return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
@@ -27,13 +27,13 @@ double best_rate(double seconds, double units, F&& work) {
   return best;
 }
 
-constexpr int chains = 12;  // two units with 4 cycles of latency need 8; 16 registers hold no more than 13 numbers
+constexpr int chains = 12;  // two FMA units with a latency of 4 cycles need 8; 16 registers leave room for at most 13
 
 }  // namespace
 
 double fma_peak(double seconds) {
   constexpr int64_t rounds = 1 << 19;
-  volatile float half = 0.5f, one = 1.0f;  // read anew for each chain, or the compiler finds them all alike
+  volatile float half = 0.5f, one = 1.0f;  // volatile, or the compiler would merge the identical chains
   const V a = splat(half), b = splat(one);
   V acc[chains];
   unrolled<chains>(EMBFAST_UNROLLED { acc[i] = splat(one); });

@@ -1,4 +1,4 @@
-// A matrix of float32 rows as the kernels see it: memory that somebody else owns.
+// A matrix of float32 rows as the kernels see it; the caller owns the memory.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@ namespace embfast {
 struct Rows {
   float* data;
   int64_t n;
-  int64_t dim;  // floats from one row to the next; columns past the caller's own dim hold zeros and keep them
+  int64_t dim;  // floats from one row to the next; columns beyond the vector size are zero and stay zero
 
   EMBFAST_HD float* operator[](int64_t i) const { return data + i * dim; }
 };

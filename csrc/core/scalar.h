@@ -1,4 +1,4 @@
-// Scalar functions, written once for host and device.
+// Scalar functions shared by host and device code.
 #pragma once
 
 #ifdef __CUDACC_RTC__  // NVRTC has no standard library
@@ -12,7 +12,7 @@ using uint64_t = unsigned long long;
 #include <cstdint>
 #endif
 
-// Always inlined on the host: a file compiled for one instruction set must not leave a copy for the others to call.
+// Always inlined on the host: a file compiled for one instruction set must not emit a copy that others would call.
 #ifdef __CUDACC__
 #define EMBFAST_HD __host__ __device__
 #else
@@ -26,8 +26,8 @@ EMBFAST_HD inline float linear_decay(float first, float last, double progress) {
   return static_cast<float>(first + (static_cast<double>(last) - first) * progress);
 }
 
-// One step of AdaGrad: the weight moves by step / sqrt(sum of the squares of all steps before it). Real is a float, or
-// a register of them. Source: Duchi, Hazan, Singer 2011, https://jmlr.org/papers/v12/duchi11a.html, as in GloVe's code.
+// One AdaGrad step: the weight moves by step / sqrt(sum of squares of all previous steps). Real is a float or a
+// register of floats. Source: Duchi, Hazan, Singer 2011, https://jmlr.org/papers/v12/duchi11a.html, as in GloVe's code.
 template <class Real>
 EMBFAST_HD inline void adagrad(Real step, Real inverse_root_of_sum, Real* weight, Real* sum) {
   *weight -= step * inverse_root_of_sum;

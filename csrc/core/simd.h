@@ -1,5 +1,5 @@
-// One register of floats, in the compiler's vector extensions: the same source for every instruction set.
-// EMBFAST_ISA names the namespace, EMBFAST_WIDTH the floats in a register; CMake compiles each file once for each.
+// One register of floats, written with the compiler's vector extensions: the same source for every instruction set.
+// EMBFAST_ISA is the namespace, EMBFAST_WIDTH the number of floats per register. CMake compiles each file once per set.
 #pragma once
 
 #ifdef __x86_64__
@@ -26,7 +26,7 @@ EMBFAST_INLINE void store(float* p, V x) { *reinterpret_cast<V*>(p) = x; }
 EMBFAST_INLINE V load_unaligned(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
 EMBFAST_INLINE void store_unaligned(float* p, V x) { *reinterpret_cast<Unaligned*>(p) = x; }
 EMBFAST_INLINE V zero() { return V{}; }
-// One number in every lane, by a load and nothing else: V{} + x would add, lest x be -0.
+// Broadcasts a number to every lane with a single load. V{} + x would compile to an addition because of x = -0.
 EMBFAST_INLINE V splat(float x) {
 #if EMBFAST_WIDTH == 16
   return V{x, x, x, x, x, x, x, x, x, x, x, x, x, x, x, x};
@@ -37,7 +37,7 @@ EMBFAST_INLINE V splat(float x) {
 #endif
 }
 
-// Stops the compiler from turning one load with several uses into several loads.
+// Keeps the compiler from repeating a load for each of its uses.
 EMBFAST_INLINE V in_register(V x) {
 #if EMBFAST_WIDTH == 16 && defined(__AVX512F__)
   asm("" : "+v"(x));
@@ -45,7 +45,7 @@ EMBFAST_INLINE V in_register(V x) {
   return x;
 }
 
-// f(0), f(1), ... f(N-1) with each index a compile-time constant, so that arrays of V stay in registers.
+// Calls f(0), f(1), ... f(N-1) with compile-time indices, so that arrays of V stay in registers.
 template <int N, class F>
 EMBFAST_INLINE void unrolled(F&& f) {
   [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
@@ -54,7 +54,7 @@ EMBFAST_INLINE void unrolled(F&& f) {
 }
 #define EMBFAST_UNROLLED [&](auto i) __attribute__((always_inline))
 
-// W accumulators to one register of their W sums, in order: log2(W) rounds of shuffle and add.
+// Reduces W accumulators to one register that holds their W sums in order: log2(W) rounds of shuffle and add.
 #if EMBFAST_WIDTH == 16
 #define EMBFAST_LOW_PS 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29
 #define EMBFAST_HIGH_PS 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31
@@ -114,17 +114,17 @@ EMBFAST_INLINE Ints iota() {
 }
 
 #ifdef __AVX512BF16__
-// Two numbers to a lane, each rounded to bfloat16, the upper half of a float32. The machine multiplies two registers of
-// pairs in the time of one of floats, and sums the products as float32.
+// Two bfloat16 numbers per lane; bfloat16 is the upper half of a float32. The CPU multiplies two registers of pairs in
+// the time of one register of floats and accumulates the products in float32.
 typedef uint32_t Pairs __attribute__((vector_size(4 * W), may_alias));
 
-// The neighbours in x, then those in y.
+// Pairs of neighbours in x, then pairs of neighbours in y.
 EMBFAST_INLINE Pairs pair_neighbours(V x, V y) {
   return reinterpret_cast<Pairs>(_mm512_cvtne2ps_pbh(__m512(y), __m512(x)));
 }
 
-// (x, y) in each lane. Halves are rounded away from 0, where the above rounds to even; what a NaN becomes is not
-// defined.
+// (x, y) in each lane. Ties are rounded away from 0, whereas pair_neighbours rounds to even. NaNs give undefined
+// values.
 EMBFAST_INLINE Pairs pair_up(V x, V y) {
   const Pairs low = reinterpret_cast<Pairs>(x) + 0x8000u, high = reinterpret_cast<Pairs>(y) + 0x8000u;
   return (low >> 16) | (high & 0xffff0000u);
@@ -138,7 +138,7 @@ EMBFAST_INLINE V add_products(V sum, Pairs x, Pairs y) {
 }
 #endif
 
-// Any lane of a comparison true.
+// Whether any lane of a comparison is true.
 EMBFAST_INLINE bool any(Ints mask) {
   typedef int64_t Longs __attribute__((vector_size(4 * W), may_alias));
   const Longs x = reinterpret_cast<Longs>(mask);
@@ -153,7 +153,7 @@ EMBFAST_INLINE double sum(V x) {
   return total;
 }
 
-// The sum of all lanes, by halves.
+// The sum of all lanes, by repeated halving.
 EMBFAST_INLINE float total(V x) {
 #if EMBFAST_WIDTH == 16
   x += __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
@@ -164,7 +164,7 @@ EMBFAST_INLINE float total(V x) {
   return (x[0] + x[2]) + (x[1] + x[3]);
 }
 
-// The larger and the smaller of two; where one is a NaN, the second.
+// Maximum and minimum; if either operand is NaN, the result is the second.
 EMBFAST_INLINE V larger(V x, V y) {
 #if EMBFAST_WIDTH == 16 && defined(__AVX512F__)
   return V(_mm512_max_ps(__m512(x), __m512(y)));
@@ -184,7 +184,7 @@ EMBFAST_INLINE V smaller(V x, V y) {
 #endif
 }
 
-// 1 / x for normal x, to the last bit or two.
+// 1 / x for normal x, accurate to one or two units in the last place.
 EMBFAST_INLINE V reciprocal(V x) {
 #if EMBFAST_WIDTH == 16 && defined(__AVX512F__)
   const V r = V(_mm512_rcp14_ps(__m512(x)));
@@ -194,7 +194,7 @@ EMBFAST_INLINE V reciprocal(V x) {
 #endif
 }
 
-// 1 / sqrt(x) for normal x > 0, to the last bit or two: the machine's estimate and a step of Newton.
+// 1 / sqrt(x) for normal x > 0, accurate to one or two units in the last place: hardware estimate and a Newton step.
 EMBFAST_INLINE V inverse_root(V x) {
 #if EMBFAST_WIDTH == 16 && defined(__AVX512F__)
   const V r = V(_mm512_rsqrt14_ps(__m512(x)));
@@ -209,7 +209,7 @@ EMBFAST_INLINE V inverse_root(V x) {
   return r * (1.5f - 0.5f * x * r * r);
 }
 
-// e^-x with x held in -80..80; relative error 4e-6.
+// e^-x with x clamped to -80..80; relative error 4e-6.
 EMBFAST_INLINE V exp_minus(V x) {
   constexpr float round = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low mantissa bits
   const V t = smaller(splat(115.0f), larger(splat(-115.0f), x * -1.44269504f));
@@ -223,7 +223,7 @@ EMBFAST_INLINE V exp_minus(V x) {
   return reinterpret_cast<V>(reinterpret_cast<Ints>(p) + (reinterpret_cast<Ints>(shifted) << 23));
 }
 
-// log x for normal x > 0, absolute error 5e-7: x = 2^k * m with m in sqrt(1/2)..sqrt(2), then a polynomial in m - 1.
+// log x for normal x > 0; absolute error 5e-7. x = 2^k * m with m in sqrt(1/2)..sqrt(2), then a polynomial in m - 1.
 EMBFAST_INLINE V log_positive(V x) {
   const Ints bits = reinterpret_cast<Ints>(x);
   const Ints k = (bits - 0x3f3504f3) >> 23;

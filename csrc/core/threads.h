@@ -1,4 +1,4 @@
-// One task per thread.
+// Runs one task per thread.
 #pragma once
 
 #include <exception>
@@ -8,8 +8,8 @@
 
 namespace embfast {
 
-// task(0), ..., task(n - 1), each in its thread; an exception of one is thrown here, when all have ended. Where the
-// system has no thread left, the tasks that got none run one after the other.
+// Runs task(0), ..., task(n - 1), each in its own thread. Rethrows the first exception once all have finished. If the
+// system cannot start a thread, the remaining tasks run one after the other.
 template <class Task>
 void in_threads(int n, const Task& task) {
   std::exception_ptr thrown;

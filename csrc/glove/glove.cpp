@@ -1,4 +1,4 @@
-// Threads over groups, the choice of instruction set, and the sorting of entries into groups.
+// GloVe on the CPU: distributes groups over threads, and sorts entries into groups.
 #include "glove/glove.h"
 
 #include <algorithm>
@@ -16,7 +16,7 @@ namespace embfast {
 
 namespace {
 
-constexpr int64_t pad = 16;  // floats past the end that a whole register touches
+constexpr int64_t pad = 16;  // floats beyond the end that a full register touches
 
 struct Thread {
   std::unique_ptr<Entry[]> entry;
@@ -73,7 +73,7 @@ int64_t group_entries(const Grouping& g, int64_t* groups, Entry* grouped) {
     const Entry& e = g.entries[i];
     grouped[groups[group_of(g, draw, i)]++] = {g.place[e.row], g.place[e.column], e.value};
   }
-  std::copy_backward(groups, groups + g.n_groups, groups + g.n_groups + 1);  // each stands where its group ends
+  std::copy_backward(groups, groups + g.n_groups, groups + g.n_groups + 1);  // each edge is now at the end of its group
   groups[0] = 0;
   if (g.tile) {
     for (int64_t k = 0; k < g.n_groups; ++k) {

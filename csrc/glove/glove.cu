@@ -1,31 +1,12 @@
-// GloVe on a device: the steps of glove.h, over runs of entries that share their row.
-// A warp takes a run, or a block where rows are long. The row of w_in and its sums of squares stay in registers for the
-// run, and what has changed is added to the tables at its end; the rows of w_out are read and added to entry by entry.
-// The bias is a number of the row like the others, and the thread that has it is the only one to read or to add to it.
+// GloVe on a device: the steps of glove.h on runs, groups of entries that share their row.
+// A warp trains a run; rows too long for a warp take a block. The row of w_in and its sums of squares stay in registers
+// during the run, and their change is added to the tables at its end. Rows of w_out are read and updated at every
+// entry. The bias is an element of its row, and only the thread that owns it reads or updates it.
 // Source: glove.h.
 #include "core/device.h"
+#include "glove/job.h"
 
 namespace embfast {
-
-struct RunEntry {  // Entry of cooccurrence.h
-  int32_t row, column;
-  float value;
-};
-
-// One launch. As GloveJob, save that each group is a run: entries of one row.
-struct RunJob {
-  float4 *w_in, *w_out, *sums_in, *sums_out;  // `pitch` float4 in a row
-  const RunEntry* entries;
-  const int64_t* runs;   // edges, in entries of the matrix
-  const int32_t* order;  // of runs
-  double* loss;
-  uint64_t seed, epoch;
-  int64_t first, last;  // of order
-  int64_t first_entry;  // the number of entries[0] in the matrix
-  int32_t dim, pitch;
-  int32_t longest;  // entries of a run
-  float x_max, alpha, lr;
-};
 
 namespace glove {
 
@@ -33,22 +14,22 @@ constexpr float clip = 100.0f;  // as in glove.h
 
 __device__ inline float clipped(float x) { return fminf(fmaxf(x, -clip), clip); }
 
-// Four numbers of a row and their sums of squares.
+// Four elements of a row and their sums of squares.
 struct Part {
   float w[4], sums[4];
 };
 
 template <bool several>
 struct Trainer {
-  const RunJob& job;
+  const GloveJob& job;
   Team<several> team;
-  int32_t* order;  // shared memory: of the entries of the run
-  int column;      // of float4
-  bool mine;       // the row has such a column
-  int bias;        // which of this thread's numbers is the bias, if it is in 0..3
+  int32_t* order;  // shared memory: training order of the entries of the run
+  int column;      // of this thread, in float4
+  bool mine;       // whether the row has this column
+  int bias;        // index of the bias among the four elements of this thread; other values: not here
   double loss = 0.0;
 
-  __device__ Trainer(const RunJob& job, float* partial, int32_t* order)
+  __device__ Trainer(const GloveJob& job, float* partial, int32_t* order)
       : job(job),
         team(partial),
         order(order),
@@ -58,7 +39,7 @@ struct Trainer {
 
   __device__ void meet() const { several ? __syncthreads() : __syncwarp(); }
 
-  // The sum over all threads of the team; all get the same bits.
+  // The sum over all threads of the team; all receive the same bits.
   __device__ float sum(float s) {
     EMBFAST_UNROLL
     for (int by = lanes / 2; by > 0; by /= 2) s += __shfl_xor_sync(all_lanes, s, by);
@@ -68,30 +49,32 @@ struct Trainer {
     __syncthreads();
     float total = 0.0f;
     for (int w = 0; w < team.n_warps; ++w) total += sums[w];
-    team.turn = team.turn ? 0 : team.n_warps;  // whoever is slow may still read: the next go elsewhere
+    team.turn = team.turn ? 0 : team.n_warps;  // slow warps may still be reading: the next sums use the other buffer
     return total;
   }
 
-  __device__ Part read(const float4* w, const float4* sums, int64_t row) const {
+  __device__ static float4* cells(float* table) { return reinterpret_cast<float4*>(table); }
+
+  __device__ Part read(float* w, float* sums, int64_t row) const {
     Part p{{0.0f, 0.0f, 0.0f, 0.0f}, {1.0f, 1.0f, 1.0f, 1.0f}};
     if (mine) {
       const int64_t at = row * job.pitch + column;
-      const float4 x = load(w + at), s = load(sums + at);
+      const float4 x = load(cells(w) + at), s = load(cells(sums) + at);
       p = {{x.x, x.y, x.z, x.w}, {s.x, s.y, s.z, s.w}};
     }
     return p;
   }
-  __device__ void move(float4* w, float4* sums, int64_t row, const Part& by) const {
+  __device__ void move(float* w, float* sums, int64_t row, const Part& by) const {
     if (!mine) return;
     const int64_t at = row * job.pitch + column;
-    add(w + at, make_float4(by.w[0], by.w[1], by.w[2], by.w[3]));
-    add(sums + at, make_float4(by.sums[0], by.sums[1], by.sums[2], by.sums[3]));
+    add(cells(w) + at, make_float4(by.w[0], by.w[1], by.w[2], by.w[3]));
+    add(cells(sums) + at, make_float4(by.sums[0], by.sums[1], by.sums[2], by.sums[3]));
   }
 
-  // The order in which the entries of a run are trained: inside out by Fisher and Yates, as in train_group.cpp.
+  // Shuffles the entries of a run by inside-out Fisher-Yates, as train_group.cpp does.
   __device__ void shuffle(int64_t begin, int n) const {
     const Stream draw(job.seed, job.epoch, Purpose::shuffle);
-    meet();  // of the run before, all have been read
+    meet();  // all have read the order of the previous run
     for (int i = column; i < n; i += several ? static_cast<int>(blockDim.x) : lanes) {
       order[i] = static_cast<int32_t>(below(draw(static_cast<uint64_t>(begin + i)), static_cast<uint32_t>(i + 1)));
     }
@@ -106,7 +89,7 @@ struct Trainer {
     meet();
   }
 
-  // One step of AdaGrad on the row of the run and on a row of w_out, which has been read as y.
+  // One AdaGrad step on the row of the run and on a row of w_out, which has been read into y.
   __device__ void step(Part& x, const Part& y, int64_t row, float log, float weight) {
     float score = 0.0f;
     EMBFAST_UNROLL
@@ -127,17 +110,17 @@ struct Trainer {
 
   __device__ void run(int64_t begin, int n) {
     shuffle(begin, n);
-    const RunEntry* const entries = job.entries + (begin - job.first_entry);
+    const Entry* const entries = job.entries + (begin - job.first_entry);
     const int64_t row = entries[0].row;
     Part x = read(job.w_in, job.sums_in, row);
     const Part before = x;
     const float log_x_max = logf(job.x_max);
     for (int chunk = 0; chunk < n; chunk += lanes) {
       const int m = n - chunk < lanes ? n - chunk : lanes;
-      int32_t columns = 0;  // of a lane: one entry
+      int32_t columns = 0;  // one entry per lane
       float logs = 0.0f, weights = 0.0f;
       if (team.lane < m) {
-        const RunEntry entry = entries[order[chunk + team.lane]];
+        const Entry entry = entries[order[chunk + team.lane]];
         columns = entry.column;
         logs = logf(entry.value);
         weights = expf(fminf(0.0f, job.alpha * (logs - log_x_max)));
@@ -150,7 +133,7 @@ struct Trainer {
         next = __shfl_sync(all_lanes, columns, (e + 1) % lanes);
         Part y_next = y;
         const bool more = e + 1 < m;
-        if (more && next != now) y_next = read(job.w_out, job.sums_out, next);  // on its way while this one is at work
+        if (more && next != now) y_next = read(job.w_out, job.sums_out, next);  // in flight during this step
         step(x, y, now, log, weight);
         if (more && next == now) y_next = read(job.w_out, job.sums_out, next);
         y = y_next;
@@ -166,8 +149,8 @@ struct Trainer {
 
   __device__ void train(int64_t number, int64_t teams) {
     for (int64_t i = job.first + number; i < job.last; i += teams) {
-      const int64_t begin = job.runs[job.order[i]];
-      run(begin, static_cast<int>(job.runs[job.order[i] + 1] - begin));
+      const int64_t begin = job.groups[job.order[i]];
+      run(begin, static_cast<int>(job.groups[job.order[i] + 1] - begin));
     }
     if (column == 0) atomicAdd(job.loss, loss);
   }
@@ -175,16 +158,16 @@ struct Trainer {
 
 }  // namespace glove
 
-// Rows of up to 128 numbers with the bias, a warp to a run. Shared memory: `longest` int32 a warp.
-extern "C" __global__ void __launch_bounds__(128) train_runs_warp(const RunJob job) {
+// Rows of up to 128 floats including the bias, one warp per run. Shared memory: `longest` int32 per warp.
+extern "C" __global__ void __launch_bounds__(128) train_runs_warp(const GloveJob job) {
   EMBFAST_DYNAMIC_SHARED(int32_t, shared);
   const int warp = static_cast<int>(threadIdx.x / lanes), warps = static_cast<int>(blockDim.x / lanes);
   glove::Trainer<false> trainer(job, nullptr, shared + warp * job.longest);
   trainer.train(int64_t{blockIdx.x} * warps + warp, int64_t{gridDim.x} * warps);
 }
 
-// A block to a run. Shared memory: `longest` int32, and 2 float a warp.
-extern "C" __global__ void __launch_bounds__(288) train_runs_warps(const RunJob job) {
+// One block per run. Shared memory: `longest` int32, and 2 floats per warp.
+extern "C" __global__ void __launch_bounds__(288) train_runs_warps(const GloveJob job) {
   EMBFAST_DYNAMIC_SHARED(int32_t, shared);
   glove::Trainer<true> trainer(job, reinterpret_cast<float*>(shared + job.longest), shared);
   trainer.train(blockIdx.x, gridDim.x);

@@ -1,50 +1,30 @@
-// GloVe: weighted least squares on the logarithms of co-occurrences, by AdaGrad, an entry at a time.
+// GloVe: weighted least squares on the logarithms of co-occurrences, trained by AdaGrad one entry at a time.
 // Source: Pennington, Socher, Manning 2014, https://aclanthology.org/D14-1162, eq. 8; steps as in their glove.c.
 #pragma once
 
 #include <cstdint>
 
-#include "cooccurrence/cooccurrence.h"
-#include "core/rows.h"
+#include "glove/job.h"
 
 namespace embfast {
 
-// Entries stand in groups: parts of tiles of the matrix, or random ones. Groups are trained in a given order, and each
-// one's entries in a random order that changes with the epoch.
-struct GloveJob {
-  // Column dim of w_in and w_out holds the bias, and what follows is zero. The sums of squares lie alike, and are
-  // positive everywhere.
-  Rows w_in, w_out, sums_in, sums_out;
-  int64_t dim;
-
-  const Entry* entries;
-  const int64_t* groups;  // n_groups + 1 edges
-  const int32_t* order;
-  int64_t first, last;  // of order
-  int64_t longest;      // entries of a group
-
-  float x_max, alpha;  // an entry x weighs min(1, (x / x_max)^alpha)
-  float lr;
-  uint64_t seed, epoch;
-};
-
-constexpr float clip = 100.0f;  // no component of a gradient is larger
+constexpr float clip = 100.0f;  // each component of a gradient is clipped to -100..100
 
 struct GloveScratch {
-  Entry* entry;   // of a group, in the order of training
-  float* log;     // of its values
-  float* weight;  // of its entries
+  Entry* entry;   // the entries of a group in training order
+  float* log;     // logarithms of their values
+  float* weight;  // weights of their losses
 };
 
 struct GloveTally {
-  double loss = 0.0;  // sum of weight * difference^2 / 2, each before its step
+  double loss = 0.0;  // sum of weight * difference^2 / 2, each computed before its step
   int64_t entries = 0;
 };
 
-// Trains on the groups order[first..last] over threads, without locks.
+// Trains on the groups order[first..last] in several threads without locks (Hogwild).
 GloveTally train_entries(const GloveJob& job, int threads);
 
-// One group, compiled once per instruction set: train_group.cpp.
+// Trains on one group. Compiled once per instruction set in train_group.cpp.
 using TrainGroup = void (*)(const GloveJob&, int64_t, const GloveScratch&, GloveTally&);
 namespace baseline {
 void train_group(const GloveJob& job, int64_t group, const GloveScratch& scratch, GloveTally& tally);
@@ -56,21 +36,22 @@ namespace avx512 {
 void train_group(const GloveJob& job, int64_t group, const GloveScratch& scratch, GloveTally& tally);
 }
 
-// How entries are sorted into groups. The id of a word becomes place[id]. In a tile, entries stand in random order, so
-// that any part of them is a random one; in a random group they keep their order.
+// How entries are sorted into groups. Each id becomes place[id]. Entries of a tile are shuffled, so any part of a tile
+// is a random sample of it; entries of a random group keep their order.
 struct Grouping {
   const Entry* entries;
   int64_t n_entries;
   const int32_t* place;
-  int64_t n_words;  // ids below it; places are below n_rows
+  int64_t n_words;  // ids are below n_words, places below n_rows
   int64_t n_rows;
-  int64_t tile;      // rows and columns of a tile; 0 for random groups
-  int64_t n_groups;  // tiles in all, or random groups
+  int64_t tile;      // width and height of a tile; 0 for random groups
+  int64_t n_groups;  // number of tiles or random groups
   uint64_t seed;
 };
 
-// Sorts the entries into groups; group g is then grouped[groups[g]] to grouped[groups[g + 1]]. Returns -1, or with
-// nothing grouped the first faulty entry: one whose id is no word, or whose value is not a positive normal number.
+// Sorts the entries into groups: group g becomes grouped[groups[g]] to grouped[groups[g + 1]]. Returns -1 on success.
+// Otherwise groups nothing and returns the first faulty entry: an id out of range, or a value that is not positive,
+// normal and finite.
 int64_t group_entries(const Grouping& grouping, int64_t* groups, Entry* grouped);
 
 // A random order of 0..n-1.

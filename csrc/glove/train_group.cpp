@@ -1,7 +1,7 @@
-// One group of entries: shuffle, take logarithms, prefetch, train. Compiled once per instruction set.
-#include "glove/glove.h"
+// Trains on one group of entries: shuffle, take logarithms, prefetch, train. Compiled once per instruction set.
 #include "core/random.h"
 #include "core/simd.h"
+#include "glove/glove.h"
 
 namespace embfast::EMBFAST_ISA {
 
@@ -15,7 +15,7 @@ EMBFAST_INLINE void prefetch(const float* row, int64_t dim) {
 
 EMBFAST_INLINE V clipped(V x, float limit) { return smaller(splat(limit), larger(splat(-limit), x)); }
 
-// Inside-out Fisher-Yates, on the fly from the mapped entries.
+// Inside-out Fisher-Yates, directly from the mapped entries.
 EMBFAST_INLINE void shuffle(const GloveJob& job, int64_t begin, int64_t n, Entry* shuffled) {
   const Stream draw(job.seed, job.epoch, Purpose::shuffle);
   for (int64_t i = 0; i < n; ++i) {
@@ -38,27 +38,28 @@ EMBFAST_INLINE void weigh(const GloveJob& job, int64_t n, const GloveScratch& s)
 
 struct Trainer {
   const GloveJob& job;
-  int64_t plain;  // columns that fill whole registers; the register after them holds the bias and the rest of the row
+  int64_t plain;  // columns in full registers; the register after them holds the bias and the rest of the row
   Ints is_bias;
-  V rate;  // of that register
+  V rate;  // learning rates in that register
   double loss = 0.0;
 
   EMBFAST_INLINE explicit Trainer(const GloveJob& job)
       : job(job), plain(job.dim / W * W), is_bias(iota() == static_cast<int32_t>(job.dim % W)) {
-    // The bias moves by its whole gradient, as in glove.c: lr is of the vectors alone.
+    // As in glove.c, lr applies to the vectors only; the bias moves by its full gradient.
     rate = reinterpret_cast<V>((is_bias & reinterpret_cast<Ints>(splat(1.0f))) |
                                (~is_bias & reinterpret_cast<Ints>(splat(job.lr))));
   }
 
-  // The other side's register as a bias sees it: 1 in place of the other bias.
+  // The other row's last register, with 1 instead of its bias: the derivative of the score with respect to the bias
+  // is 1.
   EMBFAST_INLINE V with_one(V x) const {
     return reinterpret_cast<V>((is_bias & reinterpret_cast<Ints>(splat(1.0f))) |
                                (~is_bias & reinterpret_cast<Ints>(x)));
   }
 
   EMBFAST_INLINE void train(const Entry& entry, float log, float weight) {
-    float *in = job.w_in[entry.row], *out = job.w_out[entry.column];
-    float *sums_in = job.sums_in[entry.row], *sums_out = job.sums_out[entry.column];
+    float *in = job.row(job.w_in, entry.row), *out = job.row(job.w_out, entry.column);
+    float *sums_in = job.row(job.sums_in, entry.row), *sums_out = job.row(job.sums_out, entry.column);
     V a = load(in + plain) * with_one(load(out + plain)), b = zero(), c = zero(), d = zero();
     int64_t k = 0;
     for (; k + 4 * W <= plain; k += 4 * W) {
@@ -103,10 +104,10 @@ void train_group(const GloveJob& job, int64_t group, const GloveScratch& s, Glov
   Trainer trainer(job);
   const int64_t width = job.dim + 1;
   const auto fetch = [&](const Entry& e) __attribute__((always_inline)) {
-    prefetch(job.w_in[e.row], width);
-    prefetch(job.sums_in[e.row], width);
-    prefetch(job.w_out[e.column], width);
-    prefetch(job.sums_out[e.column], width);
+    prefetch(job.row(job.w_in, e.row), width);
+    prefetch(job.row(job.sums_in, e.row), width);
+    prefetch(job.row(job.w_out, e.column), width);
+    prefetch(job.row(job.sums_out, e.column), width);
   };
   for (int64_t i = 0; i < ahead && i < n; ++i) fetch(s.entry[i]);
   for (int64_t i = 0; i < n; ++i) {

@@ -1,4 +1,6 @@
-// Python to the scores, hinges and hardest negatives of ranking losses.
+// Bindings of ranking losses: scores of order similarity, hinges and hardest negatives.
+#include "core/bindings.h"
+
 #include <pybind11/stl.h>
 
 #include <algorithm>
@@ -6,7 +8,6 @@
 #include <optional>
 #include <string>
 
-#include "core/bindings.h"
 #include "core/check.h"
 #include "core/isa.h"
 #include "ranking/ranking.h"
@@ -26,7 +27,7 @@ OrderTile<T> order_tile(const py::array& images, const py::array& captions, int 
   return tile;
 }
 
-// f(T()) with the type of the array's numbers; what is neither float nor double fails in order_tile<double>.
+// Calls f(T()) with T = float or double; arrays of other types fail the checks for double inside f.
 template <class F>
 void with_type_of(const py::array& a, const F& f) {
   if (py::isinstance<py::array_t<float>>(a)) {

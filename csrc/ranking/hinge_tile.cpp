@@ -1,4 +1,4 @@
-// What follows the product of a tile of images and captions, in one pass; compiled once per instruction set.
+// Hinges and hardest negatives of a tile of scores, in one pass over it; compiled once per instruction set.
 #include <limits>
 
 #include "core/lanes.h"
@@ -11,7 +11,7 @@ namespace {
 template <class T>
 constexpr T none = -std::numeric_limits<T>::infinity();
 
-// The largest number and the first place that holds it.
+// The largest number and its first position.
 template <class T>
 struct Largest {
   T value = none<T>;
@@ -22,7 +22,7 @@ struct Largest {
   }
 };
 
-// Of numbers at(0), at(stride), ... in each lane.
+// The largest number of each lane and its first position.
 template <class T>
 struct Running {
   using L = Lanes<T>;
@@ -95,7 +95,7 @@ void hardest_of_rows(const T* scores, int64_t n_rows, int64_t n_columns, const T
       if (below) score = score < limit ? score : out;
       running.take(score, at);
     }
-    Largest<T> largest{best[i], -1};  // an earlier tile's, before all places of this one
+    Largest<T> largest{best[i], -1};  // from an earlier tile, so it precedes all positions of this one
     for (int k = 0; k < L::n; ++k) largest.take(running.value[k], running.place[k]);
     for (; j < n_columns; ++j) {
       if (!below || row[j] < below[i]) largest.take(row[j], j);

@@ -1,4 +1,4 @@
-// The inner loops of order similarity, compiled once per instruction set.
+// Inner loops of order similarity; compiled once per instruction set.
 #include "core/lanes.h"
 #include "ranking/ranking.h"
 
@@ -6,7 +6,7 @@ namespace embfast::EMBFAST_ISA {
 
 namespace {
 
-constexpr int rows_at_once = W == 16 ? 4 : 2;  // times 4 captions: their sums stay in registers
+constexpr int rows_at_once = W == 16 ? 4 : 2;  // images; with 4 captions each, the sums stay in registers
 
 template <int N, int M, class T>
 EMBFAST_INLINE void order_block(const T* images, const T* captions, int64_t dim, T* scores, int64_t stride) {
@@ -48,7 +48,7 @@ EMBFAST_INLINE void order_strip(const OrderTile<T>& tile, T* scores, int64_t i) 
   }
 }
 
-// One strip of columns of N images against all captions, packed and padded with zeros, which add nothing.
+// A strip of columns of N images against all captions, packed and padded with zeros, which contribute nothing.
 template <int N, class T>
 EMBFAST_INLINE void add_strip(const OrderTile<T>& tile, const T* weights, T* to_images, int64_t i, int64_t column,
                               int64_t width, const T* packed, T* back) {

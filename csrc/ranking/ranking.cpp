@@ -1,4 +1,4 @@
-// Threads over a tile of order similarity, and the choice of instruction set.
+// Order similarity over threads, and the selection of the instruction set.
 #include "ranking/ranking.h"
 
 #include <algorithm>
@@ -13,7 +13,7 @@ namespace embfast {
 
 template <class T>
 void order_scores(const OrderTile<T>& tile, T* scores, int threads) {
-  constexpr int64_t rows = 32;  // at once: their captions are read again from cache
+  constexpr int64_t rows = 32;  // per thread at a time; their captions are read again from cache
   const auto fill = EMBFAST_CHOOSE(order_rows<T>);
   std::atomic<int64_t> next{0};
   const auto n_parts = static_cast<int>(std::min<int64_t>(threads, (tile.n_images + rows - 1) / rows));

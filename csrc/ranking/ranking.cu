@@ -1,22 +1,23 @@
-// Ranking losses between images and captions on a device, with their gradients: the matrix of similarities exists a
-// tile at a time, in the registers of a block. Sources and meaning: embfast/ranking.py.
+// Ranking losses between images and captions on a device, with their gradients. Each thread block keeps one tile of the
+// matrix of similarities in registers; the matrix is never in memory. Sources and definitions:
+// embfast/multimodal/ranking.py.
 #include "core/device.h"
 
 namespace embfast {
 
-// One launch. Image i is number first_image + i, caption j number first_caption + j: a pair has the same number, and
-// pair p is image first_caption + p with caption first_image + p.
+// Arguments of a launch. Image i has number first_image + i, caption j has number first_caption + j. A pair has equal
+// numbers: pair p is image first_caption + p with caption first_image + p.
 struct RankingJob {
   const float *images, *captions;              // (n_images, dim) and (n_captions, dim)
-  const float *image_scales, *caption_scales;  // of each row, what similarity multiplies it by; or null
-  const int64_t* groups;                       // by number: rows of one group are no negatives of each other; or null
+  const float *image_scales, *caption_scales;  // factors of the rows (cosine), or null
+  const int64_t* groups;                       // by number; rows of one group are not negatives of each other; or null
   float* paired;                               // similarity of each pair
-  float *to_images, *to_captions;              // where gradients are added; null: not wanted
-  int32_t* active;                             // of each pair, hinges that are not 0
-  unsigned long long *best_captions, *best_images;  // of each image and each caption with a pair: see hardest_key
+  float *to_images, *to_captions;              // gradients are added here, unless null
+  int32_t* active;                             // number of positive hinges of each pair
+  unsigned long long *best_captions, *best_images;  // of each image and caption with a pair: hardest_key
   double* loss;
   int64_t n_images, n_captions, n_pairs, dim, first_image, first_caption;
-  int32_t of_images, of_captions;  // which side looks for negatives: either or both
+  int32_t of_images, of_captions;  // sides that the loss sums over: either or both
   int32_t order, semihard;
   float margin;
   int32_t unused;
@@ -24,22 +25,22 @@ struct RankingJob {
 
 namespace ranking {
 
-constexpr int tile = 64;          // images, and captions, that meet at once
-constexpr int depth = 32;         // of their numbers at a time
-constexpr int pitch = depth + 1;  // so that rows begin in banks of their own
-constexpr int side = 16;          // threads along each side of a tile; each has tile / side rows and columns
+constexpr int tile = 64;          // images, and captions, per thread block
+constexpr int depth = 32;         // columns in shared memory at a time
+constexpr int pitch = depth + 1;  // so that rows begin in different banks
+constexpr int side = 16;          // threads along each side of a tile; each computes tile / side rows and columns
 constexpr int each = tile / side;
 constexpr int wide = tile + 1;
 
-// Shared memory of a block.
+// Shared memory of a thread block.
 struct Tile {
-  float left[tile * pitch], right[tile * pitch];  // depth numbers of the images, and of the captions
-  float weights[tile * wide];                     // of the gradient, for each similarity
+  float left[tile * pitch], right[tile * pitch];  // `depth` columns of the images, and of the captions
+  float weights[tile * wide];                     // derivative of the loss by each similarity
   int active[2][tile];
   unsigned long long best[2][tile];
 };
 
-// Best first when compared as numbers: the similarity, then the lower place.
+// Orders by similarity, then by lower place: the largest key is the hardest negative.
 __device__ inline unsigned long long hardest_key(float similarity, int64_t place) {
   const unsigned bits = __float_as_uint(similarity), ordered = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
   return static_cast<unsigned long long>(ordered) << 32 | (0xffffffffu - static_cast<unsigned>(place));
@@ -52,14 +53,14 @@ __device__ inline int64_t key_place(unsigned long long key) {
   return 0xffffffffu - static_cast<unsigned>(key & 0xffffffffu);
 }
 
-// What a row adds to the similarity, one number of each side at a time.
+// Adds the contribution of one column to a similarity.
 template <bool order>
 __device__ inline float meet(float image, float caption, float sum) {
   if (!order) return fmaf(image, caption, sum);
   const float outside = fmaxf(0.0f, caption - image);
   return fmaf(-outside, outside, sum);
 }
-// The slope of a similarity in a number of the image, and in one of the caption.
+// The derivative of a similarity by an element of the image, and by one of the caption.
 template <bool order>
 __device__ inline float image_slope(float image, float caption) {
   return order ? 2.0f * fmaxf(0.0f, caption - image) : caption;
@@ -85,7 +86,7 @@ struct Block {
         row(static_cast<int>(threadIdx.x) / side),
         column(static_cast<int>(threadIdx.x) % side) {}
 
-  // Numbers first..first + depth of all rows of the tile, scaled; 0 beyond the matrix.
+  // Reads columns first..first + depth of all rows of the tile, scaled; 0 beyond the matrix.
   __device__ void read(const float* rows, const float* scales, int64_t begin, int64_t n, int64_t first,
                        float* to) const {
     for (int i = static_cast<int>(threadIdx.x); i < tile * depth; i += static_cast<int>(blockDim.x)) {
@@ -132,7 +133,7 @@ struct Block {
     return a != b && !(job.groups && job.groups[a] == job.groups[b]);
   }
 
-  // The tile's part of the loss, of `active`, and of the gradients for rows as the similarity sees them.
+  // Adds the tile's part of the loss, of `active`, and of the gradients by the scaled rows.
   __device__ void sum() {
     similarities();
     if (threadIdx.x < tile) shared.active[0][threadIdx.x] = shared.active[1][threadIdx.x] = 0;
@@ -170,7 +171,7 @@ struct Block {
     }
   }
 
-  // A warp takes rows of the tile, a lane a number of them.
+  // Each warp handles rows of the tile, each lane one column.
   __device__ void gradients(int64_t d) const {
     const int lane = static_cast<int>(threadIdx.x % lanes), warp = static_cast<int>(threadIdx.x / lanes);
     const int warps = static_cast<int>(blockDim.x / lanes);
@@ -190,7 +191,7 @@ struct Block {
     }
   }
 
-  // The hardest negatives of the tile's images and captions, into those of the batch.
+  // Merges the hardest negatives of the tile's images and captions into those of the batch.
   __device__ void hardest() {
     similarities();
     if (threadIdx.x < tile) shared.best[0][threadIdx.x] = shared.best[1][threadIdx.x] = 0;
@@ -236,7 +237,7 @@ __device__ inline float scaled(const float* rows, const float* scales, int64_t r
   return __ldg(rows + row * dim + d) * (scales ? __ldg(scales + row) : 1.0f);
 }
 
-// Adds the gradient of weight * the similarity of image i and caption j; a warp.
+// Adds the gradient of weight * similarity of image i and caption j; called by a whole warp.
 __device__ inline void add_entry(const RankingJob& job, int64_t i, int64_t j, float weight, int lane) {
   for (int64_t d = lane; d < job.dim; d += lanes) {
     const float x = scaled(job.images, job.image_scales, i, job.dim, d);
@@ -250,7 +251,7 @@ __device__ inline void add_entry(const RankingJob& job, int64_t i, int64_t j, fl
 
 }  // namespace ranking
 
-// 1 / length of each row, 0 of a row of zeros. A warp takes a row, here and below.
+// 1 / norm of each row, 0 for a row of zeros. One warp per row, here and below.
 extern "C" __global__ void __launch_bounds__(256)
     ranking_scales(const float* rows, int64_t n, int64_t dim, float* scales) {
   const ranking::Warp warp;
@@ -278,7 +279,7 @@ extern "C" __global__ void __launch_bounds__(256) ranking_pairs(const RankingJob
   }
 }
 
-// All hinges: loss, active, and the gradients but for those of the pairs. A block takes a tile: captions along x.
+// All hinges: loss, active, and the gradients except those of the pairs. One thread block per tile, captions along x.
 extern "C" __global__ void __launch_bounds__(256, 1) ranking_sum(const RankingJob job) {
   EMBFAST_DYNAMIC_SHARED(ranking::Tile, shared);
   ranking::Block<false>(job, *shared).sum();
@@ -288,7 +289,7 @@ extern "C" __global__ void __launch_bounds__(256, 1) ranking_sum_order(const Ran
   ranking::Block<true>(job, *shared).sum();
 }
 
-// Of the sum: each active hinge counts against its pair.
+// Adds the gradients of the pairs after ranking_sum: each active hinge counts against its pair.
 extern "C" __global__ void __launch_bounds__(256) ranking_add_pairs(const RankingJob job) {
   const ranking::Warp warp;
   for (int64_t p = warp.first; p < job.n_pairs; p += warp.stride) {
@@ -299,7 +300,7 @@ extern "C" __global__ void __launch_bounds__(256) ranking_add_pairs(const Rankin
   }
 }
 
-// best_captions and best_images, which begin as 0.
+// Fills best_captions and best_images, which must be 0.
 extern "C" __global__ void __launch_bounds__(256, 1) ranking_hardest(const RankingJob job) {
   EMBFAST_DYNAMIC_SHARED(ranking::Tile, shared);
   ranking::Block<false>(job, *shared).hardest();
@@ -309,7 +310,7 @@ extern "C" __global__ void __launch_bounds__(256, 1) ranking_hardest_order(const
   ranking::Block<true>(job, *shared).hardest();
 }
 
-// The hinges of the hardest negatives: loss and gradients.
+// Adds loss and gradients of the hinges of the hardest negatives.
 extern "C" __global__ void __launch_bounds__(256) ranking_add_hardest(const RankingJob job) {
   const ranking::Warp warp;
   for (int64_t p = warp.first; p < job.n_pairs; p += warp.stride) {
@@ -318,7 +319,7 @@ extern "C" __global__ void __launch_bounds__(256) ranking_add_hardest(const Rank
     for (int side = 0; side < 2; ++side) {
       if (!(side == 0 ? job.of_images : job.of_captions)) continue;
       const unsigned long long best = side == 0 ? job.best_captions[p] : job.best_images[p];
-      if (best == 0) continue;  // it has no negatives
+      if (best == 0) continue;  // no negatives
       const float hinge = job.margin + ranking::key_similarity(best) - job.paired[p];
       if (!(hinge > 0.0f)) continue;
       loss += hinge;
@@ -330,7 +331,7 @@ extern "C" __global__ void __launch_bounds__(256) ranking_add_hardest(const Rank
   }
 }
 
-// From the gradient for rows divided by their lengths, that for the rows themselves; in its place.
+// Turns the gradient by normalised rows into that by the rows themselves, in place.
 extern "C" __global__ void __launch_bounds__(256)
     ranking_finish(const float* rows, const float* scales, int64_t n, int64_t dim, float* gradient) {
   const ranking::Warp warp;

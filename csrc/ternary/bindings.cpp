@@ -1,11 +1,12 @@
-// Python to ternary rows: their levels, bit planes and search.
+// Python bindings of ternary rows: levels, bit planes and search.
+#include "core/bindings.h"
+
 #include <pybind11/stl.h>
 
 #include <limits>
 #include <optional>
 #include <string>
 
-#include "core/bindings.h"
 #include "core/check.h"
 #include "core/isa.h"
 #include "ternary/ternary.h"
@@ -14,9 +15,9 @@ namespace embfast {
 
 namespace {
 
-constexpr int64_t most_levels = int64_t{1} << 30;  // of a row: dot products are int32
+constexpr int64_t most_levels = int64_t{1} << 30;  // per row, because dot products are int32
 
-// Rows of two bit planes, (n, 2, words) with words a multiple of 8.
+// Checks rows of two bit planes, (n, 2, words) with words a multiple of 8.
 const uint64_t* bit_planes(const py::array& a, const char* name, int64_t words = -1) {
   const char* expected = "a C-contiguous uint64 array (n, 2, words), words a multiple of 8";
   const uint64_t* bits = check::array<uint64_t>(a, name, 3, expected);
@@ -65,13 +66,13 @@ void bind_ternary(py::module_& m) {
       [](const py::array& features, const py::array& low, const py::array& high, py::array levels) {
         return discretise(features, low, high, nullptr, &levels);
       },
-      "features"_a, "low"_a, "high"_a, "levels"_a, "The first row with a NaN, where it stops, or -1.");
+      "features"_a, "low"_a, "high"_a, "levels"_a, "Returns the first row with a NaN, where it stops, or -1.");
   m.def(
       "ternary_pack",
       [](const py::array& features, const py::array& low, const py::array& high, py::array planes) {
         return discretise(features, low, high, &planes, nullptr);
       },
-      "features"_a, "low"_a, "high"_a, "planes"_a, "The first row with a NaN, where it stops, or -1.");
+      "features"_a, "low"_a, "high"_a, "planes"_a, "Returns the first row with a NaN, where it stops, or -1.");
   m.def(
       "ternary_unpack",
       [](const py::array& planes, py::array levels) {
@@ -120,7 +121,7 @@ void bind_ternary(py::module_& m) {
         ternary_top(s, threads);
       },
       "queries"_a, "planes"_a, "nonzeros"_a, py::kw_only(), "excluded"_a, "own"_a, "first"_a, "ids"_a, "keys"_a,
-      "threads"_a, "Takes the best so far, ids int64 and keys float64 (m, k), further by these rows: csrc/ternary/ternary.h.");
+      "threads"_a, "Updates the best rows so far, ids int64 and keys float64 (m, k), by these rows: ternary.h.");
 }
 
 }  // namespace embfast

@@ -1,4 +1,4 @@
-// The best rows of a search: dot products tile by tile, in threads, and a heap for each query.
+// Search of ternary rows: dot products tile by tile, in threads, and one heap per query.
 #include "ternary/ternary.h"
 
 #include <algorithm>
@@ -20,7 +20,7 @@ struct Found {
 
 bool better(const Found& a, const Found& b) { return a.key > b.key || (a.key == b.key && a.row < b.row); }
 
-// The best k of some rows that come in rising order, among those that pass what is known already.
+// Keeps the best k rows above a floor. Rows are added in ascending order.
 class Best {
  public:
   Best(int64_t k, double floor) : k_(static_cast<size_t>(k)), floor_(floor) {}
@@ -28,7 +28,7 @@ class Best {
   double floor() const { return floor_; }
   const std::vector<Found>& found() const { return heap_; }
 
-  void add(const Found& found) {  // its key is above the floor
+  void add(const Found& found) {  // requires a key above the floor
     if (heap_.size() == k_) {
       std::pop_heap(heap_.begin(), heap_.end(), better);
       heap_.back() = found;
@@ -40,14 +40,14 @@ class Best {
   }
 
  private:
-  std::vector<Found> heap_;  // the worst in front
+  std::vector<Found> heap_;  // the worst row in front
   size_t k_;
-  double floor_;  // a later row enters above it
+  double floor_;  // only a key above it can enter
 };
 
-constexpr int64_t tile_words = 1 << 15;      // of the rows that all queries meet in turn: 256 KB
-constexpr int64_t words_a_thread = 1 << 20;  // less is not worth a thread
-constexpr int64_t tile_products = 1 << 16;   // dot products kept at once
+constexpr int64_t tile_words = 1 << 15;      // words of rows per tile, which all queries read in turn: 256 KB
+constexpr int64_t words_a_thread = 1 << 20;  // less work does not pay for a thread
+constexpr int64_t tile_products = 1 << 16;   // dot products per tile
 constexpr double none = -std::numeric_limits<double>::infinity();
 
 void search_rows(const TernarySearch& s, const uint64_t* queries, int64_t begin, int64_t end, Best* best) {

@@ -1,5 +1,5 @@
-// Rows of levels -1, 0 and 1 on a device: the bits of ternary.h from features by two thresholds each, and their search.
-// Source: ternary.h.
+// Rows of levels -1, 0 and 1 on a device: the bit planes of ternary.h, made from features by two thresholds each, and
+// their search. Source: ternary.h.
 #include "core/device.h"
 
 namespace embfast {
@@ -17,7 +17,7 @@ struct Warp {
         lane(static_cast<int>(threadIdx.x % lanes)) {}
 };
 
-// Of one feature for each lane.
+// The level of one feature per lane.
 struct Level {
   bool plus, minus, unordered;
 };
@@ -34,9 +34,9 @@ __device__ inline void note_unordered(bool any, int64_t row, Word* first_unorder
 
 }  // namespace ternary
 
-// Planes of n rows, `words` words each, from features (n, dim); as discretise of ternary.h. A warp takes a row, 1,024
-// features at a time: lane i keeps the bits of the 32 features number i, and the warp writes them at once.
-// first_unordered, at first the greatest number, becomes the first row with a NaN.
+// Packs features (n, dim) to planes of n rows, `words` words each, as discretise of ternary.h. A warp takes a row,
+// 1,024 features at a time: lane i collects the bits of features 32 * i to 32 * i + 31, and the warp writes all of them
+// at once. first_unordered, initially the largest number, becomes the first row with a NaN.
 extern "C" __global__ void __launch_bounds__(256)
     ternary_pack(const float* features, const float* low, const float* high, int64_t n, int64_t dim, int64_t words,
                  uint32_t* planes, unsigned long long* first_unordered) {
@@ -61,7 +61,7 @@ extern "C" __global__ void __launch_bounds__(256)
   }
 }
 
-// Levels (n, dim) of a byte each.
+// Levels (n, dim), one byte each.
 extern "C" __global__ void __launch_bounds__(256)
     ternary_levels(const float* features, const float* low, const float* high, int64_t n, int64_t dim, int8_t* levels,
                    unsigned long long* first_unordered) {
@@ -78,7 +78,7 @@ extern "C" __global__ void __launch_bounds__(256)
   }
 }
 
-// How many levels of each row are not 0.
+// Number of nonzero levels of each row.
 extern "C" __global__ void __launch_bounds__(256)
     ternary_nonzeros(const unsigned long long* planes, int64_t n, int64_t words, int32_t* nonzeros) {
   const ternary::Warp warp;
@@ -91,8 +91,8 @@ extern "C" __global__ void __launch_bounds__(256)
   }
 }
 
-// dots[q * n + r]: the dot product of query q and row r, planes both. A warp takes a row, lanes the words, and four
-// queries meet the row's words in registers; blocks along y share out the queries.
+// dots[q * n + r] becomes the dot product of query q and row r, both as planes. A warp takes a row and its lanes the
+// words. Four queries use each word of the row from a register. Blocks along y divide the queries.
 extern "C" __global__ void __launch_bounds__(256)
     ternary_dots(const unsigned long long* queries, int64_t m, const unsigned long long* planes, int64_t n,
                  int64_t words, int32_t* dots) {
@@ -130,8 +130,7 @@ __device__ inline bool better(const Found& a, const Found& b) {
   return a.key > b.key || (a.key == b.key && a.row < b.row);
 }
 
-// Sorts `size` of them, a power of 2, best first, with all threads of a block. All have arrived before, all may read
-// after.
+// Bitonic sort of `size` entries, a power of 2, best first, by all threads of a block. Begins and ends with a barrier.
 __device__ inline void sort(Found* found, int size) {
   for (int run = 2; run <= size; run *= 2) {
     for (int by = run / 2; by > 0; by /= 2) {
@@ -149,8 +148,8 @@ __device__ inline void sort(Found* found, int size) {
 
 }  // namespace ternary
 
-// The best k rows for each query so far, taken further by n rows; as ternary_top of ternary.h, from its dot products. A
-// block takes a query. Shared memory: `size` Found, a power of 2 of at least k + the threads of a block.
+// Updates the best k rows of each query by n rows, as ternary_top of ternary.h, from their dot products. A block takes
+// a query. Shared memory: `size` Found, a power of 2 of at least k + blockDim.x.
 extern "C" __global__ void __launch_bounds__(256)
     ternary_best(const int32_t* dots, int64_t m, int64_t n, const int32_t* nonzeros, const unsigned char* excluded,
                  const int64_t* own, int64_t first, int32_t k, int32_t size, int64_t* ids, double* keys) {
@@ -164,7 +163,7 @@ extern "C" __global__ void __launch_bounds__(256)
       found[i] = known ? Found{keys[q * k + i], ids[q * k + i]} : none;
     }
     __syncthreads();
-    // Rows that are better than the worst so far come into the free places, a block's worth at a time.
+    // Rows better than the worst so far enter the free slots, blockDim.x rows at a time.
     for (int64_t r = 0; r < n; r += threads) {
       const int64_t row = r + thread;
       const Found worst = found[k - 1];

@@ -1,4 +1,4 @@
-// Levels from features, levels from planes, and dot products of planes. Compiled once per instruction set.
+// Packs features to planes, unpacks planes, and computes dot products of planes. Compiled once per instruction set.
 #include <cstring>
 
 #include "core/simd.h"
@@ -10,7 +10,7 @@ namespace {
 
 // Bits of a comparison ------------------------------------------------------------------------------------------------
 
-// Bit i says that x[i] > y[i].
+// Bit i is set if x[i] > y[i].
 EMBFAST_INLINE uint64_t above(V x, V y) {
 #if EMBFAST_WIDTH == 16 && defined(__AVX512F__)
   return _mm512_cmp_ps_mask(__m512(x), __m512(y), _CMP_GT_OQ);
@@ -25,7 +25,7 @@ EMBFAST_INLINE uint64_t above(V x, V y) {
 #endif
 }
 
-// Not 0 where a lane of x or y is a NaN.
+// Nonzero if a lane of x or y is a NaN.
 EMBFAST_INLINE uint64_t unordered(V x, V y) {
 #if EMBFAST_WIDTH == 16 && defined(__AVX512F__)
   return _mm512_cmp_ps_mask(__m512(x), __m512(y), _CMP_UNORD_Q);
@@ -38,7 +38,7 @@ EMBFAST_INLINE uint64_t unordered(V x, V y) {
 #endif
 }
 
-constexpr int block = 64;  // features to a word
+constexpr int block = 64;  // features per word
 
 struct Word {
   uint64_t plus, minus, unordered;
@@ -56,12 +56,12 @@ EMBFAST_INLINE Word word_of(const float* features, const float* low, const float
   return word;
 }
 
-// 64 levels of one byte each.
+// Writes 64 levels, one byte each.
 EMBFAST_INLINE void spread(uint64_t plus, uint64_t minus, int8_t* levels) {
 #if EMBFAST_WIDTH == 16 && defined(__AVX512BW__)
   _mm512_storeu_si512(levels, _mm512_mask_set1_epi8(_mm512_maskz_set1_epi8(plus, 1), minus, -1));
 #else
-  // Copies 8 bits to the bytes of a word, keeps bit i of byte i, and makes each byte that is left a 1.
+  // Copies 8 bits to every byte of a word, keeps bit i of byte i, and turns every nonzero byte into 1.
   const auto bytes = [](uint64_t bits) __attribute__((always_inline)) {
     const uint64_t kept = (bits * 0x0101010101010101u) & 0x8040201008040201u;
     return ((kept + 0x7f7f7f7f7f7f7f7fu) >> 7) & 0x0101010101010101u;
@@ -73,7 +73,7 @@ EMBFAST_INLINE void spread(uint64_t plus, uint64_t minus, int8_t* levels) {
 #endif
 }
 
-// `dim` levels of a row.
+// Unpacks `dim` levels of a row.
 EMBFAST_INLINE void unpack_words(const uint64_t* plus, const uint64_t* minus, int64_t dim, int8_t* levels) {
   const int64_t whole = dim / block, rest = dim % block;
   for (int64_t w = 0; w < whole; ++w) spread(plus[w], minus[w], levels + w * block);
@@ -84,7 +84,7 @@ EMBFAST_INLINE void unpack_words(const uint64_t* plus, const uint64_t* minus, in
   }
 }
 
-// Copies whole cache lines to memory that is not read soon, past the caches where the machine can.
+// Copies to memory that is not read soon: whole cache lines bypass the caches where the CPU supports it.
 EMBFAST_INLINE void put_out(void* to, const void* from, int64_t bytes) {
 #if EMBFAST_WIDTH == 16 && defined(__AVX512F__)
   if (reinterpret_cast<uintptr_t>(to) % 64 == 0 && bytes % 64 == 0) {
@@ -98,14 +98,14 @@ EMBFAST_INLINE void put_out(void* to, const void* from, int64_t bytes) {
   std::memcpy(to, from, static_cast<size_t>(bytes));
 }
 
-constexpr int64_t stretch = 64;  // words of a row that are made before they go to memory
+constexpr int64_t stretch = 64;  // words of a row that are computed before they are written
 
-// One word of each of R rows, `stretch` words apart. Not 0 where a row has a NaN.
+// Computes one word of each of R rows, `stretch` words apart. Returns nonzero if a row has a NaN.
 template <int R>
 EMBFAST_INLINE uint64_t words_of_rows(const float* features, int64_t dim, const float* low, const float* high,
                                       uint64_t* plus, uint64_t* minus) {
 #if EMBFAST_WIDTH == 16 && defined(__AVX512F__)
-  typedef uint16_t Mask __attribute__((may_alias));  // a mask goes to memory as it is, and not through a word
+  typedef uint16_t Mask __attribute__((may_alias));  // masks are stored directly, without assembling a word
   __mmask16 wrong = 0;
   unrolled<block / W>([&](auto part) __attribute__((always_inline)) {
     const __m512 below = _mm512_loadu_ps(low + part * W), above = _mm512_loadu_ps(high + part * W);
@@ -129,7 +129,7 @@ EMBFAST_INLINE uint64_t words_of_rows(const float* features, int64_t dim, const 
 #endif
 }
 
-// R rows side by side, so that thresholds are read once for all of them, while the next R come from memory. True where
+// Packs R rows together, so that thresholds are read once for all of them, and prefetches the next R. Returns true if
 // none has a NaN.
 template <int R>
 EMBFAST_INLINE bool discretise_rows(const float* features, int64_t dim, const float* low, const float* high,
@@ -187,8 +187,8 @@ constexpr int lanes = W / 2;
 
 EMBFAST_INLINE Bits load_bits(const uint64_t* p) { return *reinterpret_cast<const UnalignedBits*>(p); }
 
-// ones() counts the bits of each byte, or of each word where the machine does that at once; so many of them add up
-// before a byte is full; then words() takes a sum to whole words.
+// ones() counts the bits of each byte, or of each word where the CPU can. Up to most_ones counts can be added before a
+// byte overflows; words_of() then widens the sums to words.
 #if EMBFAST_WIDTH == 16 && defined(__AVX512VPOPCNTDQ__)
 constexpr int64_t most_ones = INT64_MAX / lanes;
 EMBFAST_INLINE Bits ones(Bits x) { return Bits(_mm512_popcnt_epi64(__m512i(x))); }
@@ -231,8 +231,8 @@ EMBFAST_INLINE int64_t sum_of(Bits x) {
   return static_cast<int64_t>(sum);
 }
 
-// Q queries times R rows. Levels agree or are opposite where both are not 0: the product is the number of these places
-// minus twice the opposite ones.
+// Dot products of Q queries and R rows: the number of positions where both levels are nonzero, minus twice the number
+// where they have opposite signs.
 template <int Q, int R>
 EMBFAST_INLINE void dot_tile(const uint64_t* queries, const uint64_t* planes, int64_t words, int32_t* dots, int64_t n) {
   Bits sum[Q * R] = {};
@@ -261,7 +261,7 @@ EMBFAST_INLINE void dot_tile(const uint64_t* queries, const uint64_t* planes, in
   }
 }
 
-// Q queries times all rows, R at a time.
+// Dot products of Q queries and all rows, R rows at a time.
 template <int Q, int R>
 EMBFAST_INLINE void dot_rows(const uint64_t* queries, const uint64_t* planes, int64_t n, int64_t words, int32_t* dots) {
   int64_t r = 0;
@@ -269,7 +269,7 @@ EMBFAST_INLINE void dot_rows(const uint64_t* queries, const uint64_t* planes, in
   for (; r < n; ++r) dot_tile<Q, 1>(queries, planes + 2 * words * r, words, dots + r, n);
 }
 
-// One query times one row, plane after plane: memory is read straight on, which is the fastest way through it.
+// Dot product of one query and one row, plane after plane: sequential reads are the fastest.
 EMBFAST_INLINE int32_t dot_row(const uint64_t* query, const uint64_t* planes, int64_t words) {
   const uint64_t* sign = query + words;
   const auto product = [&](const uint64_t* plane) __attribute__((always_inline)) {
@@ -290,7 +290,7 @@ EMBFAST_INLINE int32_t dot_row(const uint64_t* query, const uint64_t* planes, in
   return static_cast<int32_t>(sum_of(product(planes) - product(planes + words)));
 }
 
-constexpr int tall = W == 16 ? 4 : 2;  // queries in a tile: all sums stay in registers
+constexpr int tall = W == 16 ? 4 : 2;  // queries per tile, so that all sums stay in registers
 
 }  // namespace
 

@@ -1,4 +1,4 @@
-"""Images and captions in one space: embfast multimodal train, search and evaluate."""
+"""embfast multimodal: train joint spaces of images and captions, search in them and evaluate them."""
 
 import json
 from pathlib import Path
@@ -12,38 +12,39 @@ from embfast.multimodal.model import Multimodal
 from embfast.training.settings import check_place
 
 if TYPE_CHECKING:
+    from embfast.evaluate.retrieval import Retrieval
     from embfast.multimodal.captions import Captions
 
-multimodal = typer.Typer(help="Images and captions in one space: train, search, evaluate.", no_args_is_help=True)
+multimodal = typer.Typer(help="Joint spaces of images and captions: train, search, evaluate.", no_args_is_help=True)
 app.add_typer(multimodal, name="multimodal")
 
-ImageVectors = Annotated[Path, typer.Argument(help="Vectors of the images, keyed by image: any format.")]
+ImageVectors = Annotated[Path, typer.Argument(help="Vectors of the images, keyed by image, in any format.")]
 CaptionsFile = Annotated[
     Path,
     typer.Argument(help="Captions: Karpathy's or COCO's JSON, Flickr8k.token.txt, tab-separated lines, or Parquet."),
 ]
 Splits = Annotated[
     list[str] | None,
-    typer.Option("--split", help="NAME=FILE: the images of a split, one a line, as Flickr8k has them."),
+    typer.Option("--split", help="NAME=FILE: a file that lists the images of a split, one per line, as in Flickr8k."),
 ]
-Missing = Annotated[str, typer.Option(help="Captions of images without a vector: error, or skip.")]
-Stem = Annotated[bool, typer.Option("--stem", help="Images of captions without directory and extension.")]
+Missing = Annotated[str, typer.Option(help="Captions of images without a vector: error or skip.")]
+Stem = Annotated[bool, typer.Option("--stem", help="Drop directory and extension from the image keys of the captions.")]
 
 
 def read_captions(path: Path, splits: list[str] | None, stem: bool) -> "Captions":
-    """A file of captions, and the files that say which images are in which split."""
+    """Reads captions, and the files that list the images of each split."""
     from embfast.multimodal.captions import Captions
 
     return Captions.from_file(path, splits=split_files(splits), stem=stem)
 
 
 def split_files(splits: list[str] | None) -> dict[str, Path]:
-    """The files of splits, by their names."""
+    """Parses NAME=FILE options into files by split name."""
     files = {}
     for given in splits or ():
         name, equals, file = given.partition("=")
         if not equals:
-            raise ValueError(f"--split: expected NAME=FILE, as train=trainImages.txt, got {given!r}")
+            raise ValueError(f"--split: expected NAME=FILE, such as train=trainImages.txt, got {given!r}")
         files[name] = Path(file)
     return files
 
@@ -54,20 +55,20 @@ def multimodal_train(
     images: ImageVectors,
     captions: CaptionsFile,
     run: Run,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Write the model here.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File for the model.")],
     splits: Splits = None,
     stem: Stem = False,
     missing: Missing = "error",
-    words: Annotated[Path | None, typer.Option(help="Vectors that the words begin with.")] = None,
-    document_model: Annotated[Path | None, typer.Option(help="The saved Doc2Vec of --text doc2vec.")] = None,
+    words: Annotated[Path | None, typer.Option(help="Initial word vectors, in any format.")] = None,
+    document_model: Annotated[Path | None, typer.Option(help="Saved Doc2Vec model, for --text doc2vec.")] = None,
     onnx: Annotated[
-        Path | None, typer.Option(help="Write the towers to images.onnx and captions.onnx in here.")
+        Path | None, typer.Option(help="Directory for the towers, as images.onnx and captions.onnx.")
     ] = None,
 ) -> None:
-    """Train images and captions into one space.
+    """Train a joint space of images and captions.
 
-    Images of the split "train" are trained on (or else those in no split), those of "dev" choose the best epoch, and
-    those of "test" are ranked in the end.
+    Trains on the images of the split "train" (or else on those in no split), chooses the best epoch by "dev" and
+    evaluates retrieval on "test".
     """
     run.check(model, output)
     run.check_inputs(images, captions, words, document_model, *split_files(splits).values())
@@ -75,7 +76,7 @@ def multimodal_train(
         raise FileNotFoundError(f"{onnx}: no such directory")
     vectors = read_vectors(images)
     read = read_captions(captions, splits, stem)
-    run.say(f"{len(read):,} captions of {len(read.images):,} images; {len(vectors):,} vectors of {vectors.dim} numbers")
+    run.say(f"{len(read):,} captions of {len(read.images):,} images; {len(vectors):,} vectors of size {vectors.dim}")
     more = {
         "missing": missing,
         "word_vectors": None if words is None else read_vectors(words),
@@ -86,12 +87,15 @@ def multimodal_train(
     if onnx is not None:
         for side in ("captions",) if model.loss == "mse" else ("images", "captions"):
             model.save_onnx(onnx / f"{side}.onnx", side)
-    tested = None
-    if "test" in read.splits:
-        test = read.part("test")
-        tested = model.evaluate(vectors, test, missing=missing)
+    tested = model.evaluate(vectors, read.part("test"), missing=missing) if "test" in read.splits else None
+    _report(run, model, read, tested, seconds, output)
+
+
+def _report(
+    run: Run, model: Multimodal, captions: "Captions", tested: "Retrieval | None", seconds: float, output: Path
+) -> None:
     result = {
-        "captions": len(read),
+        "captions": len(captions),
         "words": len(model.words_),
         "loss": model.loss_,
         "validation": [one.as_dict() for one in model.validation_],
@@ -112,13 +116,19 @@ def multimodal_train(
 @command("search", under=multimodal)
 def multimodal_search(
     model: Annotated[Path, typer.Argument(help="A model that `multimodal train` wrote.")],
-    texts: Annotated[list[str] | None, typer.Argument(help="Texts to find images for; without any, asks.")] = None,
-    image: Annotated[list[str] | None, typer.Option(help="Find captions for this image, by its key.")] = None,
-    k: Annotated[int, typer.Option("-k", help="Results for each.")] = 10,
-    vectors: Annotated[Path | None, typer.Option(help="Search these images, in place of the model's own.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write the results to this page, with pictures.")] = None,
-    folder: Annotated[Path | None, typer.Option(help="Where the pictures are, for --html.")] = None,
-    link: Annotated[bool, typer.Option("--link", help="Link to the pictures, not copy them into the page.")] = False,
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="Texts to find images for. Without any, the command prompts for them.")
+    ] = None,
+    image: Annotated[list[str] | None, typer.Option(help="Key of an image to find captions for.")] = None,
+    k: Annotated[int, typer.Option("-k", help="Number of results per query.")] = 10,
+    vectors: Annotated[
+        Path | None, typer.Option(help="Vectors of the images to search. Default: the model's own.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="File for an HTML page of the results, with pictures.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Directory of the pictures, for --html.")] = None,
+    link: Annotated[
+        bool, typer.Option("--link", help="Link to the pictures instead of embedding them in the page.")
+    ] = False,
     json_output: Json = False,
 ) -> None:
     """Find images for texts, and captions for images."""
@@ -132,7 +142,7 @@ def multimodal_search(
         loaded.index(read_vectors(vectors))
     if not texts and not image:
         if html is not None:
-            raise ValueError("--html needs texts, or --image, to show results of")
+            raise ValueError("--html needs texts or --image")
         ask(
             "a text (Ctrl-D ends): ",
             lambda words: _show_found(" ".join(words), loaded.search_images(" ".join(words), k)),
@@ -160,14 +170,14 @@ def multimodal_evaluate(
     model: Annotated[Path, typer.Argument(help="A model that `multimodal train` wrote.")],
     images: ImageVectors,
     captions: CaptionsFile,
-    part: Annotated[str | None, typer.Option(help="The split to rank; all images if not given.")] = None,
-    folds: Annotated[int, typer.Option(help="Mean of so many equal parts: 5 of COCO's 5,000 test images.")] = 1,
+    part: Annotated[str | None, typer.Option(help="Split to evaluate. Default: all images.")] = None,
+    folds: Annotated[int, typer.Option(help="Average over this many equal parts: 5 for COCO's 5,000 test images.")] = 1,
     splits: Splits = None,
     stem: Stem = False,
     missing: Missing = "error",
     json_output: Json = False,
 ) -> None:
-    """Rank captions for images and images for captions: recall, median and mean rank, mAP."""
+    """Evaluate retrieval of captions by images and of images by captions: recall, median and mean rank, mAP."""
     read = read_captions(captions, splits, stem)
     if part is not None:
         read = read.part(part)
@@ -182,7 +192,7 @@ def _show_retrieval(found: Any) -> None:
     rows = [
         (
             name,
-            *(f"{100 * share:.1f}" for share in (side.r1, side.r5, side.r10)),
+            *(f"{100 * recall:.1f}" for recall in (side.r1, side.r5, side.r10)),
             f"{side.median:g}",
             f"{side.mean:.1f}",
             f"{100 * side.map:.1f}",
@@ -191,5 +201,7 @@ def _show_retrieval(found: Any) -> None:
         for name, side in (("captions of an image", found.captions), ("image of a caption", found.images))
     ]
     table(
-        "right answers among the first, and ranks", ("", "R@1", "R@5", "R@10", "median", "mean", "mAP", "queries"), rows
+        "retrieval: recall in percent, ranks of the first right answer, mAP in percent",
+        ("", "R@1", "R@5", "R@10", "median", "mean", "mAP", "queries"),
+        rows,
     )

@@ -1,1 +1,1 @@
-"""The GPU side: CUDA kernels through CuPy, and torch's devices and processes."""
+"""Devices: CUDA kernels through CuPy, and devices and processes of torch."""

@@ -1,7 +1,7 @@
-"""Training on a CUDA device through CuPy: tables and slices of the corpus there, launches of csrc/*.cu.
+"""CUDA devices through CuPy: finding them, loading kernels, occupancy.
 
-Only embfast.kernels imports this module, and only when a device is asked for. CuPy itself is imported when a device is
-looked for, so that its absence is an answer and not a crash.
+Only embfast.kernels imports this module, and only if a device is requested. CuPy itself is imported when a device is
+looked up, so that its absence can be reported.
 """
 
 from __future__ import annotations
@@ -12,29 +12,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-HOME = Path(__file__).parents[1] / "cuda"  # kernels as the build left them: sources, fat binaries, built.json
+HOME = Path(__file__).parents[1] / "cuda"  # kernels from the build: sources, fat binaries, built.json
 OLDEST = (7, 5)  # compute capability
-CELL = 16  # bytes of a float4
-MOST_DIM = 1024  # numbers of a row: eight warps of four numbers a thread
-PLAIN_SHARED = 48 << 10  # bytes of shared memory that every device gives without being asked
+CELL = 16  # bytes per float4
+MOST_DIM = 1024  # eight warps with four elements per thread
+PLAIN_SHARED = 48 << 10  # bytes of shared memory available without opting in
 
 INSTALL = (
-    'pip install "embfast[cuda13]" for drivers of CUDA 13 (580 or newer), or "embfast[cuda12]" for those of CUDA 12; '
-    '`embfast doctor` says what this machine has, and device="cpu" needs none of it'
+    'pip install "embfast[cuda13]" for CUDA 13 drivers (580 or newer), or "embfast[cuda12]" for CUDA 12 drivers; '
+    '`embfast doctor` shows what this machine has, and device="cpu" needs none of it'
 )
 
 LANES = 32
 
 
-# ---- devices ------------------------------------------------------------------------------------------------------
-
-
 def find(number: int = 0) -> Device:
-    """A device of this machine.
+    """Returns a CUDA device of this machine.
 
     Raises:
-        ImportError: CuPy is missing, or does not load.
-        ValueError: there is no driver, no such device, or it is too old.
+        ImportError: CuPy is missing or does not load.
+        ValueError: The driver is missing, the device does not exist, or it is too old.
     """
     try:
         import cupy
@@ -45,17 +42,17 @@ def find(number: int = 0) -> Device:
     except cupy.cuda.runtime.CUDARuntimeError as error:
         raise ValueError(f"CuPy {cupy.__version__} finds no CUDA driver ({error}): {INSTALL}") from error
     if not 0 <= number < n:
-        raise ValueError(f"there is no CUDA device {number}: the driver lists {n}; {INSTALL}")
+        raise ValueError(f"CUDA device {number} does not exist: the driver lists {n}; {INSTALL}")
     return Device(cupy, number)
 
 
 def choose(name: str) -> tuple[Device | None, str]:
-    """The device that a setting names, None for the CPU, and why: "cpu", "cuda", "cuda:1" or "auto".
+    """Returns the device for "cpu", "cuda", "cuda:1" or "auto" (None for the CPU), and its description.
 
-    "auto" takes the first device where there is one, and otherwise the CPU.
+    "auto" picks the first device if it is usable, otherwise the CPU; the description then includes the reason.
 
     Raises:
-        ImportError, ValueError: as find, save with "auto".
+        ImportError, ValueError: As `find`, except for "auto".
     """
     if name == "cpu":
         return None, "cpu"
@@ -69,7 +66,7 @@ def choose(name: str) -> tuple[Device | None, str]:
 
 
 class Device:
-    """One CUDA device: what it is, and its kernels."""
+    """A CUDA device: its properties and its kernels."""
 
     def __init__(self, cupy: Any, number: int) -> None:
         properties = cupy.cuda.runtime.getDeviceProperties(number)
@@ -91,19 +88,19 @@ class Device:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Inside, CuPy allocates and launches on this device."""
+        """Context in which CuPy allocates and launches on this device."""
         with self.cupy.cuda.Device(self.number):
             yield
 
     def free(self) -> int:
-        """Bytes that are not taken."""
+        """Free memory in bytes."""
         with self.current():
             return int(self.cupy.cuda.runtime.memGetInfo()[0])
 
     def built(self) -> str:
-        """Says "fatbin" where the kernels in the package run here, and "nvrtc" where they are compiled at first use.
+        """Returns "fatbin" if the packaged kernels run on this device, "nvrtc" if they are compiled at first use.
 
-        A driver runs the binaries of its own CUDA version and of older ones.
+        A driver runs binaries of its own CUDA version and of older ones.
         """
         path = HOME / "built.json"
         if not path.exists():
@@ -112,20 +109,20 @@ class Device:
         return "fatbin" if self.cupy.cuda.runtime.driverGetVersion() >= 1000 * toolkit[0] + 10 * toolkit[1] else "nvrtc"
 
     def kernel(self, source: str, name: str) -> Any:
-        """A kernel of csrc/{source}.cu. CuPy keeps what NVRTC compiles in its cache on disk."""
+        """Loads a kernel of csrc/*/{source}.cu. CuPy caches the output of NVRTC on disk."""
         if source not in self._modules:
             if self.built() == "fatbin":
                 module = self.cupy.RawModule(path=str(HOME / f"{source}.fatbin"))
             else:
                 path = HOME / f"{source}.cu"
                 if not path.exists():
-                    raise ValueError(f"{path} is missing: install embfast anew")
+                    raise ValueError(f"{path} is missing: reinstall embfast")
                 module = self.cupy.RawModule(code=path.read_text(), options=("-std=c++17", f"-I{HOME}"))
             self._modules[source] = module
         return self._modules[source].get_function(name)
 
     def blocks(self, kernel: Any, threads: int, shared: int) -> int:
-        """Blocks of a kernel that run at the same time, at least one for each multiprocessor."""
+        """Number of blocks of a kernel that run concurrently, at least one per multiprocessor."""
         if shared > PLAIN_SHARED:
             kernel.max_dynamic_shared_size_bytes = shared
         occupancy = self.cupy.cuda.driver.occupancyMaxActiveBlocksPerMultiprocessor
@@ -133,7 +130,7 @@ class Device:
 
 
 def describe() -> list[tuple[str, str]]:
-    """What `embfast doctor` says of devices: rows of name and text."""
+    """Rows (name, text) about devices for `embfast doctor`."""
     rows = []
     path = HOME / "built.json"
     if path.exists():
@@ -141,7 +138,7 @@ def describe() -> list[tuple[str, str]]:
         architectures = ", ".join(f"sm_{architecture}" for architecture in built["architectures"])
         text = f"compiled by nvcc {built['toolkit'][0]}.{built['toolkit'][1]} for {architectures}"
     else:
-        text = "sources, which CuPy compiles at first use (NVRTC)" if (HOME / "sequences.cu").exists() else "missing"
+        text = "sources, compiled by CuPy at first use (NVRTC)" if (HOME / "sequences.cu").exists() else "missing"
     rows.append(("device kernels", text))
     try:
         first = find()
@@ -166,6 +163,3 @@ def describe() -> list[tuple[str, str]]:
             )
         )
     return rows
-
-
-# ---- sequences ----------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
-"""GloVe on a CUDA device: entries in runs of one row, tables there, launches of csrc/glove/glove.cu.
+"""GloVe on a CUDA device: uploads tables and runs of entries, launches the kernels of csrc/glove/glove.cu.
 
-Only embfast.kernels imports this module, and only when a device is asked for.
+Only embfast.kernels imports this module, and only if a device is requested.
 """
 
 from __future__ import annotations
@@ -12,37 +12,27 @@ import numpy as np
 from embfast.device.cuda import LANES, MOST_DIM, Device
 from embfast.device.sequences import Lane
 
-# struct RunJob of csrc/glove/glove.cu.
-RUN_JOB = np.dtype(
-    [
-        *((name, np.uint64) for name in ("w_in", "w_out", "sums_in", "sums_out", "entries", "runs", "order", "loss")),
-        *((name, np.uint64) for name in ("seed", "epoch")),
-        *((name, np.int64) for name in ("first", "last", "first_entry")),
-        *((name, np.int32) for name in ("dim", "pitch", "longest")),
-        *((name, np.float32) for name in ("x_max", "alpha", "lr")),
-    ]
-)
-MOST_WARPS = 4  # of a block where a warp takes a run
+MOST_WARPS = 4  # per block, if a warp trains a run
 
-# All runs at work read rows of w_out that the others have not moved yet. At the start the sums of squares are small and
-# steps are long: too many at once add up to a leap that AdaGrad does not come back from.
-RUNS_BEFORE = 16  # runs trained before, for each that may be at work
-WORDS_EACH = 2  # words of the vocabulary, for each run at work
+# Concurrent runs read rows of w_out before the others have updated them. At first the sums of squares are small and
+# steps are long: too many concurrent steps add up to a jump from which AdaGrad does not recover.
+RUNS_BEFORE = 16  # completed runs required per concurrent run
+WORDS_EACH = 2  # words in the vocabulary required per concurrent run
 
 
 class RunShape(NamedTuple):
-    """How a GloVe kernel is launched."""
+    """Launch configuration of a GloVe kernel."""
 
     kernel: str
-    threads: int  # of a block
-    shared: int  # bytes of dynamic shared memory of a block
-    runs: int  # that a block trains at a time
+    threads: int  # per block
+    shared: int  # bytes of dynamic shared memory per block
+    runs: int  # trained at a time by a block
 
 
 def run_shape(pitch: int, longest: int, most: int = MOST_WARPS) -> RunShape:
-    """The kernel for rows of `pitch` float4 and runs of up to `longest` entries, `most` of them at a time in a block.
+    """Chooses the kernel for rows of `pitch` float4, with at most `most` runs of up to `longest` entries per block.
 
-    >>> run_shape(32, 64), run_shape(33, 64)  # a warp takes a run; two warps take one
+    >>> run_shape(32, 64), run_shape(33, 64)  # one warp per run; two warps per run
     (RunShape(kernel='train_runs_warp', threads=128, shared=1024, runs=4), \
 RunShape(kernel='train_runs_warps', threads=64, shared=272, runs=1))
     """
@@ -54,30 +44,26 @@ RunShape(kernel='train_runs_warps', threads=64, shared=272, runs=1))
 
 
 class Entries:
-    """Tables of GloVe on a device, trained on entries in runs: kernels.train_entries for a whole fit.
+    """GloVe's tables on a device, trained on runs of entries: the counterpart of kernels.train_entries.
 
-    Tables go there once, and come back with fetch. The entries are in parts; those that do not fit beside the tables
-    pass through two lanes of one part each, one being copied while the other is trained on.
+    The tables are uploaded once and copied back by `fetch`. Entries are divided into parts. If they do not fit beside
+    the tables, parts pass through two lanes: one part is copied while the other is trained on.
 
-    Memory on the device: the tables, 12 bytes a run, and 12 bytes an entry, or of two parts where all are too many.
+    Memory on the device: the tables, 12 bytes per run, and 12 bytes per entry, of all entries or of two parts.
     """
 
     def __init__(
         self,
         device: Device,
+        job: np.ndarray,
         tables: dict[str, np.ndarray],
         entries: np.ndarray,
         parts: np.ndarray,
         runs: np.ndarray,
-        *,
-        dim: int,
-        x_max: float,
-        alpha: float,
-        lr: float,
-        seed: int,
     ) -> None:
+        dim = int(job["dim"])
         if dim > MOST_DIM:
-            raise ValueError(f"a device takes vectors of up to {MOST_DIM:,} numbers, got dim={dim:,}; use device='cpu'")
+            raise ValueError(f"devices support dim up to {MOST_DIM:,}, got dim={dim:,}; use device='cpu'")
         self.device, self._cupy, self._host = device, device.cupy, tables
         self._entries, self._parts, self._runs = entries, parts, runs
         self._n_words, columns = tables["w_in"].shape
@@ -88,10 +74,10 @@ class Entries:
         needed = fixed + (12 * len(entries) if self._whole else 2 * 12 * largest)
         if needed > device.free():
             raise MemoryError(
-                f"{device} has {device.free() / 1e9:.3g} GB free, and training needs {needed / 1e9:.3g} GB: four "
-                f"tables of {self._n_words:,} x {columns:,} x 4 B = {4 * tables['w_in'].nbytes / 1e9:.3g} GB; the "
-                f"rest {(needed - 4 * tables['w_in'].nbytes) / 1e9:.2g} GB. "
-                "Lower dim, leave out rare words (min_count), or use device='cpu'"
+                f"{device} has {device.free() / 1e9:.3g} GB free, but training needs {needed / 1e9:.3g} GB: four "
+                f"tables of {self._n_words:,} x {columns:,} x 4 B = {4 * tables['w_in'].nbytes / 1e9:.3g} GB, and "
+                f"{(needed - 4 * tables['w_in'].nbytes) / 1e9:.2g} GB for entries. "
+                "Lower dim, drop rare words (min_count), or use device='cpu'"
             )
         with device.current():
             self._lanes = [Lane(self._cupy), Lane(self._cupy)]
@@ -102,13 +88,11 @@ class Entries:
             self._loss = self._cupy.empty(1, np.float64)
             self._held = self._upload(entries.view(np.int32)) if self._whole else None
             self._stream.synchronize()
-        job = np.zeros(1, RUN_JOB)
-        for name, array in (*self._tables.items(), ("runs", self._edges), ("order", self._order), ("loss", self._loss)):
-            job[name] = array.data.ptr
-        job["seed"], job["dim"], job["pitch"], job["longest"] = seed, dim, self._pitch, self._longest
-        job["x_max"], job["alpha"], job["lr"] = x_max, alpha, lr
-        self._job = job
-        self._sent = [-1, -1]  # the part in each lane
+        self._job = job.reshape(1).copy()
+        for name, array in {**self._tables, "groups": self._edges, "order": self._order, "loss": self._loss}.items():
+            self._job[name] = array.data.ptr
+        self._job["pitch"], self._job["longest"] = self._pitch, self._longest
+        self._sent = [-1, -1]  # the part held by each lane
 
     def _upload(self, values: np.ndarray) -> Any:
         array = self._cupy.empty(values.shape, values.dtype)
@@ -117,13 +101,13 @@ class Entries:
         return array
 
     def fetch(self) -> None:
-        """Copies the tables back to where they came from."""
+        """Copies the tables back into the host arrays."""
         with self.device.current():
             for name, table in self._host.items():
                 self._tables[name].get(stream=self._stream, out=table)
 
     def set_order(self, order: np.ndarray) -> None:
-        """Runs in the order of an epoch, int32 (runs,)."""
+        """Sets the order of runs for an epoch, int32 (runs,)."""
         with self.device.current():
             for lane in self._lanes:
                 lane.stream.synchronize()
@@ -131,9 +115,9 @@ class Entries:
             self._stream.synchronize()
 
     def train(self, spans: list[tuple[int, int, int]], *, epoch: int, before: int) -> float:
-        """Trains on places first..last of the order, of each (part, first, last). Returns the summed loss.
+        """Trains on positions first..last of the order for each (part, first, last). Returns the summed loss.
 
-        before: runs trained before these, in all epochs.
+        before: Number of runs trained so far, over all epochs.
         """
         with self.device.current():
             self._loss.set(np.zeros(1), stream=self._stream)
@@ -150,7 +134,7 @@ class Entries:
             return float(self._loss.get(stream=self._stream)[0])
 
     def _part(self, lane: Lane, part: int) -> tuple[int, int]:
-        """Where the entries of a part are on the device, and the number of the first that is there."""
+        """The address of entries on the device, and the index of the first entry at that address."""
         if self._held is not None:
             return self._held.data.ptr, 0
         which = self._lanes.index(lane)
@@ -162,7 +146,7 @@ class Entries:
         return lane.room("entries", 1, np.int32).data.ptr, begin
 
     def _launch(self, lane: Lane, job: np.ndarray, first: int, last: int, before: int) -> None:
-        """As many runs at a time as the device has room for, and as have been trained enough before."""
+        """Launches with as many concurrent runs as the device holds and RUNS_BEFORE and WORDS_EACH allow."""
         while first < last:
             most = max(1, min(self._n_words // WORDS_EACH, before // RUNS_BEFORE))
             shape = run_shape(self._pitch, self._longest, most)

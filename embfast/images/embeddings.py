@@ -1,4 +1,4 @@
-"""Images as vectors: one layer of a pretrained network, or all of them as Full-Network Embedding.
+"""Image vectors: one layer of a pretrained network, or all layers as a Full-Network Embedding.
 
 Sources: DeCAF (Donahue et al. 2014, arXiv:1310.1531), CNN features off-the-shelf (Razavian et al. 2014,
 arXiv:1403.6382), Full-Network Embedding (Garcia-Gasulla et al. 2017, arXiv:1705.07706).
@@ -6,9 +6,6 @@ arXiv:1403.6382), Full-Network Embedding (Garcia-Gasulla et al. 2017, arXiv:1705
 
 from __future__ import annotations
 
-import copy
-import os
-from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import pairwise
@@ -17,265 +14,28 @@ from typing import Any
 import numpy as np
 
 from embfast import kernels
-from embfast.errors import FormatError
 from embfast.files.durable import FilePath
 from embfast.files.scratch import scratch_array
 from embfast.files.tensors import TensorFile, row_blocks
 from embfast.files.ternary import LOWER, UPPER, TernaryMatrix, levels, thresholds
-from embfast.images.backbones import Backbone, load_backbone
-from embfast.images.extract import Batch, Extractor, Features, ProgressOption, Run, reporting
-from embfast.images.pictures import Pictures, Preparation, open_pictures
-from embfast.training.estimator import Estimator
+from embfast.images.estimator import CHUNK, ImageEmbedding
+from embfast.images.extract import Extractor, Run
+from embfast.images.features import Batch
+from embfast.images.pictures import Pictures, Preparation
+from embfast.images.progress import ImageProgress, reporting
 from embfast.training.loop import first_interrupt
-from embfast.training.model_file import write_model
-from embfast.training.progress import Progress
-from embfast.training.settings import check_flag, check_float, check_int, plain
+from embfast.training.settings import check_flag, check_float, check_int
 from embfast.vectors.moments import Moments
 from embfast.vectors.vectors import Vectors
 
-_NUMBERS = 1 << 22  # features worked on at once: 16 MB
-
-
-class ImageEmbedding(Estimator):
-    """What LayerEmbedding and FullNetworkEmbedding share: a network, where features are taken, and running it.
-
-    Learned:
-        layers_: for each layer its name and its columns of a picture's features, (name, first, last).
-        broken_: pictures of the last call that could not be read, with errors="skip", and why.
-    """
-
-    backbone: Any
-    weights: FilePath | None
-    preparation: Preparation | dict[str, Any] | None
-    at: str
-    pool: str
-    batch: int
-    precision: str
-    device: str | None
-    workers: int
-    compile: bool
-    errors: str
-    layers_: list[tuple[str, int, int]]
-    broken_: dict[str, str]
-
-    words_: list[str] = []
-    counts_ = np.empty(0, np.int64)
-    loss_: list[float] = []
-    _progress = Progress()
-    _fingerprint: dict[str, Any] | None = None
-    _loaded: tuple[tuple[Any, Any, Any], Backbone] | None = None
-
-    # ---- what the two say for themselves --------------------------------------------------------------------------
-
-    @abstractmethod
-    def _check(self) -> None:
-        """ValueError unless the settings make sense."""
-
-    @abstractmethod
-    def _wanted(self) -> str | int | Sequence[str | int]:
-        """The layers, as Trace.select takes them."""
-
-    @abstractmethod
-    def _learn(self, features: np.ndarray) -> None:
-        """Takes what it needs from the features of all pictures to train on, (n, dim)."""
-
-    @abstractmethod
-    def _rows(self, features: np.ndarray) -> np.ndarray:
-        """What becomes of some rows of features."""
-
-    @abstractmethod
-    def _matrix(self, features: np.ndarray) -> Any:
-        """What becomes of all rows, as Vectors hold it."""
-
-    def _run(self) -> Run:
-        return Run(self.batch, self.precision, self.device, self.workers, self.compile, self.errors)
-
-    # ---- scikit-learn's methods -----------------------------------------------------------------------------------
-
-    def fit(
-        self, images: Any, y: Any = None, *, work: FilePath | None = None, progress: ProgressOption = None
-    ) -> ImageEmbedding:
-        """Learns from pictures to train on, and from nothing else; returns self.
-
-        Settings:
-            images: a folder, files, tars, arrays or a data set: see pictures.open_pictures.
-            y: not looked at; scikit-learn's pipelines pass it.
-            work: a folder that keeps the features, and from which a run that was stopped goes on; embed and transform
-                of the same pictures with the same folder take them from there.
-            progress: True or False for a bar, or a callable that gets (done, in all).
-
-        Raises:
-            FormatError: a picture cannot be read, with errors="strict".
-            ValueError: settings that make no sense, no pictures, or a folder of other features.
-            ImportError: torch, Pillow or what the backbone needs is not installed; says what to install.
-        """
-        pictures, extractor = self._start(images, fitting=True)
-        self._fit(pictures, extractor, work, progress)
-        self._accept(extractor)
-        return self
-
-    def transform(self, images: Any, *, work: FilePath | None = None, progress: ProgressOption = None) -> np.ndarray:
-        """A row for each picture. With errors="skip", pictures that could not be read have no row: see broken_."""
-        pictures, extractor = self._start(images)
-        return self._transformed(self._features(pictures, extractor, work, progress).matrix)
-
-    def fit_transform(
-        self, images: Any, y: Any = None, *, work: FilePath | None = None, progress: ProgressOption = None
-    ) -> np.ndarray:
-        """fit and transform of the same pictures, which go through the network once."""
-        return self._transformed(self._fit_features(images, work, progress).matrix)
-
-    def embed(self, images: Any, *, work: FilePath | None = None, progress: ProgressOption = None) -> Vectors:
-        """Vectors of pictures, keyed by their paths below the folder, their names in the tar, or their numbers."""
-        pictures, extractor = self._start(images)
-        features = self._features(pictures, extractor, work, progress)
-        return Vectors(features.keys, self._matrix(features.matrix))
-
-    def fit_embed(self, images: Any, *, work: FilePath | None = None, progress: ProgressOption = None) -> Vectors:
-        """fit and embed of the same pictures, which go through the network once."""
-        features = self._fit_features(images, work, progress)
-        return Vectors(features.keys, self._matrix(features.matrix))
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "layers_")
-
-    def _check_fitted(self) -> None:
-        if not hasattr(self, "layers_"):
-            raise ValueError(f"this {type(self).__name__} is not trained yet: call fit first")
-
-    # ---- running --------------------------------------------------------------------------------------------------
-
-    def network(self) -> Backbone:
-        """The network, its name, and how pictures are made ready for it; loaded at the first call."""
-        asked = (self.backbone, self.weights, self.preparation)
-        if self._loaded is None or any(was is not now for was, now in zip(self._loaded[0], asked, strict=True)):
-            preparation = self.preparation
-            if isinstance(preparation, dict):
-                preparation = Preparation(
-                    **{name: tuple(value) if isinstance(value, list) else value for name, value in preparation.items()}
-                )
-            if self.backbone is None:
-                raise ValueError(
-                    "the network was a module of yours, which is not in the file: load(path, backbone=...)"
-                )
-            self._loaded = asked, load_backbone(self.backbone, self.weights, preparation)
-        return self._loaded[1]
-
-    def _start(self, images: Any, fitting: bool = False) -> tuple[Pictures, Extractor]:
-        if not fitting:
-            self._check_fitted()
-        self._check()
-        self._run().check()
-        pictures = open_pictures(images)
-        extractor = Extractor(self.network(), pictures, self._wanted(), self.at, self.pool, self._run())
-        if fitting:
-            return pictures, extractor
-        layers = _columns(extractor)
-        if layers != self.layers_:
-            raise ValueError(
-                f"was fitted to {len(self.layers_)} layers with {self.layers_[-1][2]} features of a picture, the "
-                f"network now gives {len(layers)} with {layers[-1][2]}: another network, setting or size of picture"
-            )
-        now = self._of_features(extractor)
-        changed = [name for name in now if self._fingerprint.get(name) != now[name]]
-        if changed:
-            raise ValueError(f"was fitted to the same network with other {', '.join(changed)}; fit again")
-        return pictures, extractor
-
-    def _accept(self, extractor: Extractor) -> None:
-        self.layers_, self._fingerprint = _columns(extractor), self._of_features(extractor)
-
-    def _of_features(self, extractor: Extractor) -> dict[str, Any]:
-        """What the numbers of features depend on, beside their layers."""
-        run = extractor.run
-        preparation = plain(asdict(extractor.backbone.preparation))
-        given = {"at": self.at, "pool": self.pool, "views": run.views, "combine": run.combine}
-        return {"weights": extractor.weights, **given, "preparation": preparation}
-
-    def _features(
-        self, pictures: Pictures, extractor: Extractor, work: FilePath | None, progress: ProgressOption
-    ) -> Features:
-        features = extractor.features(pictures, work, progress)
-        self.broken_ = features.broken
-        return features
-
-    def _fit_features(self, images: Any, work: FilePath | None, progress: ProgressOption) -> Features:
-        pictures, extractor = self._start(images, fitting=True)
-        features = self._features(pictures, extractor, work, progress)
-        self._learn(_some(features.matrix))
-        self._accept(extractor)
-        return features
-
-    def _fit(self, pictures: Pictures, extractor: Extractor, work: FilePath | None, progress: ProgressOption) -> None:
-        features = self._features(pictures, extractor, work, progress)
-        self._learn(_some(features.matrix))
-
-    def _transformed(self, features: np.ndarray) -> np.ndarray:
-        out = None
-        for lo, rows in row_blocks(features, _NUMBERS):
-            made = self._rows(rows)
-            if out is None:
-                out = scratch_array(len(features) * made.shape[1], made.dtype.type).reshape(len(features), -1)
-            out[lo : lo + len(rows)] = made
-        return self._rows(features) if out is None else out
-
-    # ---- files ----------------------------------------------------------------------------------------------------
-
-    def save(self, path: FilePath) -> None:
-        """Writes settings and what was learned, without the network: a name is loaded again, a module given to load.
-
-        Raises:
-            ValueError: not trained yet, or reduce was changed since.
-        """
-        self._check_fitted()
-        self._check_learned()
-        saved = copy.copy(self)
-        saved.backbone = self.backbone if isinstance(self.backbone, str) else None
-        saved.weights = None if self.weights is None else os.fspath(self.weights)
-        saved.device = None if self.device is None else str(self.device)
-        if isinstance(self.preparation, Preparation):
-            saved.preparation = asdict(self.preparation)
-        saved._fingerprint = {**self._fingerprint, "layers": self.layers_}
-        write_model(path, saved)
-
-    @classmethod
-    def load(cls, path: FilePath, backbone: Any = None) -> ImageEmbedding:
-        """Reads what save wrote; backbone is the module to use where save was of one with a module.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            FormatError: the file is cut short or damaged, or holds another class.
-        """
-        model = super().load(path)
-        if backbone is not None:
-            model.backbone = backbone
-        return model
-
-    def _restore(self, file: TensorFile) -> None:
-        found = dict(self._fingerprint or {})
-        try:
-            self.layers_ = [(str(name), int(first), int(last)) for name, first, last in found.pop("layers")]
-        except (KeyError, TypeError, ValueError) as error:
-            raise FormatError(f"{file.path}: expected the layers of an image embedding: {error!r}") from None
-        self._fingerprint = found
-
-
-def _columns(extractor: Extractor) -> list[tuple[str, int, int]]:
-    return [(point.name, *columns) for point, columns in zip(extractor.points, extractor.columns, strict=True)]
-
-
-def _some(features: np.ndarray) -> np.ndarray:
-    if not len(features):
-        raise ValueError("expected at least one picture that can be read, got none")
-    return features
-
 
 class FullNetworkEmbedding(ImageEmbedding):
-    """Every layer of a network in one vector of -1, 0 and 1: how unusual each feature is among the pictures fitted to.
+    """Every layer of a network in one vector of -1, 0 and 1, which say how unusual each feature is.
 
-    1. The spatial mean of every channel of every convolution, and every linear layer but the classifying one.
-    2. Standardised by mean and standard deviation (ddof 0) of the pictures given to fit, and of no others.
-    3. Above `upper` becomes 1, below `lower` -1, the rest 0. A feature that never changes is 0.
+    1. Features are the spatial mean of every channel of every convolution, and the outputs of every linear layer except
+       the classifier.
+    2. They are standardised by the mean and standard deviation (ddof 0) of the images given to fit.
+    3. Values above `upper` become 1, values below `lower` become -1, all others 0. A constant feature is 0.
 
     >>> import torch
     >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 5, 3))
@@ -286,29 +46,31 @@ class FullNetworkEmbedding(ImageEmbedding):
     >>> embedding.embed(images)
     Vectors(6 keys, dim=9)
 
-    transform gives int8, embed gives Vectors of two bits a feature, searched by counting bits. fit without `work` keeps
-    nothing but three numbers a feature.
+    transform returns int8. embed returns Vectors that take two bits per feature and are searched by counting bits. fit
+    without `work` keeps only three numbers per feature in memory.
 
     Settings:
         backbone: "efficientnet_lite0", a name that torchvision or timm knows, or a torch module.
-        weights: a .safetensors or .pth file for it; None takes the published ones.
-        preparation: how pictures are made ready (a pictures.Preparation); None does as the network was trained.
+        weights: A .safetensors or .pth file of its weights. None takes the published weights.
+        preparation: How images are resized, cropped and standardised, a pictures.Preparation. None takes that of the
+            network's training.
         layers: "all", "convs", "linears", names (with * and ?), or numbers in the order of the network.
-        at: each layer is taken "after" its non-linearity, "before" it (after batch normalisation), or as its own
-            "output". A layer that no non-linearity follows directly is taken as it is.
-        pool: over places of a map: "mean", "max", "gem", "grid" (2 x 2 cells), "none".
-        lower, upper: thresholds in standard deviations.
-        batch: pictures at once.
+        at: Where a layer is taken: "after" its non-linearity, "before" it (after batch normalisation), or at its own
+            "output". A layer that no non-linearity follows directly is taken at its (normalised) output.
+        pool: Pooling over the positions of a map: "mean", "max", "gem", "grid" (2 x 2 cells) or "none".
+        lower, upper: Thresholds in standard deviations.
+        batch: Images per batch. Memory grows with it.
         precision: "float32", "bfloat16" or "float16".
-        device: "cpu", "cuda", ...; None takes CUDA where there is one.
-        workers: processes that read pictures.
-        compile: use torch.compile.
-        errors: "strict" stops at a picture that cannot be read, "skip" leaves it out.
+        device: Where to run the network: "cpu", "cuda", "cuda:1", or "auto" (CUDA where a device is usable, otherwise
+            the CPU; the choice is printed).
+        workers: Number of processes that read images. 0 reads them in the main process.
+        compile: Compile the network by torch.compile.
+        errors: "strict" stops at an image that cannot be read; "skip" leaves it out.
     Learned:
-        mean_, sd_: float64 (dim,), of the features of the pictures fitted to.
-        n_images_: how many those were.
-        layers_: (name, first, last) of each layer: its columns.
-        broken_: pictures of the last call that could not be read, and why.
+        mean_, sd_: Mean and standard deviation of the features of the training images, float64 (dim,).
+        n_images_: Number of training images.
+        layers_: (name, first, last) of each layer: its columns are first to last - 1.
+        broken_: Images that the last call could not read, and why.
     Source: Garcia-Gasulla et al. 2017, arXiv:1705.07706.
     """
 
@@ -324,7 +86,7 @@ class FullNetworkEmbedding(ImageEmbedding):
         upper: float = UPPER,
         batch: int = 32,
         precision: str = "float32",
-        device: str | None = None,
+        device: str = "cpu",
         workers: int = 0,
         compile: bool = False,
         errors: str = "strict",
@@ -351,7 +113,7 @@ class FullNetworkEmbedding(ImageEmbedding):
     def _wanted(self) -> str | int | Sequence[str | int]:
         return self.layers
 
-    def _fit(self, pictures: Pictures, extractor: Extractor, work: FilePath | None, progress: ProgressOption) -> None:
+    def _fit(self, pictures: Pictures, extractor: Extractor, work: FilePath | None, progress: ImageProgress) -> None:
         if work is not None:
             super()._fit(pictures, extractor, work, progress)
             return
@@ -364,23 +126,25 @@ class FullNetworkEmbedding(ImageEmbedding):
 
     def _learn(self, features: np.ndarray) -> None:
         moments = Moments(features.shape[1])
-        for _, rows in row_blocks(features, _NUMBERS):
+        for _, rows in row_blocks(features, CHUNK):
             moments.add(rows)
         self._take(moments)
 
     def _take(self, moments: Moments) -> None:
         if moments.n < 2:
-            raise ValueError(f"expected at least two pictures to standardise by, got {moments.n}: all would be 0")
+            raise ValueError(
+                f"expected at least two images to standardise by, got {moments.n}: all features would be 0"
+            )
         self.mean_, self.sd_, self.n_images_ = moments.mean, moments.sd, moments.n
 
     def _thresholds(self) -> tuple[np.ndarray, np.ndarray]:
         return thresholds(self.mean_, self.sd_, self.lower, self.upper)
 
-    def transform(self, images: Any, *, work: FilePath | None = None, progress: ProgressOption = None) -> np.ndarray:
-        """int8 (n, dim), a row for each picture; errors="skip" leaves out what cannot be read: see broken_."""
+    def transform(self, images: Any, *, work: FilePath | None = None, progress: ImageProgress = None) -> np.ndarray:
+        """One row per image, int8 (n, dim). With errors="skip", unreadable images have no row; broken_ lists them."""
         if work is not None:
             return super().transform(images, work=work, progress=progress)
-        pictures, extractor = self._start(images)
+        pictures, extractor = self._start(images, progress)
         out = scratch_array(len(pictures) * extractor.dim, np.int8).reshape(len(pictures), -1)
         low, high = self._thresholds()
         n, self.broken_ = 0, {}
@@ -390,11 +154,11 @@ class FullNetworkEmbedding(ImageEmbedding):
             self.broken_.update((pictures.keys[i], why) for i, why in batch.broken)
         return out[:n]
 
-    def embed(self, images: Any, *, work: FilePath | None = None, progress: ProgressOption = None) -> Vectors:
-        """Vectors in two bits a feature, keyed by paths below the folder, names in the tar, or numbers."""
+    def embed(self, images: Any, *, work: FilePath | None = None, progress: ImageProgress = None) -> Vectors:
+        """Vectors of two bits per feature, keyed by path relative to the folder, name in the tar, or number."""
         if work is not None:
             return super().embed(images, work=work, progress=progress)
-        pictures, extractor = self._start(images)
+        pictures, extractor = self._start(images, progress)
         planes = kernels.bit_planes(len(pictures), extractor.dim)
         low, high = self._thresholds()
         keys: list[str] = []
@@ -423,8 +187,8 @@ class FullNetworkEmbedding(ImageEmbedding):
         self.n_images_ = int(file.read("images", "I64", (1,))[0])
 
 
-def _watched(extractor: Extractor, pictures: Pictures, progress: ProgressOption) -> Any:
-    """Batches as they come, with progress; Ctrl-C ends after the running one."""
+def _watched(extractor: Extractor, pictures: Pictures, progress: ImageProgress) -> Any:
+    """Batches of features, with progress; Ctrl-C stops after the current batch."""
     with first_interrupt() as interrupted, reporting(progress, len(pictures)) as report:
         batch: Batch
         for batch in extractor.stream(pictures):
@@ -435,7 +199,7 @@ def _watched(extractor: Extractor, pictures: Pictures, progress: ProgressOption)
 
 
 class LayerEmbedding(ImageEmbedding):
-    """One layer of a network, or a few, as the vector of a picture.
+    """One layer of a network, or several concatenated, as image vectors.
 
     >>> import torch
     >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 5, 3))
@@ -443,26 +207,26 @@ class LayerEmbedding(ImageEmbedding):
     >>> LayerEmbedding(network, layer=0, preparation=Preparation(8, 8)).fit_transform(images).shape
     (6, 4)
 
-    Features go through signed power, L2 norm, PCA (with whitening), and the L2 norm again, as far as asked for.
-    DeCAF is l2=False; CNN features off-the-shelf are l2=True with views="ten", and with power=2 or reduce= and whiten=
-    in retrieval.
+    Features pass through a signed power, L2 normalisation, PCA (with whitening) and L2 normalisation again, each only
+    if its setting asks for it. DeCAF is l2=False. CNN features off-the-shelf are l2=True with views="ten"; for
+    retrieval, they add power=2, or reduce= and whiten=.
 
     Settings:
-        backbone, weights, preparation: as FullNetworkEmbedding has them.
-        layer: "penultimate", what the classifying layer is given; a number in the order of the network, from the end
-            when negative; a name of a layer or any module (with * and ?); or a list of these, put one after the other.
-        at, pool: as FullNetworkEmbedding has them.
-        views: pictures made of each: "one", "flip" (and its mirror image), "rotations" (four), "ten" (corners, middle
-            and their mirror images).
-        combine: features of the views are averaged ("mean") or put one after the other ("stack").
-        power: features become sign(x) * |x| ** power; 1 leaves them.
-        l2: vectors get length 1.
-        reduce: numbers that PCA leaves; 0 for none of it.
-        whiten: each of these gets variance 1.
-        batch, precision, device, workers, compile, errors: as FullNetworkEmbedding has them.
+        backbone, weights, preparation: As for FullNetworkEmbedding.
+        layer: "penultimate", the input of the classifier; a number in the order of the network, negative from its end;
+            the name of a layer or of any module (with * and ?); or a list of these, which are concatenated.
+        at, pool: As for FullNetworkEmbedding.
+        views: Crops and mirror images made of each image: "one", "flip" (the image and its mirror image), "rotations"
+            (four quarter turns), "ten" (corners and middle, and their mirror images).
+        combine: Whether the features of the views are averaged ("mean") or concatenated ("stack").
+        power: Features become sign(x) * |x| ** power. 1 disables it.
+        l2: Scale vectors to length 1.
+        reduce: Number of principal components to keep. 0 disables PCA.
+        whiten: Scale each component to variance 1.
+        batch, precision, device, workers, compile, errors: As for FullNetworkEmbedding.
     Learned:
-        components_, center_, variances_: with reduce, float32 (reduce, dim), (dim,) and (reduce,).
-        layers_, broken_: as in FullNetworkEmbedding.
+        components_, center_, variances_: With reduce, the PCA: float32 (reduce, dim), (dim,) and (reduce,).
+        layers_, broken_: As for FullNetworkEmbedding.
     """
 
     def __init__(
@@ -481,7 +245,7 @@ class LayerEmbedding(ImageEmbedding):
         whiten: bool = False,
         batch: int = 32,
         precision: str = "float32",
-        device: str | None = None,
+        device: str = "cpu",
         workers: int = 0,
         compile: bool = False,
         errors: str = "strict",
@@ -511,7 +275,7 @@ class LayerEmbedding(ImageEmbedding):
         check_flag("whiten", self.whiten)
         check_int("reduce", self.reduce, 0, 1 << 20)
         if self.whiten and not self.reduce:
-            raise ValueError("whiten needs reduce, the number of directions to keep")
+            raise ValueError("whiten needs reduce, the number of principal components to keep")
 
     def _wanted(self) -> str | int | Sequence[str | int]:
         return self.layer
@@ -520,10 +284,10 @@ class LayerEmbedding(ImageEmbedding):
         common = super()._run()
         return Run(**{**asdict(common), "views": self.views, "combine": self.combine})
 
-    def _fit(self, pictures: Pictures, extractor: Extractor, work: FilePath | None, progress: ProgressOption) -> None:
+    def _fit(self, pictures: Pictures, extractor: Extractor, work: FilePath | None, progress: ImageProgress) -> None:
         self.broken_ = {}
         if self.reduce:
-            super()._fit(pictures, extractor, work, progress)  # otherwise there is nothing to learn from pictures
+            super()._fit(pictures, extractor, work, progress)  # without PCA, nothing is learned from the images
 
     def _learn(self, features: np.ndarray) -> None:
         if not self.reduce:
@@ -535,11 +299,14 @@ class LayerEmbedding(ImageEmbedding):
         n, dim = features.shape
         if self.reduce > min(n, dim):
             raise ValueError(
-                f"reduce must be at most {min(n, dim)} with {n} pictures of {dim} features, got {self.reduce}"
+                f"reduce must be at most {min(n, dim)} with {n} images of {dim} features, got {self.reduce}"
             )
         pca = IncrementalPCA(self.reduce)
-        step = min(n, max(self.reduce, 5 * self.reduce, _NUMBERS // dim))
-        edges = [*range(0, n - step + 1, step), n]  # the last block takes the rest: none is smaller than reduce
+        step = min(n, max(self.reduce, 5 * self.reduce, CHUNK // dim))
+        edges = [
+            *range(0, n - step + 1, step),
+            n,
+        ]  # no chunk is smaller than reduce
         for lo, hi in pairwise(edges):
             pca.partial_fit(self._scaled(features[lo:hi]))
         self.components_ = pca.components_.astype(np.float32)
@@ -568,7 +335,7 @@ class LayerEmbedding(ImageEmbedding):
     def _check_learned(self) -> None:
         learned = len(self.components_) if hasattr(self, "components_") else 0
         if self.reduce and self.reduce != learned:
-            raise ValueError(f"was fitted with reduce={learned}, which is {self.reduce} now: fit again")
+            raise ValueError(f"was fitted with reduce={learned}, but reduce is now {self.reduce}: fit again")
 
     def _tensors(self) -> dict[str, np.ndarray]:
         if not self.reduce:

@@ -1,33 +1,26 @@
-"""What a network computes on the way to its answer: found once, then taken from every batch as it passes.
-
-A place is found by running one black picture and watching every call; the features of a layer are the spatial mean (or
-maximum, ...) of its output, taken the moment it is there, so that no map of activations outlives its layer.
-"""
+"""Extraction of features: images pass through a network in batches, and chosen layers become rows of float32."""
 
 from __future__ import annotations
 
 import json
-import os
-import sys
-import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from embfast.device.torch import choose_device
+from embfast.device.torch import torch_device
 from embfast.errors import FormatError
-from embfast.files.durable import replacing, sync
-from embfast.files.scratch import scratch_array
+from embfast.files.durable import FilePath
 from embfast.images.backbones import Backbone
+from embfast.images.features import Batch, Features, FolderFeatures, ScratchFeatures
 from embfast.images.pictures import VIEWS, Pictures, Preparation
 from embfast.images.pooling import Tapped, dim_of
+from embfast.images.progress import ImageProgress, reporting
 from embfast.images.trace import trace
 from embfast.training.loop import first_interrupt
 from embfast.training.settings import check_flag, check_int
@@ -39,42 +32,30 @@ except ImportError:
     raise ImportError("networks need torch: pip install embfast[images]") from None
 
 
-# ---- places -------------------------------------------------------------------------------------------------------
-
-
-# ---- features -----------------------------------------------------------------------------------------------------
-
-
-# ---- pictures through a network -----------------------------------------------------------------------------------
-
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ERRORS = ("strict", "skip")
 COMBINING = ("mean", "stack")
 
-_SAVE_SECONDS = 30.0  # between two records of how far a run has come
-_FORMAT = 1
-
-ProgressOption = bool | Callable[[int, int], None] | None
-
 
 @dataclass(frozen=True)
 class Run:
-    """How pictures are sent through a network; none of it changes what is computed but for rounding, views apart.
+    """How images pass through a network. Apart from views and combine, settings change features only by rounding.
 
     Settings:
-        batch: pictures at once; what memory grows with.
-        precision: "float32", or "bfloat16" or "float16" by autocast; means are taken in float32 whichever it is.
-        device: "cpu", "cuda", "cuda:1", ...; by default CUDA where there is one.
-        workers: processes that read and prepare pictures meanwhile; 0 does it in between.
-        compile: let torch.compile have the network; pays on long runs.
-        errors: "strict" stops at a picture that cannot be read, "skip" leaves it out and reports it.
-        views, combine: pictures made of each, as Preparation has them, and whether their features are averaged ("mean")
-            or put one after the other ("stack").
+        batch: Images per batch. Memory grows with it.
+        precision: "float32", or "bfloat16" or "float16" by autocast. Means are always taken in float32.
+        device: Where to run the network: "cpu", "cuda", "cuda:1", or "auto" (CUDA where a device is usable, otherwise
+            the CPU; the choice is printed).
+        workers: Number of processes that read and prepare images. 0 reads them in the main process, between batches.
+        compile: Compile the network by torch.compile, which pays off on long runs.
+        errors: "strict" stops at an image that cannot be read; "skip" leaves it out and reports it.
+        views: Crops and mirror images made of each image: "one", "flip", "rotations" or "ten", as in Preparation.
+        combine: Whether the features of the views are averaged ("mean") or concatenated ("stack").
     """
 
     batch: int = 32
     precision: str = "float32"
-    device: str | None = None
+    device: str = "cpu"
     workers: int = 0
     compile: bool = False
     errors: str = "strict"
@@ -82,7 +63,7 @@ class Run:
     combine: str = "mean"
 
     def check(self) -> None:
-        """ValueError unless all settings make sense."""
+        """ValueError if a setting is invalid or the device is missing."""
         check_int("batch", self.batch, 1, 1 << 20)
         check_int("workers", self.workers, 0, 1024)
         check_flag("compile", self.compile)
@@ -94,33 +75,11 @@ class Run:
         ):
             if getattr(self, name) not in among:
                 raise ValueError(f"{name} must be one of {', '.join(among)}, got {getattr(self, name)!r}")
-        choose_device(self.device)
-
-    @property
-    def place(self) -> torch.device:
-        """The device, chosen where none was named."""
-        return choose_device(self.device)
-
-
-class Batch(NamedTuple):
-    """Features of some pictures: their numbers, float32 (n, dim), those that could not be read, and the next number."""
-
-    numbers: list[int]
-    rows: np.ndarray
-    broken: list[tuple[int, str]]
-    stop: int
-
-
-class Features(NamedTuple):
-    """Features of pictures: a row for each that could be read, float32 (n, dim), and why others could not."""
-
-    keys: list[str]
-    matrix: np.ndarray
-    broken: dict[str, str]
+        torch_device(self.device, progress=False)
 
 
 class _Batches(torch.utils.data.Dataset):
-    """Prepared pictures of first, first + 1, ... in batches, for any process to read."""
+    """Batches of prepared images, from number `first` on; any process may read any batch."""
 
     def __init__(self, pictures: Pictures, preparation: Preparation, run: Run, first: int) -> None:
         self.pictures, self.preparation, self.run = pictures, preparation, run
@@ -150,14 +109,16 @@ class _Batches(torch.utils.data.Dataset):
 
 
 class Extractor:
-    """Features of chosen layers of one network, for any number of pictures; memory grows with the batch alone.
+    """Features of chosen layers of one network, for any number of images; memory grows with the batch alone.
 
-    The network is moved to the device and to channels_last; a module of the caller's too. It is given pictures in the
-    type of its weights.
+    The network, even one that the caller passed as a module, is moved to the device and to channels_last. Its input has
+    the dtype of its weights.
 
     Attributes:
-        points: where features are taken, in order; point i gives columns[i] = (first, last) of a row.
-        dim: features of a picture, all views together.
+        points: Where features are taken, in the order of the network. Point i gives the columns first to last - 1 of a
+            row, where columns[i] = (first, last).
+        dim: Features per image, all views together.
+        device: The torch device chosen by run.device; progress=False silences the line that "auto" prints.
     """
 
     def __init__(
@@ -168,23 +129,18 @@ class Extractor:
         at: str = "after",
         pool: str = "mean",
         run: Run = Run(),
+        progress: ImageProgress = None,
     ) -> None:
         run.check()
         self.backbone, self.run, self.at, self.pool = backbone, run, at, pool
-        size = backbone.preparation.size
-        shape = (3, size, size)
-        try:
-            first = pictures.read_ready(0, backbone.preparation)
-            shape = first.shape[1:] if first.dtype == np.float32 else shape
-        except FormatError:
-            if run.errors == "strict":
-                raise
-        self.module = backbone.module.to(run.place)
-        if all(weights.ndim != 5 for weights in self.module.parameters()):  # of volumes
+        shape = self._shape_of_input(pictures)
+        self.device = torch_device(run.device, progress=progress)
+        self.module = backbone.module.to(self.device)
+        if all(weights.ndim != 5 for weights in self.module.parameters()):  # channels_last does not fit Conv3d
             self.module.to(memory_format=torch.channels_last)
         floats = (weights.dtype for weights in self.module.parameters() if weights.is_floating_point())
         self.dtype = next(floats, torch.float32)
-        self.trace = trace(self.module, torch.zeros(1, *shape, device=run.place, dtype=self.dtype))
+        self.trace = trace(self.module, torch.zeros(1, *shape, device=self.device, dtype=self.dtype))
         self.points = self.trace.select(layers, at)
         self.tapped = Tapped(self.module, self.points, pool)
         ends = np.cumsum([0, *(dim_of(point, pool) for point in self.points)]).tolist()
@@ -192,24 +148,35 @@ class Extractor:
         self.dim = self.tapped.dim * (VIEWS[run.views] if run.combine == "stack" else 1)
         std = np.array(backbone.preparation.std, np.float32)
         mean = np.array(backbone.preparation.mean, np.float32)
-        self._scale = torch.from_numpy(1 / (255 * std)).to(run.place)
-        self._shift = torch.from_numpy(-mean / std).to(run.place)
+        self._scale = torch.from_numpy(1 / (255 * std)).to(self.device)
+        self._shift = torch.from_numpy(-mean / std).to(self.device)
+
+    def _shape_of_input(self, pictures: Pictures) -> tuple[int, ...]:
+        """(channels, height, width): that of floats, which come ready for the network, or of the preparation."""
+        size = self.backbone.preparation.size
+        try:
+            first = pictures.read_ready(0, self.backbone.preparation)
+        except FormatError:
+            if self.run.errors == "strict":
+                raise
+            return 3, size, size
+        return first.shape[1:] if first.dtype == np.float32 else (3, size, size)
 
     def stream(self, pictures: Pictures, first: int = 0) -> Iterator[Batch]:
-        """Features of pictures first, first + 1, ..., a batch at a time.
+        """Features of images first, first + 1, ..., one batch at a time.
 
         Raises:
-            FormatError: a picture cannot be read, with errors="strict".
+            FormatError: an image cannot be read, with errors="strict".
         """
-        run, place = self.run, self.run.place
+        run = self.run
         loader = torch.utils.data.DataLoader(
             _Batches(pictures, self.backbone.preparation, run, first),
             batch_size=None,
             num_workers=run.workers,
-            generator=torch.Generator(),  # its seeds are drawn from there, and not from torch's own
-            pin_memory=place.type == "cuda",
+            generator=torch.Generator(),  # seeds of workers come from here, so that torch's global state is unchanged
+            pin_memory=self.device.type == "cuda",
         )
-        autocast = torch.autocast(place.type, PRECISIONS[run.precision], enabled=run.precision != "float32")
+        autocast = torch.autocast(self.device.type, PRECISIONS[run.precision], enabled=run.precision != "float32")
         with self.tapped as network:
             network.compiled = run.compile
             compute = torch.compile(network) if run.compile else network
@@ -219,43 +186,49 @@ class Extractor:
                 rows = np.empty((0, self.dim), np.float32)
                 if ready is not None:
                     with torch.inference_mode(), autocast:
-                        features = compute(self._for_network(ready.to(place, non_blocking=True)))
+                        features = compute(self._for_network(ready.to(self.device, non_blocking=True)))
                         features = features.float().unflatten(0, (len(numbers), -1))
                         features = features.mean(1) if run.combine == "mean" else features.flatten(1)
                         rows = features.cpu().numpy()
-                    finite = np.isfinite(rows).all(axis=1)
-                    if not finite.all():
-                        wrong = [numbers[i] for i in np.flatnonzero(~finite).tolist()]
-                        why = (
-                            "expected features that are finite, got NaN or infinity: of the picture, or of the network"
-                        )
-                        broken += [(i, f"{pictures.place(i)}: {why}") for i in wrong]
-                        if run.errors == "strict":
-                            raise FormatError(broken[-len(wrong)][1])
-                        numbers, rows = [i for i in numbers if i not in wrong], rows[finite]
+                    numbers, rows, wrong = self._finite(pictures, numbers, rows)
+                    broken += wrong
                 yield Batch(numbers, rows, broken, stop)
 
     def _for_network(self, ready: Tensor) -> Tensor:
-        """uint8 (n, height, width, 3) as the network was trained to read them, channels_last in memory."""
+        """Standardises uint8 (n, height, width, 3) to the network's input (n, 3, height, width), channels_last."""
         if ready.dtype != torch.uint8:
             return ready.to(self.dtype).contiguous(memory_format=torch.channels_last)
         return torch.addcmul(self._shift, ready.float(), self._scale).permute(0, 3, 1, 2).to(self.dtype)
 
-    def features(
-        self, pictures: Pictures, work: str | os.PathLike[str] | None = None, progress: ProgressOption = None
-    ) -> Features:
-        """Features of all pictures; large ones lie in a file that is mapped, not in memory.
+    def _finite(
+        self, pictures: Pictures, numbers: list[int], rows: np.ndarray
+    ) -> tuple[list[int], np.ndarray, list[tuple[int, str]]]:
+        """Images whose features are finite, their rows, and the others with the reason; an error if errors="strict"."""
+        finite = np.isfinite(rows).all(axis=1)
+        if finite.all():
+            return numbers, rows, []
+        why = "expected finite features, got NaN or infinity; the image or the network holds such values"
+        wrong = [(numbers[i], f"{pictures.place(numbers[i])}: {why}") for i in np.flatnonzero(~finite).tolist()]
+        if self.run.errors == "strict":
+            raise FormatError(wrong[0][1])
+        return [numbers[i] for i in np.flatnonzero(finite).tolist()], rows[finite], wrong
+
+    def features(self, pictures: Pictures, work: FilePath | None = None, progress: ImageProgress = None) -> Features:
+        """Features of all images. A large matrix is memory-mapped.
 
         Settings:
-            work: a folder that keeps features as they come, and from which a run that was stopped or killed goes on:
-                Ctrl-C loses nothing, a killed process at most half a minute. Done once, it answers again at once.
-            progress: True or False for a bar with pictures per second, or a callable that gets (done, in all); by
-                default a bar when stderr is a terminal.
+            work: Folder that keeps the features as they are computed. A run that was stopped or killed resumes from it:
+                Ctrl-C loses nothing, a killed process at most 30 seconds. A finished run returns its features at once.
+            progress: True for a bar with images per second, False for none, or a callable that gets (done, total).
+                Default: a bar if stderr is a terminal.
 
         Raises:
-            ValueError: the folder has features of other pictures, layers or weights.
+            ValueError: the folder holds features of other images, layers or weights.
         """
-        made = _Kept(Path(work), self, pictures) if work is not None else _Scratch(len(pictures), self.dim)
+        if work is None:
+            made = ScratchFeatures(len(pictures), self.dim)
+        else:
+            made = FolderFeatures(Path(work), self.dim, self.fingerprint(pictures))
         with (
             made as sink,
             first_interrupt() as interrupted,
@@ -274,14 +247,14 @@ class Extractor:
 
     @cached_property
     def weights(self) -> int:
-        """A checksum of the network's weights."""
+        """CRC-32 of the network's weights."""
         crc = 0
         for tensor in self.module.state_dict().values():
             crc = zlib.crc32(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy(), crc)
         return crc
 
     def fingerprint(self, pictures: Pictures) -> dict[str, Any]:
-        """What features depend on: pictures, layers, weights, preparation."""
+        """Everything that determines the features: images, layers, weights, preparation and settings."""
         return {
             "pictures": len(pictures),
             "contents": pictures.checksum(),
@@ -296,132 +269,3 @@ class Extractor:
             "precision": self.run.precision,
             "errors": self.run.errors,
         }
-
-
-class _Scratch:
-    """Features that go with the process: in memory, or in a file without a name when they are many."""
-
-    def __init__(self, n: int, dim: int) -> None:
-        self.rows = scratch_array(n * dim, np.float32).reshape(n, dim)
-        self.n = self.stop = 0
-        self.broken: list[tuple[int, str]] = []
-
-    def __enter__(self) -> _Scratch:
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        pass
-
-    def add(self, batch: Batch) -> None:
-        self.rows[self.n : self.n + len(batch.rows)] = batch.rows
-        self.n += len(batch.rows)
-        self.stop = batch.stop
-        self.broken += batch.broken
-
-    def save(self) -> None:
-        pass  # there is nothing to come back to
-
-    def finish(self) -> np.ndarray:
-        return self.rows[: self.n]
-
-
-class _Kept:
-    """Features in a folder: features.f32, rows one after the other, and progress.json, how many of them count."""
-
-    def __init__(self, folder: Path, extractor: Extractor, pictures: Pictures) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path, self.record, self.dim = folder / "features.f32", folder / "progress.json", extractor.dim
-        self.fingerprint, self.n, self.stop = extractor.fingerprint(pictures), 0, 0
-        self.broken: list[tuple[int, str]] = []
-        if self.record.exists():
-            self._resume()
-        self.stream = open(self.path, "r+b" if self.path.exists() else "w+b")  # noqa: SIM115
-        self.stream.truncate(self.n * self.dim * 4)
-        self.stream.seek(0, os.SEEK_END)
-        self.saved = time.monotonic()
-
-    def __enter__(self) -> _Kept:
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self.stream.close()
-
-    def _resume(self) -> None:
-        try:
-            found = json.loads(self.record.read_text(encoding="utf-8"))
-            was, self.n, self.stop = found["fingerprint"], int(found["rows"]), int(found["stop"])
-            self.broken = [(int(i), str(why)) for i, why in found["broken"]]
-            if found["format"] != _FORMAT:
-                raise FormatError(f"{self.record}: expected format {_FORMAT}, got {found['format']!r}")
-        except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise FormatError(f"{self.record}: expected the record of an extraction, got {error!r}") from None
-        changed = [
-            f"{name} was {was.get(name)!r}, is {value!r}"
-            for name, value in self.fingerprint.items()
-            if was.get(name) != value
-        ]
-        if changed:
-            raise ValueError(
-                f"{self.record.parent}: has the features of another run: {'; '.join(changed)}. Name another folder, or "
-                "remove this one"
-            )
-        size = self.path.stat().st_size if self.path.exists() else 0
-        if size < self.n * self.dim * 4:
-            raise FormatError(f"{self.path}: expected {self.n * self.dim * 4:,} bytes at least, got {size:,}")
-
-    def add(self, batch: Batch) -> None:
-        self.stream.write(np.ascontiguousarray(batch.rows).data)
-        self.n += len(batch.rows)
-        self.stop = batch.stop
-        self.broken += batch.broken
-        if time.monotonic() - self.saved >= _SAVE_SECONDS:
-            self.save()
-
-    def save(self) -> None:
-        self.stream.flush()
-        sync(self.path)
-        with replacing(self.record) as stream:
-            found = {"format": _FORMAT, "rows": self.n, "stop": self.stop, "broken": self.broken}
-            stream.write(json.dumps(found | {"fingerprint": self.fingerprint}, indent=1).encode())
-        self.saved = time.monotonic()
-
-    def finish(self) -> np.ndarray:
-        self.save()
-        if self.n == 0:
-            return np.empty((0, self.dim), np.float32)
-        return np.memmap(self.path, np.float32, "r", shape=(self.n, self.dim))
-
-
-@contextmanager
-def reporting(progress: ProgressOption, total: int, first: int = 0) -> Iterator[Callable[[int], None]]:
-    """What to do with the number of pictures done: a callable gets it, a terminal shows a bar, a log (True) lines."""
-    terminal = hasattr(sys.stderr, "isatty") and sys.stderr.isatty()
-    if callable(progress):
-        yield lambda done: progress(done, total)
-    elif progress is False or (progress is None and not terminal):
-        yield lambda done: None
-    elif not terminal:
-        began = last = time.monotonic()
-
-        def line(done: int) -> None:
-            nonlocal last
-            now = time.monotonic()
-            if now - last >= 10 or done >= total:
-                rate = (done - first) / max(now - began, 1e-9)
-                print(f"{done:,} of {total:,} images  {rate:,.1f} images/s", file=sys.stderr, flush=True)
-                last = now
-
-        yield line
-    else:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task, began = bar.add_task("images", total=total, completed=first, rate=""), time.monotonic()
-
-            def show(done: int) -> None:
-                rate = (done - first) / max(time.monotonic() - began, 1e-9)
-                bar.update(task, completed=done, rate=f"{rate:,.1f} images/s")
-
-            yield show

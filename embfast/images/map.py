@@ -1,12 +1,11 @@
-"""Pictures drawn where their vectors lie."""
+"""Maps of images: thumbnails on a plane, placed by the images' vectors."""
 
-import os
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from embfast.files.durable import replacing
+from embfast.files.durable import FilePath, replacing
 from embfast.vectors.plot import project
 from embfast.vectors.vectors import Vectors
 
@@ -14,7 +13,7 @@ from embfast.vectors.vectors import Vectors
 def plot_images(
     vectors: Vectors,
     images: Any,
-    path: str | os.PathLike[str],
+    path: FilePath,
     keys: Iterable[str] | None = None,
     n: int = 400,
     method: str = "tsne",
@@ -22,23 +21,24 @@ def plot_images(
     width: int = 2000,
     thumbnail: int = 64,
 ) -> dict[str, tuple[float, float]]:
-    """Draws thumbnails of images where their vectors lie, to a file, and returns these places.
+    """Projects image vectors to a plane, draws a thumbnail at each position, and returns the positions by key.
 
     Settings:
-        images: a folder, files, a tar, ...: what the vectors were made of; see pictures.open_pictures.
-        path: the extension says the format: png, jpg, webp and what else Pillow can write.
-        keys: which to draw; n of them, spread evenly, when None.
-        method, seed: as plot has them.
-        width, thumbnail: pixels of each side of the picture, and of the longer side of a thumbnail.
+        images: The images of the vectors: a folder, files, a tar and so on, see pictures.open_pictures.
+        path: File to write. Its extension determines the format: png, jpg, webp or another one that Pillow can write.
+        keys: Keys of the images to draw. None draws n images, evenly spaced.
+        method, seed: As for plot.
+        width: Side of the drawing, in pixels.
+        thumbnail: Longer side of a thumbnail, in pixels.
 
     Raises:
-        KeyError: a key is not there, or has no image.
-        ImportError, ValueError: as plot does.
+        KeyError: a key has no vector or no image.
+        ImportError, ValueError: as for plot.
     """
     from embfast.images.pictures import encoder_of, open_pictures, thumbnail_of
 
     if not 1 <= thumbnail < width <= 1 << 15:
-        raise ValueError(f"width must be at most {1 << 15} and thumbnail smaller, got {width} and {thumbnail}")
+        raise ValueError(f"expected 1 <= thumbnail < width <= {1 << 15}, got thumbnail={thumbnail}, width={width}")
     encoder = encoder_of(path)
     pictures = open_pictures(images)
     number = {key: i for i, key in enumerate(pictures.keys)}
@@ -56,7 +56,7 @@ def plot_images(
     for key, (left, top) in zip(shown, corners.tolist(), strict=True):
         small = thumbnail_of(pictures, number[key], thumbnail)
         down, across = (thumbnail - small.shape[0]) // 2, (thumbnail - small.shape[1]) // 2
-        bottom = width - thumbnail - top + down  # the second axis points up, as in plot
+        bottom = width - thumbnail - top + down  # the y axis points up, as in plot
         sheet[bottom : bottom + small.shape[0], left + across : left + across + small.shape[1]] = small
     with replacing(path) as stream:
         encoder(sheet, stream)

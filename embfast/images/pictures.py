@@ -1,7 +1,7 @@
-"""Where pictures come from, and how one is made ready for a network: decoded, turned upright, scaled, cropped.
+"""Sources of images, and their preparation for a network: decoding, EXIF rotation, resizing and cropping.
 
-A folder, a list of files, tar shards as webdataset has them, arrays, and data sets of torch or Hugging Face: each gives
-keys and pictures by number, so that any part of it can be read again.
+A source is a folder, a list of files, tar shards like webdataset's, an array, or a data set of torch or Hugging Face.
+Each gives keys, and images by number, so that a run can resume anywhere.
 """
 
 from __future__ import annotations
@@ -23,36 +23,38 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from embfast.errors import FormatError
+from embfast.files.durable import FilePath
 
 try:
     from PIL import Image, ImageOps
 except ImportError:
-    raise ImportError("pictures need Pillow: pip install embfast[images]") from None
+    raise ImportError("images need Pillow: pip install embfast[images]") from None
 
 EXTENSIONS = {
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"),
     *(".pnm", ".jp2", ".avif", ".tga", ".ico"),
 }
-VIEWS = {"one": 1, "flip": 2, "rotations": 4, "ten": 10}  # pictures that are made of one
+VIEWS = {"one": 1, "flip": 2, "rotations": 4, "ten": 10}  # number of views made of one image
 
 _COLUMNS = ("image", "img", "picture", "jpg", "jpeg", "png", "webp", "pixel_values", "x")
 _RESAMPLING = {"nearest": 0, "bilinear": 2, "bicubic": 3, "lanczos": 1}
-_LARGEST = 1 << 15  # pixels along a scaled side: what a picture of one pixel by a million would pass
+_LARGEST = 1 << 15  # pixels along a resized side: limits images such as 1 x 1,000,000 pixels
 
 
-# ---- one picture --------------------------------------------------------------------------------------------------
+# ---- one image ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """How a picture becomes the square that a network reads.
+    """Resizing, cropping and standardisation: how an image becomes the square input of a network.
 
     Settings:
-        size: pixels of each side of the square.
-        resize: pixels that the shorter side is scaled to before the middle is cut out; 0 squashes the whole picture
-            into the square, whatever its shape.
-        mean, std: of red, green and blue, where white is 1; the network reads (value - mean) / std.
-        interpolation: "nearest", "bilinear", "bicubic" or "lanczos", each smoothed when a picture shrinks.
+        size: Side of the square, in pixels.
+        resize: Length of the shorter side after resizing, before the center crop, in pixels. 0 resizes the whole image
+            to the square without keeping its aspect ratio.
+        mean, std: Mean and standard deviation of red, green and blue, where white is 1. The network's input is
+            (value - mean) / std.
+        interpolation: "nearest", "bilinear", "bicubic" or "lanczos", with antialiasing when an image shrinks.
     """
 
     size: int = 224
@@ -76,25 +78,27 @@ class Preparation:
             or min(self.std) <= 0
             or not all(map(math.isfinite, self.mean + self.std))
         ):
-            raise ValueError(f"mean and std are three numbers, std above 0; got {self.mean} and {self.std}")
+            raise ValueError(f"mean and std must be three numbers, std above 0; got {self.mean} and {self.std}")
 
     def __call__(self, image: Image.Image, views: str = "one") -> np.ndarray:
-        """The picture as uint8 (views, size, size, 3).
+        """The image as uint8 (views, size, size, 3).
 
-        views: "one" the middle; "flip" it and its mirror image; "rotations" it in four quarter turns; "ten" the middle,
-        four corners, and the mirror images of all five.
+        views: "one": the center crop. "flip": the center crop and its mirror image. "rotations": the center crop in
+        four quarter turns. "ten": the center and four corner crops, and the mirror images of all five.
         """
         if views not in VIEWS:
             raise ValueError(f"views must be one of {', '.join(VIEWS)}, got {views!r}")
         size, how = self.size, Image.Resampling(_RESAMPLING[self.interpolation])
         if self.resize and image.format == "JPEG":
-            image.draft("RGB", (2 * self.resize, 2 * self.resize))  # never decoded to less than twice the scaled side
+            # Decodes at a lower resolution, which is faster, but to no less than twice the resized side.
+            image.draft("RGB", (2 * self.resize, 2 * self.resize))
         image = upright_rgb(image)
         if self.resize:
             short = min(image.size)
             width, height = (side * self.resize // short for side in image.size)
             if max(width, height) > _LARGEST:
-                raise ValueError(f"a picture of {image.width} x {image.height} is too narrow to scale to {self.resize}")
+                shape = f"{image.width} x {image.height} pixels"
+                raise ValueError(f"an image of {shape} is too narrow to resize to {self.resize}")
             image = image.resize((width, height), how)
         else:
             width = height = size
@@ -113,7 +117,7 @@ class Preparation:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """The whole picture in 8-bit RGB: turned as its EXIF says, what shows through it on white, 16 bits scaled to 8."""
+    """Converts an image to 8-bit RGB: rotated as its EXIF says, on white where transparent, 16 bits scaled to 8."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, dtype=np.float64)
@@ -131,9 +135,9 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def of_array(array: np.ndarray) -> Image.Image | np.ndarray:
-    """A picture from integers (height, width) or (height, width, 1, 3 or 4), uint8 or uint16.
+    """An image from uint8 or uint16 of shape (height, width) or (height, width, 1, 3 or 4).
 
-    Floats (channels, height, width) are taken for a picture that is ready for the network and come back as float32.
+    Floats of shape (channels, height, width) are an image that is ready for the network; they are returned as float32.
     """
     if array.dtype.kind == "f":
         if array.ndim != 3:
@@ -150,18 +154,18 @@ def of_array(array: np.ndarray) -> Image.Image | np.ndarray:
     return Image.fromarray(array)
 
 
-# ---- many pictures ------------------------------------------------------------------------------------------------
+# ---- many images --------------------------------------------------------------------------------------------------
 
 
 class Pictures(ABC):
-    """Keys, and pictures by number. Files are opened when they are read, so that any process may read any of them."""
+    """Keys, and images by number. Files are opened only when read, so that any process can read any image."""
 
     def __init__(self, keys: list[str]) -> None:
         if not keys:
-            raise ValueError("expected at least one picture, got none")
+            raise ValueError("expected at least one image, got none")
         if len(set(keys)) < len(keys):
             again = Counter(keys).most_common(1)[0][0]
-            raise ValueError(f"pictures must have different names: {again!r} is there more than once")
+            raise ValueError(f"images must have unique names: {again!r} occurs more than once")
         self.keys = keys
 
     def __len__(self) -> int:
@@ -169,17 +173,17 @@ class Pictures(ABC):
 
     @abstractmethod
     def read(self, i: int) -> Image.Image | np.ndarray:
-        """Picture i, or floats (channels, height, width) that are ready for the network."""
+        """Image i, or floats (channels, height, width) that are ready for the network."""
 
     @abstractmethod
     def checksum(self) -> int:
-        """Tells these pictures from others that are called alike."""
+        """A checksum that distinguishes these images from others with the same names."""
 
     def read_ready(self, i: int, preparation: Preparation, views: str = "one") -> np.ndarray:
-        """Picture i made ready: uint8 (views, size, size, 3), or float32 (1, channels, height, width) as it came.
+        """Image i, prepared: uint8 (views, size, size, 3); or unchanged floats, float32 (1, channels, height, width).
 
         Raises:
-            FormatError: it cannot be read; says which and why.
+            FormatError: the image cannot be read; the message names it and the reason.
         """
         try:
             found = self.read(i)
@@ -188,24 +192,24 @@ class Pictures(ABC):
                     return preparation(found, views)
         except (KeyboardInterrupt, MemoryError):
             raise
-        except Exception as error:  # Pillow's plugins raise whatever they stumble on
+        except Exception as error:  # Pillow's plugins may raise any exception
             reason = str(error) or type(error).__name__
-            raise FormatError(f"{self.place(i)}: expected a picture: {reason}") from None
+            raise FormatError(f"{self.place(i)}: expected an image: {reason}") from None
         if views != "one":
             raise ValueError(
-                f"views={views!r} are made of pictures; {self.place(i)} came as floats, ready for the network"
+                f"views={views!r} needs pixels, but {self.place(i)} is given as floats, ready for the network"
             )
         return found[None]
 
     def place(self, i: int) -> str:
-        """What to call picture i in an error."""
+        """The name of image i in error messages."""
         return self.keys[i]
 
 
 class FilePictures(Pictures):
-    """Files; keys are the paths as given, if not told otherwise."""
+    """Image files. Keys default to the paths as given."""
 
-    def __init__(self, paths: Sequence[str | os.PathLike[str]], keys: list[str] | None = None) -> None:
+    def __init__(self, paths: Sequence[FilePath], keys: list[str] | None = None) -> None:
         self.paths = [os.fspath(path) for path in paths]
         super().__init__(list(self.paths) if keys is None else keys)
 
@@ -213,7 +217,7 @@ class FilePictures(Pictures):
         return Image.open(self.paths[i])
 
     def checksum(self) -> int:
-        """Of the sizes of the files, and of when they were last written."""
+        """CRC-32 of the sizes and modification times of the files."""
         return _of_stamps(self.paths)
 
     def place(self, i: int) -> str:
@@ -221,9 +225,9 @@ class FilePictures(Pictures):
 
 
 class TarPictures(Pictures):
-    """Pictures in uncompressed tar files; keys are the members' names, after the tar's own where there are several."""
+    """Images in uncompressed tar files. Keys are member names, prefixed by the name of the tar if there are several."""
 
-    def __init__(self, paths: Sequence[str | os.PathLike[str]]) -> None:
+    def __init__(self, paths: Sequence[FilePath]) -> None:
         self.members: list[tuple[str, int, int]] = []
         keys = []
         for path in map(os.fspath, paths):
@@ -234,9 +238,9 @@ class TarPictures(Pictures):
                             self.members.append((path, member.offset_data, member.size))
                             keys.append(member.name if len(paths) == 1 else f"{Path(path).stem}/{member.name}")
             except tarfile.TarError as error:
-                raise FormatError(f"{path}: expected an uncompressed tar of pictures: {error}") from None
+                raise FormatError(f"{path}: expected an uncompressed tar of images: {error}") from None
         if not keys:
-            raise ValueError(f"{', '.join(map(os.fspath, paths))}: no pictures in there")
+            raise ValueError(f"{', '.join(map(os.fspath, paths))}: contains no images")
         super().__init__(keys)
 
     def read(self, i: int) -> Image.Image:
@@ -246,14 +250,14 @@ class TarPictures(Pictures):
             return Image.open(io.BytesIO(stream.read(size)))
 
     def checksum(self) -> int:
-        """Of the sizes of the files, of when they were last written, and of where pictures lie in them."""
+        """CRC-32 of sizes and modification times of the tars, and of the positions of the images in them."""
         return zlib.crc32(
             repr(self.members).encode("utf-8", "surrogatepass"), _of_stamps(dict.fromkeys(m[0] for m in self.members))
         )
 
 
 class ArrayPictures(Pictures):
-    """An array of pictures along its first axis, or a list of arrays and Pillow's images; keys are "0", "1", ..."""
+    """An array of images along its first axis, or a list of arrays and Pillow images. Keys are "0", "1", ..."""
 
     def __init__(self, arrays: Sequence[Any] | np.ndarray) -> None:
         super().__init__([str(i) for i in range(len(arrays))])
@@ -263,7 +267,7 @@ class ArrayPictures(Pictures):
         return _picture(self.arrays[i])
 
     def checksum(self) -> int:
-        """Of all pixels."""
+        """CRC-32 of all pixels."""
         crc = 0
         for item in self.arrays:
             crc = _of_item(item, crc)
@@ -271,7 +275,7 @@ class ArrayPictures(Pictures):
 
 
 class DatasetPictures(Pictures):
-    """A data set with len() and [i]: an item is a picture, a tuple that begins with one, or a dict that holds one."""
+    """A data set with len() and [i]. An item is an image, a tuple that begins with one, or a dict that holds one."""
 
     def __init__(self, dataset: Any, column: str | None = None) -> None:
         super().__init__([str(i) for i in range(len(dataset))])
@@ -281,14 +285,14 @@ class DatasetPictures(Pictures):
         return _picture(self._item(i))
 
     def checksum(self) -> int:
-        """Of the pixels of 16 pictures, spread evenly: all might take as long as the network does."""
+        """CRC-32 of the pixels of 16 evenly spaced images; reading all could take as long as the network."""
         crc = 0
         for i in np.unique(np.linspace(0, len(self) - 1, 16).astype(int)).tolist():
             try:
                 crc = _of_item(self._item(i), crc)
             except (KeyboardInterrupt, MemoryError):
                 raise
-            except Exception as error:  # read says more of it
+            except Exception as error:  # read reports it
                 crc = zlib.crc32(type(error).__name__.encode(), crc)
         return crc
 
@@ -305,19 +309,19 @@ class DatasetPictures(Pictures):
 
 
 def open_pictures(images: Any, column: str | None = None) -> Pictures:
-    """Pictures of whatever holds some.
+    """Opens images from any supported source.
 
     Settings:
-        images: a folder (searched to any depth, in order of the names), a file, a .txt of paths, a .tar, or several of
-            these ("shards-{0000..0011}.tar"); an integer array (n, height, width[, channels]); a float array (n,
-            channels, height, width), ready for the network; a tensor (n, channels, height, width); a list of arrays or
-            Pillow's images; a data set with len() and [i].
-        column: of a data set whose items are dicts, the one with the picture.
+        images: A folder (searched recursively, sorted by name), a file, a .txt of paths, a .tar, or several of these
+            ("shards-{0000..0011}.tar"); an integer array (n, height, width[, channels]); a float array (n, channels,
+            height, width), ready for the network; a tensor (n, channels, height, width); a list of arrays or Pillow
+            images; a data set with len() and [i].
+        column: Key of the image in the items of a data set, if these are dicts.
 
     Raises:
-        FileNotFoundError: no such folder or tar.
-        ValueError: there is nothing in it.
-        TypeError: it is something else.
+        FileNotFoundError: the folder or file does not exist.
+        ValueError: the source contains no images.
+        TypeError: the type of the source is not supported.
     """
     if isinstance(images, Pictures):
         return images
@@ -340,7 +344,7 @@ def open_pictures(images: Any, column: str | None = None) -> Pictures:
         return DatasetPictures(images, column)
     raise TypeError(
         f"expected a folder, files, an array or a data set with len() and [i], got {type(images).__name__}; "
-        "what can only be read once has no place to resume from"
+        "an iterator can only be read once, so no run could resume"
     )
 
 
@@ -352,7 +356,7 @@ def _of_path(path: str) -> Pictures:
     if found.is_dir():
         paths = sorted(p for p in found.rglob("*") if _is_picture(p.name) and p.is_file())
         if not paths:
-            raise ValueError(f"{path}: no pictures in there; known by their extensions: {' '.join(sorted(EXTENSIONS))}")
+            raise ValueError(f"{path}: no images with these extensions: {' '.join(sorted(EXTENSIONS))}")
         return FilePictures(paths, [p.relative_to(found).as_posix() for p in paths])
     if not found.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
@@ -370,7 +374,7 @@ def _of_path(path: str) -> Pictures:
 
 
 def _of_paths(given: list[str]) -> FilePictures:
-    """Files, and those in folders and lists, under the names that lead to them."""
+    """Files, and those in folders and lists. Keys begin with the given folder."""
     paths, keys = [], []
     for path in given:
         if os.path.isdir(path) or path.lower().endswith(".txt"):
@@ -384,12 +388,12 @@ def _of_paths(given: list[str]) -> FilePictures:
 
 
 def _expanded(path: str) -> list[str]:
-    """The names that a pattern of shards stands for; a file that is called so is one name."""
+    """Expands a pattern of shards, unless a file has exactly this name."""
     return [path] if os.path.exists(path) else list(_braces(path))
 
 
 def _braces(path: str) -> Iterator[str]:
-    """shards-{00..11}.tar as twelve names."""
+    """Expands shards-{00..11}.tar to twelve names."""
     match = re.search(r"\{(\d+)\.\.(\d+)\}", path)
     if match is None:
         yield path
@@ -406,7 +410,7 @@ def _is_picture(name: str) -> bool:
 
 def _picture(item: Any) -> Image.Image | np.ndarray:
     if isinstance(item, Image.Image):
-        return item.copy()  # its reader closes what it is given
+        return item.copy()  # the reader closes it
     if isinstance(item, str | os.PathLike):
         return Image.open(item)
     if isinstance(item, bytes):
@@ -415,7 +419,7 @@ def _picture(item: Any) -> Image.Image | np.ndarray:
         return Image.open(io.BytesIO(item["bytes"]))
     if isinstance(item, dict) and item.get("path"):
         return Image.open(item["path"])
-    if hasattr(item, "detach"):  # a tensor: bytes lie as (channels, height, width) there
+    if hasattr(item, "detach"):  # a tensor, whose pixels have shape (channels, height, width)
         item = item.detach().cpu()
         array = (item.float() if item.is_floating_point() else item).numpy()  # numpy has no bfloat16
         return of_array(array if array.dtype.kind == "f" or array.ndim == 2 else array.transpose(1, 2, 0))
@@ -434,7 +438,7 @@ def _of_stamps(paths: Iterable[str], crc: int = 0) -> int:
 
 
 def _of_item(item: Any, crc: int) -> int:
-    """Goes on with a checksum by something that _picture takes."""
+    """Updates a checksum by an item that _picture accepts."""
     if isinstance(item, dict):
         item = item.get("bytes") or item.get("path")
     if isinstance(item, str | os.PathLike):
@@ -447,14 +451,14 @@ def _of_item(item: Any, crc: int) -> int:
     )
 
 
-# ---- for drawing --------------------------------------------------------------------------------------------------
+# ---- drawing ------------------------------------------------------------------------------------------------------
 
 
 def thumbnail_of(pictures: Pictures, i: int, side: int) -> np.ndarray:
-    """Picture i, upright, its longer side of so many pixels: uint8 (height, width, 3).
+    """Image i, upright, with a longer side of `side` pixels: uint8 (height, width, 3).
 
     Raises:
-        FormatError: it cannot be read, or holds floats that were made for a network.
+        FormatError: the image cannot be read, or is floats that are ready for a network.
     """
     try:
         with pictures.read(i) as found:
@@ -462,13 +466,13 @@ def thumbnail_of(pictures: Pictures, i: int, side: int) -> np.ndarray:
     except (KeyboardInterrupt, MemoryError):
         raise
     except Exception as error:
-        raise FormatError(f"{pictures.place(i)}: expected a picture: {error or type(error).__name__}") from None
+        raise FormatError(f"{pictures.place(i)}: expected an image: {error or type(error).__name__}") from None
 
 
-def encoder_of(path: str | os.PathLike[str]) -> Callable[[np.ndarray, BinaryIO], None]:
-    """What writes uint8 (height, width, 3) in the format of a path's extension. ValueError when Pillow has none."""
+def encoder_of(path: FilePath) -> Callable[[np.ndarray, BinaryIO], None]:
+    """A function that writes uint8 (height, width, 3) in the format of the path's extension, or ValueError."""
     extension = Path(path).suffix.lower()
     format = Image.registered_extensions().get(extension)
     if format is None or format not in Image.SAVE:
-        raise ValueError(f"{os.fspath(path)}: expected a picture's extension, say .png, .jpg or .webp")
+        raise ValueError(f"{os.fspath(path)}: expected an image extension such as .png, .jpg or .webp")
     return lambda pixels, stream: Image.fromarray(pixels).save(stream, format)

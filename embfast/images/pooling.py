@@ -1,4 +1,7 @@
-"""Activations pooled to one row a picture."""
+"""Pooling of activations to one row per image, taken while the network runs.
+
+The features of a layer are taken as soon as its output exists, so that no activation map outlives its layer.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,14 @@ except ImportError:
 POOLING = ("mean", "max", "gem", "grid", "none")
 GEM_POWER = 3.0  # Radenovic et al. 2018, arXiv:1711.02512
 GRID = 2  # cells along each side of pool="grid"
-_BLOCK = 1 << 18  # half-precision numbers widened at once: they and their copy fit into a cache
+_CHUNK = 1 << 18  # half-precision numbers converted at once: they and their float32 copy fit into the cache
 
 
 def pooled(tensor: Tensor, channels: int, pooling: str) -> Tensor:
-    """One row of float32 for each picture, float32 (n, dim), of a layer's output (n, ...).
+    """Pools a layer's output (n, ...) to one row per image, float32 (n, dim).
 
-    "mean", "max" and "gem" (the mean of cubes, its root) run over all places of a map or all tokens; "grid" gives the
-    means of 2 x 2 cells, "none" all numbers. What has no places stays as it is.
+    "mean", "max" and "gem" (generalised mean: the cube root of the mean of cubes) pool over all positions of a map or
+    all tokens. "grid" gives the means of 2 x 2 cells, "none" all values. An output without positions is unchanged.
     """
     if tensor.ndim == 2 or pooling == "none":
         return tensor.flatten(1).float()
@@ -36,7 +39,7 @@ def pooled(tensor: Tensor, channels: int, pooling: str) -> Tensor:
     if pooling == "grid":
         if places.ndim != 4:
             raise ValueError(
-                f'pool="grid" needs maps of height and width, got an output of shape {tuple(tensor.shape)}'
+                f'pool="grid" needs maps with height and width, got an output of shape {tuple(tensor.shape)}'
             )
         return functional.adaptive_avg_pool2d(places.movedim(-1, 1).float(), GRID).flatten(1)
     rows = places.flatten(1, -2)
@@ -46,12 +49,12 @@ def pooled(tensor: Tensor, channels: int, pooling: str) -> Tensor:
         return rows.float().clamp(min=1e-6).pow(GEM_POWER).mean(1).pow(1 / GEM_POWER)
     if rows.dtype == torch.float32:
         return rows.mean(1)
-    step = max(1, _BLOCK // max(1, rows[0].numel()))  # torch widens all of a half-precision map before it adds up
+    step = max(1, _CHUNK // max(1, rows[0].numel()))  # torch would convert the whole map to float32 first
     return torch.cat([part.mean(1, dtype=torch.float32) for part in rows.split(step)])
 
 
 def dim_of(point: Point, pooling: str) -> int:
-    """Features that a point gives."""
+    """Number of features of a point."""
     if len(point.shape) == 1 or pooling == "none":
         return math.prod(point.shape)
     channels = point.shape[point.channels - 1 if point.channels > 0 else -1]
@@ -59,13 +62,14 @@ def dim_of(point: Point, pooling: str) -> int:
 
 
 class _Enough(Exception):
-    """All points are taken: the rest of the network need not run."""
+    """Raised when all points are taken: the rest of the network need not run."""
 
 
 class Tapped(nn.Module):
-    """A network that answers with the pooled features of some points, float32 (n, dim), in the order of the points.
+    """A network that returns the pooled features of chosen points, float32 (n, dim), in the order of the points.
 
-    Inside `with`, hooks are on the network and it is in eval mode; afterwards it is as it was. Other threads wait.
+    Use it in a `with` block: hooks are registered, the network is in eval mode, and other threads wait. Afterwards the
+    network is as before.
     """
 
     def __init__(self, module: nn.Module, points: Sequence[Point], pooling: str = "mean") -> None:
@@ -74,7 +78,7 @@ class Tapped(nn.Module):
             raise ValueError(f"pool must be one of {', '.join(POOLING)}, got {pooling!r}")
         self.module, self.points, self.pooling = module, list(points), pooling
         self.dim = sum(dim_of(point, pooling) for point in points)
-        self.compiled = False  # a compiled network has no way out before its end
+        self.compiled = False  # a compiled network cannot stop early
         self._taken: dict[int, Tensor] = {}
         self._calls: Counter[tuple[str, bool]] = Counter()
         self._functions = [(point.function, i) for i, point in enumerate(self.points) if point.function >= 0]
@@ -128,7 +132,7 @@ class Tapped(nn.Module):
             raise _Enough
 
     def forward(self, x: Tensor) -> Tensor:
-        """Runs the network as far as it has to."""
+        """Runs the network up to the last point."""
         self._taken.clear()
         self._calls.clear()
         try:
@@ -141,7 +145,7 @@ class Tapped(nn.Module):
             pass
         if len(self._taken) < len(self.points):
             absent = next(point.name for i, point in enumerate(self.points) if i not in self._taken)
-            raise ValueError(f"the network did not reach {absent} this time: its course depends on what it is given")
+            raise ValueError(f"the network did not reach {absent} this time: its control flow depends on the input")
         rows = torch.cat([self._taken[i] for i in range(len(self.points))], dim=1)
         self._taken.clear()
         return rows

@@ -1,4 +1,8 @@
-"""Where a network can be tapped: one pass with its functions watched."""
+"""Layers of a network, found by running it on one black image while its functions and modules are watched.
+
+A layer has up to three points where features can be taken: its own output, the input of its non-linearity, and the
+output of the non-linearity.
+"""
 
 from __future__ import annotations
 
@@ -28,71 +32,70 @@ _ACTIVATIONS = {
     *("hardswish", "hardsigmoid", "sigmoid", "tanh", "softplus", "softsign", "threshold", "logsigmoid", "hardshrink"),
     *("softshrink", "tanhshrink", "glu"),
 }
-_HEADS = {"sigmoid", "logsigmoid", "hardsigmoid", "tanh", "softsign"}  # that a classifying layer may end in
+_HEADS = {"sigmoid", "logsigmoid", "hardsigmoid", "tanh", "softsign"}  # non-linearities that a classifier may end in
 _SAME = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "contiguous"}
 _WATCHED = _CONVOLUTIONS | _NORMS | _ACTIVATIONS | {"linear"}
 
 
 class Point(NamedTuple):
-    """One tensor of a forward pass: what a module, or a function called by one, returned or was given.
+    """One tensor of a forward pass: the output or the input of a module, or of a function that a module calls.
 
-    name: of the module, or "module:relu" and the like for a function that it calls itself; "#2" at the second call.
+    name: Name of the module, or such as "module:relu" for a function that the module calls; "#2" marks the second call.
     """
 
     name: str
-    module: str  # the module whose hook sees it
-    call: int  # which of its calls, from 0
-    function: int  # or, when at least 0, which of the watched functions called in a forward pass
-    given: bool  # its first argument rather than what it returns
-    channels: int  # the axis of the channels: 1 for maps, -1 for tokens
-    shape: tuple[int, ...]  # of one picture
+    module: str  # name of the module whose hook sees the tensor
+    call: int  # number of the call of this module, from 0
+    function: int  # if at least 0: number of the call among all watched functions; the module's hook is not used
+    given: bool  # the first argument, not the output
+    channels: int  # axis of the channels: 1 for maps, -1 for tokens
+    shape: tuple[int, ...]  # for one image
 
 
 @dataclass
 class Layer:
-    """A convolution or linear layer: its own output, what the non-linearity is given, and what comes out of that.
+    """A convolution or linear layer, its output, and the input and output of the non-linearity that follows it.
 
-    Where no normalisation follows, `before` is `output`; where no non-linearity follows directly (the last convolution
-    of a bottleneck, whose output is added to another), `after` is `before`.
+    If no normalisation follows, "before" is "output". If no non-linearity follows directly, as for the last convolution
+    of a bottleneck, whose output is added to another tensor, "after" is "before".
     """
 
     kind: str  # "conv" or "linear"
     output: Point
     normalised: Point | None = None
     activated: Point | None = None
-    classifies: bool = False  # its output is the network's
-    rectified: bool = False  # the non-linearity is one of inner layers
+    classifies: bool = False  # its output is the output of the network
+    rectified: bool = False  # a non-linearity of inner layers follows, such as ReLU
 
     @property
     def name(self) -> str:
-        """That of its module; "#2" for the second call of one module."""
+        """Name of the module; "#2" marks its second call."""
         return self.output.name
 
     def at(self, place: str) -> Point:
-        """The point after the non-linearity, before it, or the layer's own output."""
+        """The point "after" or "before" the non-linearity, or at the layer's own "output"."""
         before = self.normalised or self.output
         return {"output": self.output, "before": before, "after": self.activated or before}[place]
 
 
 @dataclass
 class Trace:
-    """Every place of a network, in the order in which it computes."""
+    """Layers and points of a network, in the order in which it computes them."""
 
     layers: list[Layer] = field(default_factory=list)
     points: dict[str, Point] = field(default_factory=dict)
-    penultimate: Point | None = None  # what the classifying layer is given; the network's output where there is none
+    penultimate: Point | None = None  # input of the classifier; without a classifier, output of the network
 
     def select(self, layers: str | int | Sequence[str | int] = "all", at: str = "after") -> list[Point]:
-        """The points that settings name, each once, in the order of the network.
+        """Points of the chosen layers, without repetition, in the order of the network.
 
         Settings:
-            layers: "all" convolutions and linear layers but the classifying one; "convs", "linears"; "penultimate";
-                names of layers or of any module, with * and ?; numbers among the layers, from the end when negative; or
-                a list of such.
+            layers: "all" convolutions and linear layers except the classifier; "convs"; "linears"; "penultimate"; names
+                of layers or of any module, with * and ?; layer numbers, negative from the end; or a list of these.
             at: "after" the non-linearity, "before" it, or the layer's own "output".
 
         Raises:
-            ValueError: there is no such layer; says which there are.
+            ValueError: a layer does not exist; the message lists the layers.
         """
         if at not in AT:
             raise ValueError(f"at must be one of {', '.join(AT)}, got {at!r}")
@@ -101,7 +104,7 @@ class Trace:
         for wanted in [layers] if isinstance(layers, str | numbers.Integral) else layers:
             if isinstance(wanted, numbers.Integral) and not isinstance(wanted, bool):
                 if not -len(hidden) <= wanted < len(hidden):
-                    raise ValueError(f"layer {wanted}: there are {len(hidden)}, 0 to {len(hidden) - 1}")
+                    raise ValueError(f"no layer {wanted}: the network has {len(hidden)}, 0 to {len(hidden) - 1}")
                 found = [hidden[wanted].at(at)]
             elif wanted == "penultimate":
                 found = [self.penultimate] if self.penultimate else []
@@ -113,7 +116,7 @@ class Trace:
             if not found:
                 names = [layer.name for layer in self.layers]
                 shown = ", ".join(names if len(names) <= 12 else [*names[:6], "...", *names[-5:]])
-                raise ValueError(f"there is no layer {wanted!r}; there are {shown}, and modules by their names")
+                raise ValueError(f"no layer {wanted!r}: the network has {shown}, and modules by their names")
             chosen.update(dict.fromkeys(found))
         if not chosen:
             raise ValueError("expected at least one layer, got none")
@@ -122,9 +125,9 @@ class Trace:
 
 
 class Watch(TorchFunctionMode):
-    """Sees every call of a watched function: its number, its name, its first argument, which version of it, its result.
+    """Calls see(number, name, first argument, its version, result) after every call of a watched function.
 
-    The version of a tensor rises when it is changed in place, so that what went in is told from what came out.
+    In-place operations raise the version of a tensor, which tells the input from the output.
     """
 
     def __init__(self, see: Callable[[int, str, Any, int, Any], None]) -> None:
@@ -132,7 +135,7 @@ class Watch(TorchFunctionMode):
         self.see, self.number = see, 0
 
     def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        """Calls the function, and tells of it."""
+        """Calls the function and reports the call."""
         name = getattr(function, "__name__", "").rstrip("_")
         if name not in _WATCHED and name not in _SAME:
             return function(*args, **(kwargs or {}))
@@ -145,7 +148,7 @@ class Watch(TorchFunctionMode):
 
 
 def first_argument(args: tuple, named: dict[str, Any]) -> Any:
-    """What a function or a module is given."""
+    """First argument of a function or a module."""
     return args[0] if args else named.get("input")
 
 
@@ -159,9 +162,9 @@ _LOCKS_LOCK = RLock()
 
 @contextmanager
 def in_mode(module: nn.Module, training: bool) -> Iterator[None]:
-    """Inside, the network is in train or eval mode, all parts of it; afterwards each part is as it was.
+    """Sets all submodules to train or eval mode, and afterwards restores the mode of each.
 
-    Threads that share a network take turns: others wait before they come in.
+    Threads that share a network take turns: a lock per network is held throughout.
     """
     with _LOCKS_LOCK:
         lock = _LOCKS.setdefault(module, RLock())
@@ -176,14 +179,14 @@ def in_mode(module: nn.Module, training: bool) -> Iterator[None]:
 
 
 def trace(module: nn.Module, example: Tensor) -> Trace:
-    """Finds all places of a network by running it on one picture, float (1, channels, height, width).
+    """Finds the layers of a network by running it on one image, float (1, channels, height, width).
 
-    Layers are found by the functions they call (conv2d, linear, batch_norm, relu, ...), so that it does not matter
-    whether a network calls them as modules. A module that is called twice is two layers. Attention of torch's own is
-    taken for one function: the linear layers inside are not seen.
+    Layers are recognised by the functions they call (conv2d, linear, batch_norm, relu, ...), whether or not these are
+    called through modules. A module that is called twice counts as two layers. torch's own attention is one function:
+    the linear layers inside it are not seen.
 
     Raises:
-        ValueError: it calls no convolution and no linear layer.
+        ValueError: the network calls no convolution and no linear layer.
     """
     tracer = _Tracer()
     with in_mode(module, training=False), ExitStack() as hooks:
@@ -194,26 +197,26 @@ def trace(module: nn.Module, example: Tensor) -> Trace:
         with torch.no_grad(), Watch(tracer.see):
             result = module(example)
     if not tracer.layers:
-        raise ValueError(f"{type(module).__name__} calls no convolution and no linear layer; there is nothing to take")
+        raise ValueError(f"{type(module).__name__} calls no convolution and no linear layer, so it has no features")
     return tracer.finish(result)
 
 
 class _Tracer:
-    """Joins what Watch sees of functions with what hooks see of modules."""
+    """Combines the function calls that Watch reports with the module calls that hooks report."""
 
     def __init__(self) -> None:
         self.layers: list[Layer] = []
         self.order: list[Point] = []
-        self._inputs: list[Point] = []  # of layers
-        self._given: list[tuple[int, int]] = []  # (id, version) of what each layer's function was given
-        self._stages: dict[tuple[int, int], tuple[Layer, str]] = {}  # (id, version) of a tensor: whose output it is
+        self._inputs: list[Point] = []  # input of each layer
+        self._given: list[tuple[int, int]] = []  # (id, version) of the input of each layer's function
+        self._stages: dict[tuple[int, int], tuple[Layer, str]] = {}  # (id, version) of a tensor to its layer and role
         self._channels: dict[tuple[int, int], int] = {}
-        self._functions: dict[tuple[int, int], tuple[int, Layer | None, str]] = {}  # that may turn out to be a module
-        self._stack: list[tuple[str, int, tuple[int, int]]] = []  # modules that run: name, call, what they were given
+        self._functions: dict[tuple[int, int], tuple[int, Layer | None, str]] = {}  # that a module may return
+        self._stack: list[tuple[str, int, tuple[int, int]]] = []  # running modules: name, call, input
         self._calls: Counter[str] = Counter()
         self._labels: Counter[str] = Counter()
-        self._held: list[Any] = []  # tensors, so that no id is given twice
-        self._last: tuple[int, int] | None = None  # the tensor of the last point
+        self._held: list[Any] = []  # keeps tensors alive, so that no id is reused
+        self._last: tuple[int, int] | None = None  # tensor of the last point
 
     def see(self, number: int, name: str, first: Any, version: int, result: Any) -> None:
         if not isinstance(first, Tensor) or not isinstance(result, Tensor):
@@ -283,7 +286,7 @@ class _Tracer:
             setattr(layer, role, point)
         if role == "output":
             i = next(i for i, other in enumerate(self.layers) if other is layer)
-            if self._given[i] == given:  # and not what the module made of it first
+            if self._given[i] == given:  # the function got the module's input unchanged
                 self._inputs[i] = self._inputs[i]._replace(module=name, call=call, function=-1)
 
     def finish(self, result: Any) -> Trace:
@@ -301,7 +304,7 @@ class _Tracer:
         return Trace(self.layers, points, penultimate)
 
     def _axis(self, tensor: Tensor, key: tuple[int, int]) -> int:
-        """The axis of its channels: as it was made, or as in the last place of such a shape."""
+        """The channel axis of a tensor: as recorded, or that of the last point of the same shape."""
         if key not in self._channels and tensor.ndim == 4:
             for point in reversed(self.order):
                 if point.shape == tuple(tensor.shape[1:]):
@@ -310,7 +313,7 @@ class _Tracer:
 
 
 def tensors_of(result: Any) -> Iterator[Tensor]:
-    """What a network returned, alone or in tuples, lists and dicts."""
+    """The tensors of a network's output, which may be nested in tuples, lists and dicts."""
     if isinstance(result, Tensor):
         yield result
     elif isinstance(result, tuple | list | dict):

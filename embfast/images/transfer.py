@@ -1,4 +1,4 @@
-"""Studies of transfer: which layer, how few pictures, how many dimensions, which distance, and fine-tuning.
+"""Transfer studies: accuracy by layer, number of training images and dimension, and retrieval by distance.
 
 Sources: layer by layer, Yosinski et al. 2014 (arXiv:1411.1792) and Azizpour et al. 2014 (arXiv:1406.5774); a linear SVM
 on features, Razavian et al. 2014 (arXiv:1403.6382).
@@ -6,7 +6,6 @@ on features, Razavian et al. 2014 (arXiv:1403.6382).
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,30 +13,30 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from embfast.files.durable import FilePath
 from embfast.images.backbones import load_backbone
-from embfast.images.extract import Extractor, ProgressOption, Run
-from embfast.images.pictures import Pictures, Preparation, open_pictures
-from embfast.images.trace import in_mode, tensors_of, trace
+from embfast.images.extract import Extractor, Run
+from embfast.images.pictures import Preparation, open_pictures
+from embfast.images.progress import ImageProgress
 from embfast.training.settings import check_float, check_int
 
 try:
-    import torch
-    from torch import Tensor, nn
+    from torch import nn
 except ImportError:
-    raise ImportError("studies of transfer need torch: pip install embfast[images]") from None
+    raise ImportError("transfer studies need torch: pip install embfast[images]") from None
 try:
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import pairwise_distances
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
     from sklearn.svm import LinearSVC
 except ImportError:
-    raise ImportError("studies of transfer need scikit-learn: pip install embfast[images]") from None
+    raise ImportError("transfer studies need scikit-learn: pip install embfast[images]") from None
 
 SCALING = ("l2", "standard", "none")
 CLASSIFIERS = ("svm", "logistic")
 C_TRIED = tuple(10.0**power for power in range(-3, 4))
 
-_BLOCK = 1 << 22  # distances held at once: 32 MB in float64
+_CHUNK = 1 << 22  # distances in memory at once: 32 MB in float64
 
 Split = tuple[np.ndarray, np.ndarray]
 
@@ -47,7 +46,7 @@ Split = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Score:
-    """One figure measured several times, on other splits or with other seeds.
+    """One figure, measured on several splits or with several seeds.
 
     >>> print(Score((0.5, 0.6, 0.7)))
     0.600 ± 0.248 (3)
@@ -57,19 +56,19 @@ class Score:
 
     @property
     def mean(self) -> float:
-        """Their mean."""
+        """Mean of the values."""
         return math.fsum(self.values) / len(self.values)
 
     @property
     def interval(self) -> float:
-        """Half the width of the 95 % interval of the mean, by Student's t; infinite for a single value.
+        """Half the width of the 95% confidence interval of the mean, by Student's t; infinite for a single value.
 
-        Splits of one data set share pictures, so it covers the choice of the split, not that of the data set.
+        Splits of one data set share images, so the interval covers the choice of the split, not of the data set.
         """
         n = len(self.values)
         if n < 2:
             return math.inf
-        from scipy.stats import t  # scikit-learn has it installed
+        from scipy.stats import t  # scikit-learn depends on scipy
 
         variance = math.fsum((value - self.mean) ** 2 for value in self.values) / (n - 1)
         return float(t.ppf(0.975, n - 1)) * math.sqrt(variance / n)
@@ -81,12 +80,12 @@ class Score:
 def few_shot_splits(
     labels: Sequence[Any], per_class: int, seeds: Iterable[int] = range(5), test_per_class: int | None = None
 ) -> Iterator[Split]:
-    """For each seed, per_class pictures of each class to train on, and the others (or so many of each) to test on.
+    """One split per seed: per_class training images of each class, and the others, or test_per_class, to test on.
 
-    Yields row numbers, int64, rising.
+    Yields ascending row numbers, int64.
 
     Raises:
-        ValueError: a class has no picture left to test on.
+        ValueError: a class has no image left to test on.
     """
     check_int("per_class", per_class, 1, 1 << 40)
     codes, names = _codes(labels)
@@ -98,7 +97,7 @@ def few_shot_splits(
             rest = len(rows) - per_class if test_per_class is None else test_per_class
             if rest < 1 or len(rows) < per_class + rest:
                 raise ValueError(
-                    f"class {name!r}: expected {per_class} pictures to train on and {max(rest, 1)} to test on, "
+                    f"class {name!r}: expected {per_class} images to train on and {max(rest, 1)} to test on, "
                     f"got {len(rows)}"
                 )
             train.append(rows[:per_class])
@@ -113,7 +112,7 @@ def _codes(labels: Sequence[Any]) -> tuple[np.ndarray, list[Any]]:
     return codes.reshape(-1), names.tolist()
 
 
-# ---- classifying --------------------------------------------------------------------------------------------------
+# ---- classification -----------------------------------------------------------------------------------------------
 
 
 def classify(
@@ -127,15 +126,15 @@ def classify(
     C: float | None = 1.0,
     seed: int = 0,
 ) -> float:
-    """The accuracy on test of a linear classifier trained on train.
+    """Test accuracy of a linear classifier.
 
     Settings:
-        train, test: (n, dim), of any number type.
+        train, test: Features, (n, dim), of any numeric dtype.
         classifier: "svm" (LinearSVC) or "logistic".
-        scaling: "l2" gives each row length 1; "standard" takes mean and standard deviation of train; "none" is for
+        scaling: "l2" scales each row to length 1; "standard" uses mean and standard deviation of train; "none" suits
             rows of -1, 0 and 1.
-        C: the weight of errors; None takes the best of 0.001 to 1000 by cross-validation on train.
-        seed: of the classifier and of the folds.
+        C: Inverse regularisation strength. None chooses among 0.001 to 1000 by cross-validation on train.
+        seed: Seed of the classifier and of the folds.
     """
     if classifier not in CLASSIFIERS or scaling not in SCALING:
         raise ValueError(
@@ -145,8 +144,8 @@ def classify(
     if C is not None:
         check_float("C", C, 0, math.inf, above=True)
     rows, others = _scaled(train, test, scaling)
-    dual = rows.shape[0] <= rows.shape[1]  # liblinear's other solver may take minutes to end nowhere there
-    rows, others = _turned(rows, others)
+    dual = rows.shape[0] <= rows.shape[1]  # there, the primal solver may run for minutes without converging
+    rows, others = _rotated(rows, others)
     made = (
         LinearSVC(C=1.0 if C is None else C, dual=dual, max_iter=20_000, random_state=seed)
         if classifier == "svm"
@@ -172,28 +171,28 @@ def _scaled(train: np.ndarray, test: np.ndarray, scaling: str) -> tuple[np.ndarr
     return (train - mean) * scale, (test - mean) * scale
 
 
-def _turned(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same rows in fewer numbers where there are more numbers than rows, for the same linear classifier.
+def _rotated(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows rotated into fewer dimensions if dim exceeds the number of rows, with the same linear classifier.
 
-    A linear classifier with an L2 penalty lies in the space that its rows span: in an orthonormal basis of it nothing
-    changes but the time it takes.
+    The weights of a linear classifier with an L2 penalty lie in the span of the training rows. In an orthonormal basis
+    of the span, the classifier is the same and training is faster.
     """
     if train.shape[1] <= train.shape[0]:
         return train, test
     squares, turn = np.linalg.eigh(train @ train.T)
     kept = squares > squares[-1] * 1e-12
-    if not kept.any():  # no number of any row tells it from another
+    if not kept.any():  # all rows are 0
         return train[:, :1], test[:, :1]
     basis = turn[:, kept] / np.sqrt(squares[kept])
     return turn[:, kept] * np.sqrt(squares[kept]), (test @ train.T) @ basis
 
 
 def scores(rows: np.ndarray, labels: Sequence[Any], splits: Iterable[Split], **options: Any) -> Score:
-    """classify on each split of one matrix, with classify's options."""
+    """Runs classify on each split of one matrix, with the options of classify."""
     labels = np.asarray(labels)
     found = [classify(rows[train], labels[train], rows[test], labels[test], **options) for train, test in splits]
     if not found:
-        raise ValueError("expected at least one split, got none; an iterator gives its splits once")
+        raise ValueError("expected at least one split, got none; an iterator yields its splits only once")
     return Score(tuple(found))
 
 
@@ -201,7 +200,7 @@ def scores(rows: np.ndarray, labels: Sequence[Any], splits: Iterable[Split], **o
 
 
 class LayerScore(NamedTuple):
-    """What a linear classifier makes of one layer: its name, its features, and the accuracy."""
+    """Accuracy of a linear classifier on one layer: the layer's name, number of features, and accuracy."""
 
     layer: str
     dim: int
@@ -217,30 +216,30 @@ def sweep_layers(
     at: str = "after",
     pool: str = "mean",
     splits: Iterable[Split] | None = None,
-    weights: str | None = None,
+    weights: FilePath | None = None,
     preparation: Preparation | None = None,
     run: Run | None = None,
-    work: str | None = None,
-    progress: ProgressOption = None,
+    work: FilePath | None = None,
+    progress: ImageProgress = None,
     **options: Any,
 ) -> list[LayerScore]:
-    """Scores every layer by a linear classifier; the pictures go through the network once.
+    """Scores every layer by a linear classifier, in one pass of the images through the network.
 
     Settings:
-        layers, at, pool: as FullNetworkEmbedding has them.
-        splits: pairs of row numbers to train and test on, say few_shot_splits; by default five folds.
-        run: a cnn.Run: batch, device, workers, ...
-        work: a folder that keeps the features, as in FullNetworkEmbedding.fit.
-        options: classify's.
+        backbone, layers, at, pool, weights, preparation: As for FullNetworkEmbedding.
+        splits: Pairs of row numbers to train and test on, such as few_shot_splits. Default: five folds.
+        run: Batch size, device, workers and so on, an extract.Run.
+        work: Folder that keeps the features, as in FullNetworkEmbedding.fit.
+        options: Options of classify.
     """
     pictures = open_pictures(images)
     if len(labels) != len(pictures):
-        raise ValueError(f"expected a label for each of {len(pictures)} pictures, got {len(labels)}")
+        raise ValueError(f"expected a label for each of {len(pictures)} images, got {len(labels)}")
     codes, _ = _codes(labels)
     run = run or Run()
     if run.errors == "skip":
-        raise ValueError('labels belong to pictures by number: a study needs errors="strict"')
-    extractor = Extractor(load_backbone(backbone, weights, preparation), pictures, layers, at, pool, run)
+        raise ValueError('labels are matched to images by position, which needs errors="strict"')
+    extractor = Extractor(load_backbone(backbone, weights, preparation), pictures, layers, at, pool, run, progress)
     features = extractor.features(pictures, work, progress).matrix
     if splits is None:
         splits = StratifiedKFold(5, shuffle=True, random_state=0).split(codes, codes)
@@ -261,7 +260,7 @@ def sweep_dims(
     whiten: bool = False,
     **options: Any,
 ) -> dict[int, float]:
-    """Accuracy with the first so many principal components of train, which is turned once for all of them."""
+    """Accuracy with the first `dim` principal components of train, for each dim; PCA is computed once."""
     from sklearn.decomposition import PCA
 
     dims = sorted(set(dims))
@@ -281,19 +280,20 @@ def sweep_dims(
 # ---- neighbours ---------------------------------------------------------------------------------------------------
 
 
-def retrieval(
+def retrieval_by_labels(
     rows: np.ndarray, labels: Sequence[Any], metrics: Iterable[str] = ("cosine", "euclidean"), queries: Any = None
 ) -> dict[str, float]:
-    """Mean average precision when each picture looks for the others of its label, under each distance.
+    """Mean average precision of retrieving the images with a query's label, under each distance.
+
+    Rows at equal distance are ranked by row number. Keeps 32 MB of distances in memory at a time. For recall between
+    images and captions, see evaluate.retrieval.
 
     Settings:
-        metrics: names of scikit-learn's pairwise distances: "cosine", "euclidean", "manhattan", "hamming", ...
-        queries: row numbers that ask; all when None. One whose label has no other row is left out.
-
-    Of equal distances the lower row comes first. Holds 32 MB of distances at a time.
+        metrics: Names of scikit-learn's pairwise distances: "cosine", "euclidean", "manhattan", "hamming", ...
+        queries: Row numbers of the queries. None takes all rows. A query whose label no other row has is left out.
 
     Raises:
-        ValueError: no query has another row of its label.
+        ValueError: no query has another row with its label.
     """
     codes, _ = _codes(labels)
     rows = np.asarray(rows)
@@ -301,15 +301,15 @@ def retrieval(
     asking = np.arange(len(rows)) if queries is None else np.asarray(queries)
     asking = asking[np.bincount(codes)[codes[asking]] > 1]
     if not len(asking):
-        raise ValueError("no picture that asks has another one of its label")
+        raise ValueError("no query has another row with its label")
     found = {}
     for metric in metrics:
         precisions = []
-        step = max(1, _BLOCK // len(rows))
+        step = max(1, _CHUNK // len(rows))
         for lo in range(0, len(asking), step):
             part = asking[lo : lo + step]
             distances = pairwise_distances(rows[part], rows, metric=metric)
-            distances[np.arange(len(part)), part] = np.inf  # itself comes last, and does not count
+            distances[np.arange(len(part)), part] = np.inf  # the query itself comes last and is cut off
             order = np.argsort(distances, axis=1, kind="stable")[:, :-1]
             relevant = codes[order] == codes[part][:, None]
             at_rank = np.cumsum(relevant, axis=1) / np.arange(1, order.shape[1] + 1)
@@ -327,7 +327,7 @@ def nearest_neighbours(
     k: int = 5,
     metric: str = "cosine",
 ) -> float:
-    """The accuracy on test of the vote of the k nearest rows of train."""
+    """Test accuracy of a majority vote among the k nearest training rows."""
     from sklearn.neighbors import KNeighborsClassifier
 
     check_int("k", k, 1, len(train))
@@ -336,209 +336,3 @@ def nearest_neighbours(
 
 
 # ---- fine-tuning --------------------------------------------------------------------------------------------------
-
-
-class Transferred(nn.Module):
-    """A network whose first n layers come from a trained one and whose others start anew: AnB, or AnB+ when not frozen.
-
-    Frozen layers have no gradient, and their batch normalisation stays in eval mode whatever train() says: its running
-    means would otherwise follow the new pictures.
-
-    Settings:
-        module: the trained network; it is copied, not changed.
-        n: layers that are kept, in the order of the network, of a Trace's layers.
-        classes: outputs of a new classifying layer; None keeps their number.
-        frozen: AnB (True), or AnB+ (False), where kept layers learn too.
-        example: shape of a picture, (channels, height, width).
-        seed: of new weights.
-    Source: Yosinski et al. 2014, arXiv:1411.1792.
-    """
-
-    def __init__(
-        self,
-        module: nn.Module,
-        n: int,
-        classes: int | None = None,
-        *,
-        frozen: bool = True,
-        example: tuple[int, int, int] = (3, 224, 224),
-        seed: int = 0,
-    ) -> None:
-        super().__init__()
-        self.module = copy.deepcopy(module)
-        weights = next(self.module.parameters())
-        found = trace(self.module, torch.zeros(1, *example, device=weights.device, dtype=weights.dtype))
-        layers = found.layers
-        check_int("n", n, 0, len(layers))
-        names = list(found.points)
-        end = names.index(layers[n].output.name) if n < len(layers) else len(names)
-        parts = dict(self.module.named_modules())
-        called = list(dict.fromkeys(name.partition("#")[0].partition(":")[0] for name in names))
-        kept = {name.partition("#")[0].partition(":")[0] for name in names[:end]}
-        units = [name for name, part in parts.items() if _is_unit(name, part, called)]
-        self.kept = [name for name in units if _first_of(name, called) in kept]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            for name in units:
-                reset = getattr(parts[name], "reset_parameters", getattr(parts[name], "_reset_parameters", None))
-                if name not in self.kept and reset is not None:
-                    reset()
-            if classes is not None:
-                self._new_classifier(layers[-1], classes, parts)
-        self.frozen = [name for name in self.kept if frozen]
-        for name in self.frozen:
-            for weights in parts[name].parameters(recurse=False):
-                weights.requires_grad_(False)
-        self.train()
-
-    def _new_classifier(self, last: Any, classes: int, parts: dict[str, nn.Module]) -> None:
-        name = last.output.name
-        old = parts.get(name)
-        if not last.classifies or not isinstance(old, nn.Linear):
-            raise ValueError(f"expected a network that ends in a linear layer, got one that ends in {name}")
-        parent, _, own = name.rpartition(".")
-        new = nn.Linear(old.in_features, classes, bias=old.bias is not None).to(old.weight)
-        setattr(parts[parent] if parent else self.module, own, new)
-        self.kept = [kept for kept in self.kept if kept != name]
-
-    def train(self, mode: bool = True) -> Transferred:
-        """As of any module, but that frozen layers stay in eval mode."""
-        super().train(mode)
-        parts = dict(self.module.named_modules())
-        for name in getattr(self, "frozen", ()):
-            parts[name].training = False
-        return self
-
-    def forward(self, x: Tensor) -> Tensor:
-        """What the network answers."""
-        return self.module(x)
-
-
-def _is_unit(name: str, part: nn.Module, called: list[str]) -> bool:
-    """Whether a module learns or not as one: it has no parts, or none that run on their own, as torch's attention."""
-    return not any(part.children()) or (
-        bool(name)
-        and next(part.parameters(recurse=False), None) is not None
-        and not any(other.startswith(f"{name}.") for other in called)
-    )
-
-
-def _first_of(name: str, called: list[str]) -> str | None:
-    """The place of a module in the course of a network: itself, or the first to run of those that it stands among."""
-    while name not in called and name:
-        name = name.rpartition(".")[0]
-        found = next((other for other in called if other.startswith(f"{name}." if name else "")), None)
-        if found is not None:
-            return found
-    return name
-
-
-class _Labelled(torch.utils.data.Dataset):
-    """Prepared pictures with their labels."""
-
-    def __init__(self, pictures: Pictures, codes: np.ndarray, preparation: Preparation) -> None:
-        self.pictures, self.codes, self.preparation = pictures, codes, preparation
-        self.mean = np.array(preparation.mean, np.float32)
-        self.std = np.array(preparation.std, np.float32)
-
-    def __len__(self) -> int:
-        return len(self.pictures)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        ready = self.pictures.read_ready(i, self.preparation)[0]
-        if ready.dtype == np.uint8:
-            ready = ((ready.astype(np.float32) / 255 - self.mean) / self.std).transpose(2, 0, 1)
-        return torch.from_numpy(np.ascontiguousarray(ready)), int(self.codes[i])
-
-
-def fine_tune(
-    network: nn.Module,
-    images: Any,
-    labels: Sequence[int],
-    *,
-    preparation: Preparation | None = None,
-    epochs: int = 10,
-    lr: float = 0.01,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
-    batch: int = 32,
-    workers: int = 0,
-    flip: bool = True,
-    device: str | None = None,
-    seed: int = 0,
-) -> list[float]:
-    """Trains a network on labelled pictures in place, by SGD with momentum; returns the mean loss of each epoch.
-
-    Afterwards each part is in train or eval mode as it was before.
-
-    Settings:
-        labels: whole numbers from 0, the outputs of the network.
-        preparation: how pictures are made ready.
-        lr: falls to 0 along half a cosine.
-        flip: show half of the pictures mirrored.
-        seed: of the order and of the mirroring.
-
-    Raises:
-        ValueError: labels that are no outputs, nothing to learn, or a loss that is not finite any more.
-    """
-    check_int("epochs", epochs, 1, 1 << 20)
-    check_int("batch", batch, 1, 1 << 20)
-    check_float("lr", lr, 0, 1e3, above=True)
-    if np.asarray(labels).dtype.kind not in "iu":
-        raise TypeError(f"labels: expected whole numbers, got {np.asarray(labels).dtype}")
-    pictures, codes = open_pictures(images), np.asarray(labels, np.int64)
-    if codes.shape != (len(pictures),):
-        raise ValueError(f"expected a label for each of {len(pictures)} pictures, got {codes.shape}")
-    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    if not learning:
-        raise ValueError("every layer is frozen: there is nothing to learn")
-    place = Run(device=device).place
-    network.to(place)
-    kind = learning[0].dtype
-    draws = torch.Generator().manual_seed(seed)
-    loader = torch.utils.data.DataLoader(
-        _Labelled(pictures, codes, preparation or Preparation()),
-        batch_size=batch,
-        shuffle=True,
-        num_workers=workers,
-        generator=draws,
-        drop_last=len(pictures) > batch and len(pictures) % batch == 1,  # batch normalisation cannot train on one
-    )
-    optimiser = torch.optim.SGD(learning, lr, momentum, weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * len(loader))
-    losses = []
-    with in_mode(network, training=True):
-        for epoch in range(epochs):
-            total, n = 0.0, 0
-            for x, y in loader:
-                if flip:
-                    mirrored = torch.rand(len(x), 1, 1, 1, generator=draws) < 0.5
-                    x = torch.where(mirrored, x.flip(3), x)
-                outputs = next(tensors_of(network(x.to(place, kind))))  # other heads behind it are not trained
-                if int(y.min()) < 0 or int(y.max()) >= outputs.shape[1]:
-                    raise ValueError(
-                        f"labels must be from 0 to {outputs.shape[1] - 1}, got {int(y.min())} to {int(y.max())}"
-                    )
-                loss = nn.functional.cross_entropy(outputs, y.to(place))
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-                schedule.step()
-                total, n = total + loss.item() * len(x), n + len(x)
-            losses.append(total / n)
-            if not math.isfinite(losses[-1]):
-                raise ValueError(f"the loss became {losses[-1]} in epoch {epoch + 1}: lower lr, which is {lr:g}")
-    return losses
-
-
-def predict(
-    network: nn.Module, images: Any, *, preparation: Preparation | None = None, batch: int = 32, workers: int = 0
-) -> np.ndarray:
-    """The class that a network answers for each picture, int64 (n,)."""
-    pictures = open_pictures(images)
-    weights = next(network.parameters())
-    labelled = _Labelled(pictures, np.zeros(len(pictures), np.int64), preparation or Preparation())
-    loader = torch.utils.data.DataLoader(labelled, batch_size=batch, num_workers=workers, generator=torch.Generator())
-    with in_mode(network, training=False), torch.inference_mode():
-        found = [next(tensors_of(network(x.to(weights)))).argmax(1).cpu() for x, _ in loader]
-    return torch.cat(found).numpy()

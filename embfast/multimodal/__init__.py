@@ -1,1 +1,1 @@
-"""Images and captions in one space: the model, its data, losses and searches."""
+"""Joint spaces of images and captions: the model, its data, its losses, and search."""

@@ -1,7 +1,7 @@
-"""Captions of images, read from the files that data sets are published in; words of captions; pairs of Vectors.
+"""Captions of images, read from the files of published data sets; their vocabulary; rows of Vectors linked to images.
 
 Sources: Flickr8k (Hodosh et al. 2013), Karpathy's dataset_*.json (Karpathy & Fei-Fei 2015), COCO captions (Chen et al.
-2015); words and their ids as in Kiros et al. 2014, where every caption ends with a word of its own.
+2015); words and their ids as in Kiros et al. 2014, where every caption ends with an end token.
 """
 
 import json
@@ -27,7 +27,9 @@ _SPLITS = {"restval": "train", "val": "dev", "valid": "dev", "validation": "dev"
 
 
 def tokenize(text: str) -> list[str]:
-    """The words of a text, lower-cased: letters and digits, with apostrophes and hyphens inside; marks are left out.
+    """Splits a text into lower-cased words: letters and digits, with inner apostrophes and hyphens.
+
+    Punctuation is dropped.
 
     >>> tokenize("A tri-colored dog's toy , running .")
     ['a', 'tri-colored', "dog's", 'toy', 'running']
@@ -36,7 +38,7 @@ def tokenize(text: str) -> list[str]:
 
 
 class Captions:
-    """Texts that belong to images: any number for each image, also none.
+    """Texts that describe images: any number per image, including none.
 
     >>> captions = Captions.from_pairs([("a.jpg", "A dog runs ."), ("a.jpg", "A brown dog"), ("b.jpg", "Two cats")])
     >>> captions
@@ -44,14 +46,14 @@ class Captions:
     >>> captions.texts[1], captions.images[captions.owners[1]]
     ('A brown dog', 'a.jpg')
 
-    Given or read:
-        images: list of distinct keys of images.
-        owners: int32 (captions,), for each caption the place of its image in images.
-        texts: the captions; kept in UTF-8, one after the other, and decoded when asked for.
-        splits: for each image the name of its split, or "" where a file says nothing.
+    Attributes:
+        images: list of distinct image keys.
+        owners: int32 (captions,), the index in `images` of each caption's image.
+        texts: the captions; stored in UTF-8, one after the other, and decoded on access.
+        splits: the split of each image, or "" if the file names none.
 
-    Memory: the bytes of the texts, 12 for each caption and about 150 for the key of each image. A JSON file is read
-    whole while it is parsed; other files a block at a time.
+    Memory: the bytes of the texts, 12 bytes per caption and about 150 per image key. A JSON file is in memory as a
+    whole while it is parsed; other files are read in chunks.
     """
 
     def __init__(
@@ -63,13 +65,13 @@ class Captions:
         self.splits = [""] * len(self.images) if splits is None else list(splits)
         if len(set(self.images)) != len(self.images):
             twice = next(key for key, n in Counter(self.images).items() if n > 1)
-            raise ValueError(f"images must differ: {twice!r} is there twice")
+            raise ValueError(f"image keys must be distinct: {twice!r} occurs twice")
         if self.owners.shape != (len(self.texts),):
-            raise ValueError(f"expected an owner for each of {len(self.texts)} captions, got {self.owners.shape}")
+            raise ValueError(f"expected one owner for each of {len(self.texts)} captions, got {self.owners.shape}")
         if len(self.owners) and not 0 <= int(self.owners.min()) <= int(self.owners.max()) < len(self.images):
-            raise ValueError(f"owners must be places in a list of {len(self.images)} images")
+            raise ValueError(f"owners must be indices into a list of {len(self.images)} images")
         if len(self.splits) != len(self.images):
-            raise ValueError(f"expected a split for each of {len(self.images)} images, got {len(self.splits)}")
+            raise ValueError(f"expected one split for each of {len(self.images)} images, got {len(self.splits)}")
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -81,27 +83,33 @@ class Captions:
 
     @property
     def counts(self) -> np.ndarray:
-        """int64 (images,): how many captions each image has."""
+        """Number of captions of each image, int64 (images,)."""
         return np.bincount(self.owners, minlength=len(self.images))
 
     def part(self, split: str) -> "Captions":
-        """The images of one split, and their captions.
+        """Selects the images of one split and their captions.
 
         Raises:
-            ValueError: no image is in such a split.
+            ValueError: no image is in this split.
         """
-        return self._taken(np.array([name == split for name in self.splits], bool), f"split {split!r}", self.splits)
+        chosen = np.array([name == split for name in self.splits], bool)
+        return self._taken(chosen, f"is in the split {split!r}; splits are", self.splits)
 
     def of_images(self, keys: Iterable[str]) -> "Captions":
-        """Those of these images that are there, and their captions."""
+        """Selects the images with these keys and their captions; unknown keys are ignored.
+
+        Raises:
+            ValueError: none of the keys is known.
+        """
         wanted = set(keys)
-        return self._taken(np.array([key in wanted for key in self.images], bool), "any of those images", self.images)
+        chosen = np.array([key in wanted for key in self.images], bool)
+        return self._taken(chosen, "has any of these keys; keys are", self.images)
 
     def _taken(self, chosen: np.ndarray, what: str, among: list[str]) -> "Captions":
         if not chosen.any():
             found = sorted(set(among))
             more = " ..." if len(found) > 6 else ""
-            raise ValueError(f"no image of {what}; there are {', '.join(map(repr, found[:6]))}{more}")
+            raise ValueError(f"no image {what} {', '.join(map(repr, found[:6]))}{more}")
         place = np.cumsum(chosen) - 1
         kept = np.flatnonzero(chosen[self.owners]) if len(self.owners) else np.empty(0, np.int64)
         rows = np.flatnonzero(chosen).tolist()
@@ -113,7 +121,7 @@ class Captions:
         )
 
     def checksum(self) -> int:
-        """Tells one set of captions from another."""
+        """CRC-32 of images, owners and texts."""
         crc = zlib.crc32("\0".join(self.images).encode("utf-8", "surrogatepass"))
         return zlib.crc32(self.owners, zlib.crc32(self.texts.utf8, zlib.crc32(self.texts.offsets, crc)))
 
@@ -121,33 +129,37 @@ class Captions:
 
     @classmethod
     def from_pairs(cls, pairs: Iterable[Sequence[str]]) -> "Captions":
-        """Captions from (image, text) or (image, text, split); a split given again must be the same."""
+        """Builds Captions from (image, text) or (image, text, split).
+
+        All captions of an image must name the same split.
+        """
         return _collect(pairs, "pair")
 
     @classmethod
     def from_file(
         cls, path: FilePath, *, splits: Mapping[str, FilePath] | None = None, stem: bool = False, split: str = ""
     ) -> "Captions":
-        """Reads a file of captions; which kind it is, is told by its extension and contents.
+        """Reads a file of captions; the extension and the contents determine its format.
 
-        - JSON: Karpathy's dataset_*.json ("restval" counts as train), or COCO's captions_*.json, of which one file is
-          one split: pass split="train".
+        - JSON: Karpathy's dataset_*.json ("restval" counts as train), or COCO's captions_*.json. A COCO file is one
+          split: pass split="train".
         - Flickr8k.token.txt: lines of image#number, a tab and a caption; pass splits={"train":
-          "Flickr_8k.trainImages.txt", ...}, files with an image a line.
-        - tab-separated lines, plain or compressed: image, caption; image, caption, split; or image, split, number,
-          caption. A first line that begins with "image" and a tab names the columns, of which caption is one.
-        - Parquet with columns image, caption and, perhaps, split.
+          "Flickr_8k.trainImages.txt", ...}, files with one image per line.
+        - Tab-separated lines, plain or compressed: image, caption; image, caption, split; or image, split, number,
+          caption. A first line that begins with "image" and a tab names the columns, which must include caption.
+        - Parquet with columns image, caption and, optionally, split.
 
-        Splits are called "train", "dev" and "test"; "val" becomes "dev".
+        Splits are named "train", "dev" and "test"; "val" becomes "dev".
 
-        Settings:
-            splits: for each split the file that lists its images; images in none of them keep what the file said.
-            stem: take images without directory and extension: "images/a.jpg" is "a".
-            split: of all images, where the file says nothing.
+        Args:
+            splits: for each split, the file that lists its images. Images in no list keep the split in the captions
+                file.
+            stem: drop directory and extension from image keys: "images/a.jpg" becomes "a".
+            split: the split of images for which the file names none.
 
         Raises:
-            FormatError: a line or an entry is not what it should be; the message says where.
-            ValueError: an image is in two splits, or the file holds no image.
+            FormatError: the file holds no image, or a line or an entry is malformed; the message says where.
+            ValueError: an image is in two splits, or a list names no image of the file.
         """
         name = os.fspath(path)
         if name.endswith(".json"):
@@ -167,7 +179,7 @@ class Captions:
 
     @classmethod
     def joined(cls, parts: Iterable["Captions"]) -> "Captions":
-        """Several sets in one, such as COCO's two files; an image may be in several of them, in the same split."""
+        """Joins several sets, such as COCO's two files. An image in several of them must be in the same split."""
         parts = list(parts)
         place: dict[str, int] = {}
         splits: list[str] = []
@@ -186,22 +198,23 @@ class Captions:
 
 
 class Linked:
-    """Rows of Vectors that belong to images, in the place of captions: spoken captions, sketches, other views.
+    """Rows of Vectors that belong to images and replace captions: spoken captions, sketches, other views.
 
     >>> from embfast.vectors.vectors import Vectors
     >>> spoken = Vectors(["s1", "s2", "s3"], np.eye(3, dtype=np.float32))
     >>> Linked(spoken, ["a.jpg", "a.jpg", "b.jpg"])
     Linked(3 rows of dim 3, of 2 images)
 
-    Given:
+    Args:
         vectors: any Vectors.
-        owners: for each row the key of its image.
+        owners: the key of each row's image.
+        splits: the split of images, by key. Images without an entry are in no split.
     """
 
     def __init__(self, vectors: Any, owners: Iterable[str], splits: Mapping[str, str] | None = None) -> None:
         owners = list(owners)
         if len(owners) != len(vectors):
-            raise ValueError(f"expected the image of each of {len(vectors)} rows, got {len(owners)}")
+            raise ValueError(f"expected one image for each of {len(vectors)} rows, got {len(owners)}")
         self.vectors = vectors
         place: dict[str, int] = {}
         self.owners = np.array([place.setdefault(key, len(place)) for key in owners], np.int32)
@@ -216,15 +229,15 @@ class Linked:
         return f"Linked({len(self)} rows of dim {self.vectors.dim}, of {len(self.images)} images)"
 
     def part(self, split: str) -> "Linked":
-        """The images of one split, and their rows."""
+        """Selects the images of one split and their rows."""
         return self.of_images(key for key, name in zip(self.images, self.splits, strict=True) if name == split)
 
     def of_images(self, keys: Iterable[str]) -> "Linked":
-        """Those of these images that are there, and their rows."""
+        """Selects the images with these keys and their rows; unknown keys are ignored."""
         wanted = set(keys)
         chosen = np.array([key in wanted for key in self.images], bool)
         if not chosen.any():
-            raise ValueError("no row belongs to any of those images")
+            raise ValueError("no row belongs to any of these images")
         part = object.__new__(Linked)
         kept = np.flatnonzero(chosen[self.owners])
         part.vectors, part.rows = self.vectors, self.rows[kept]
@@ -234,7 +247,7 @@ class Linked:
         return part
 
     def checksum(self) -> int:
-        """Tells one set of rows from another, by their owners."""
+        """CRC-32 of owners and image keys."""
         return zlib.crc32(self.owners, zlib.crc32("\0".join(self.images).encode("utf-8", "surrogatepass")))
 
 
@@ -242,9 +255,9 @@ class Linked:
 
 
 def vocabulary(texts: Iterable[str], min_count: int) -> tuple[list[str], np.ndarray]:
-    """The words of texts that occur min_count times, most frequent first, behind <end> and <unk>; and their counts.
+    """Returns <end>, <unk> and the words that occur at least min_count times, most frequent first; and the counts.
 
-    <end> counts the texts, <unk> the words left out.
+    The count of <end> is the number of texts, that of <unk> the number of occurrences of rarer words.
     """
     counts: Counter[str] = Counter()
     n = 0
@@ -256,10 +269,10 @@ def vocabulary(texts: Iterable[str], min_count: int) -> tuple[list[str], np.ndar
 
 
 def encode(texts: Iterable[str], words: Mapping[str, int], max_words: int) -> tuple[np.ndarray, np.ndarray]:
-    """Word ids of texts, int32, and where each text begins, int64 (n + 1,).
+    """Encodes texts as word ids, int32, with the offsets of the texts, int64 (n + 1,).
 
-    A text is at most its first max_words words, a word that is not known is <unk>, and behind all stands <end>: an
-    empty text is <end> alone.
+    Each text is truncated to max_words words and ends with <end>; unknown words become <unk>. An empty text is <end>
+    alone.
 
     >>> encode(["a dog ran", ""], {"<end>": 0, "<unk>": 1, "a": 2, "dog": 3}, 50)[0].tolist()
     [2, 3, 1, 0, 0]
@@ -278,7 +291,7 @@ def encode(texts: Iterable[str], words: Mapping[str, int], max_words: int) -> tu
 
 
 def _collect(rows: Iterable[Sequence[str]], what: str) -> Captions:
-    """Captions from rows of image, text and, perhaps, split; text None names an image without a caption."""
+    """Builds Captions from rows (image, text) or (image, text, split); text None is an image without a caption."""
     place: dict[str, int] = {}
     splits: list[str] = []
     owners: list[int] = []
@@ -286,7 +299,7 @@ def _collect(rows: Iterable[Sequence[str]], what: str) -> Captions:
     def texts() -> Iterator[str]:
         for number, row in enumerate(rows, 1):
             if isinstance(row, str) or not 2 <= len(row) <= 3:
-                raise ValueError(f"{what} {number}: expected an image, a caption and perhaps a split, got {row!r}")
+                raise ValueError(f"{what} {number}: expected an image, a caption and optionally a split, got {row!r}")
             image, text, *rest = row
             split = (rest[0] or "") if rest else ""
             if not isinstance(image, str) or not image:
@@ -305,7 +318,7 @@ def _collect(rows: Iterable[Sequence[str]], what: str) -> Captions:
 
 
 def _lines(path: FilePath) -> Iterator[str]:
-    """The lines of a text file, plain or compressed, a block at a time."""
+    """Yields the lines of a text file, plain or compressed, reading it in chunks."""
     rest, number = b"", 0
     try:
         for chunk in plain_chunks(path, None):
@@ -326,7 +339,7 @@ def _line_pairs(path: FilePath) -> Iterator[tuple[str, str, str]]:
         fields = line.split("\t")
         if number == 1 and fields[0] == "image":
             if "caption" not in fields:
-                raise FormatError(f"{path}:1: expected a column caption beside image, got {', '.join(fields[1:])}")
+                raise FormatError(f"{path}:1: expected a column caption besides image, got {', '.join(fields[1:])}")
             columns = [fields.index("image"), fields.index("caption")]
             columns += [fields.index("split")] if "split" in fields else []
             width = len(fields)
@@ -345,8 +358,8 @@ def _line_pairs(path: FilePath) -> Iterator[tuple[str, str, str]]:
                 row = [numbered.group(1), fields[1]]
         else:
             raise FormatError(
-                f"{path}:{number}: expected image, tab, caption (and a split behind them), or image, split, number and "
-                f"caption, got {len(fields)} columns: {line[:80]!r}"
+                f"{path}:{number}: expected the tab-separated columns image, caption (and optionally split), or image, "
+                f"split, number, caption, got {len(fields)} columns: {line[:80]!r}"
             )
         if not row[0]:
             raise FormatError(f"{path}:{number}: expected the key of an image, got an empty column")
@@ -376,14 +389,14 @@ def _parquet_pairs(path: FilePath) -> Iterator[tuple[str, str, str]]:
 
 
 def _from_json(path: FilePath) -> Captions:
-    """Karpathy's format, with sentences in its images, or COCO's, with annotations beside them."""
+    """Reads Karpathy's format, with sentences inside images, or COCO's, with a separate list of annotations."""
     try:
         with open(path, "rb") as stream:
             data = json.load(stream)
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise FormatError(f"{path}: expected JSON: {error}") from None
     if not isinstance(data, dict) or not isinstance(data.get("images"), list):
-        raise FormatError(f"{path}: expected an object with a list \"images\"; neither Karpathy's format nor COCO's")
+        raise FormatError(f"{path}: expected an object with a list \"images\", as in Karpathy's format or COCO's")
     rows = _coco_rows(data, path) if "annotations" in data else _karpathy_rows(data, path)
     return _collect(rows, f"{path}: caption")
 
@@ -409,7 +422,7 @@ def _coco_rows(data: dict[str, Any], path: FilePath) -> Iterator[tuple[str, str 
         except (KeyError, TypeError) as error:
             raise FormatError(f"{path}: images[{number}]: expected id and file_name: {error!r}") from None
         _expect_text(path, f"images[{number}]", "file_name", image["file_name"])
-    for name in names.values():  # first, so that images stay in the order of the file, also those without captions
+    for name in names.values():  # first, to keep the order of the images and those without captions
         yield (name, None, "")
     for number, annotation in enumerate(data["annotations"]):
         try:
@@ -418,7 +431,7 @@ def _coco_rows(data: dict[str, Any], path: FilePath) -> Iterator[tuple[str, str 
         except (KeyError, TypeError) as error:
             raise FormatError(f"{path}: annotations[{number}]: expected image_id and caption: {error!r}") from None
         if name is None:
-            raise FormatError(f"{path}: annotations[{number}]: image_id {image!r} is not among the images")
+            raise FormatError(f"{path}: annotations[{number}]: image_id {image!r} is not in the list of images")
         _expect_text(path, f"annotations[{number}]", "caption", text)
         yield (name, text, "")
 
@@ -436,7 +449,7 @@ def _stemmed(captions: Captions, name: str) -> Captions:
     stems = [_stem(key) for key in captions.images]
     if len(set(stems)) != len(stems):
         twice = next(key for key, n in Counter(stems).items() if n > 1)
-        raise FormatError(f"{name}: without directory and extension, several images are called {twice!r}")
+        raise FormatError(f"{name}: without directory and extension, several images have the key {twice!r}")
     return Captions(stems, captions.owners, captions.texts, captions.splits)
 
 
@@ -454,6 +467,8 @@ def _with_splits(captions: Captions, files: Mapping[str, FilePath], stem: bool) 
                 found[key] = name
                 listed += 1
         if not listed:
-            raise ValueError(f"{path}: lists none of the {len(found)} images that have captions; do their names agree?")
+            raise ValueError(
+                f"{path}: lists none of the {len(found)} images that have captions; compare the names in both files"
+            )
     splits = [new or old for new, old in zip(found.values(), captions.splits, strict=True)]
     return Captions(captions.images, captions.owners, captions.texts, splits)

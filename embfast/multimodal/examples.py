@@ -1,6 +1,6 @@
-"""What a run of Multimodal trains on: images, their captions, and rows of other kinds, in batches.
+"""Training data of Multimodal: images, their captions and rows of other modalities, in batches.
 
-Source: Kiros et al. 2014, arXiv:1411.2539 (captions of like length together).
+Source: Kiros et al. 2014, arXiv:1411.2539 (batches of captions of similar length).
 """
 
 import math
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 IMAGES, CAPTIONS = "images", "captions"
 
-_POOL = 20  # batches whose captions are sorted by length together
+_POOL = 20  # batches per pool; captions are sorted by length within a pool
 
 
 class Rows:
-    """Items that are rows of Vectors: item i is row rows[i]. What is not float32 becomes it in the tower."""
+    """Items that are rows of Vectors: item i is row rows[i]. The tower converts int8 and ternary rows to float32."""
 
     lengths = None
 
@@ -36,7 +36,7 @@ class Rows:
 
 
 def check_finite(vectors: Any, rows: np.ndarray, name: str) -> None:
-    """ValueError unless all numbers of some rows are finite; 4 MB of them at a time."""
+    """TypeError unless vectors are Vectors, ValueError unless these rows are finite. Reads chunks of 4 MB."""
     if not isinstance(vectors, Vectors):
         raise TypeError(f"{name}: expected Vectors, got {type(vectors).__name__}")
     step = max(1, (1 << 20) // max(1, vectors.dim))
@@ -44,16 +44,27 @@ def check_finite(vectors: Any, rows: np.ndarray, name: str) -> None:
         part = vectors.matrix[rows[lo : lo + step]]
         if part.dtype.kind == "f" and not np.isfinite(part).all():
             row = rows[lo + int(np.flatnonzero(~np.isfinite(part).all(1))[0])]
-            raise ValueError(f"{name}: the vector of {vectors.keys[row]!r} has a number that is not finite")
+            raise ValueError(f"{name}: the vector of {vectors.keys[row]!r} is not finite")
 
 
 def some_rows_checksum(vectors: Any, rows: np.ndarray) -> int:
-    """Of the first 256 of these rows, in the order of the matrix."""
+    """CRC-32 of the first 256 of these rows, in matrix order."""
     return zlib.crc32(np.ascontiguousarray(vectors.matrix[np.unique(rows)[:256]]), vectors.dim)
 
 
+def checksums(word_vectors: Vectors | None, document_model: Any) -> dict[str, int]:
+    """Checksums of initial word vectors and of a document model, by name; none for None."""
+    found = {}
+    if word_vectors is not None:
+        found["word_vectors_crc"] = some_rows_checksum(word_vectors, np.arange(len(word_vectors)))
+    if document_model is not None:
+        read = document_model.word_vectors_ if document_model.mode != "dbow" else document_model.vectors_
+        found["document_model_crc"] = some_rows_checksum(read, np.arange(len(read)))
+    return found
+
+
 class Words:
-    """Items that are texts in word ids."""
+    """Items that are texts encoded as word ids."""
 
     dim = 0
 
@@ -68,7 +79,7 @@ class Words:
 
 
 class Examples:
-    """Images and what belongs to them: for each modality its items, all led by the captions."""
+    """The items of each modality. Captions are the examples; every other modality supplies an item for each."""
 
     def __init__(
         self,
@@ -78,13 +89,13 @@ class Examples:
         missing: str,
         read: Callable[[Iterable[str]], "Rows | Words"],
     ) -> None:
-        """missing: "error", or "skip" captions of images that have no vector. read: texts as their tower takes them."""
+        """missing: "error", or "skip" to drop captions of images without a vector. read: encodes texts for a tower."""
         if missing not in ("error", "skip"):
             raise ValueError(f"missing must be 'error' or 'skip', got {missing!r}")
         self.images = images
         captions = _known(images, captions, missing)
         if not len(captions):
-            raise ValueError("there is no caption of any image to work with")
+            raise ValueError("expected captions of the images, got none")
         self.owners = captions.owners
         self.image_rows = np.fromiter((images.index_of(key) for key in captions.images), np.int64, len(captions.images))
         self.sides: dict[str, Rows | Words] = {IMAGES: Rows(images, self.image_rows[self.owners])}
@@ -96,38 +107,45 @@ class Examples:
         self.by_image: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         for name, linked in others.items():
             if name in (IMAGES, CAPTIONS) or not isinstance(linked, Linked):
-                raise ValueError(f"others: expected Linked rows under a name of their own, got {name!r}: {linked!r}")
-            place = {key: i for i, key in enumerate(linked.images)}
-            for key in captions.images:
-                if key not in place:
-                    raise ValueError(f"others: {name!r} has no row of image {key!r}")
-            order = np.argsort(linked.owners, kind="stable")
-            wanted = np.array([place[key] for key in captions.images])
-            first, last = (np.searchsorted(linked.owners[order], wanted, side) for side in ("left", "right"))
-            self.sides[name] = Rows(linked.vectors, linked.rows[order])
-            check_finite(linked.vectors, linked.rows, name)
-            self.by_image[name] = first, last
+                raise ValueError(
+                    f"others: expected Linked rows under names other than {IMAGES!r} and {CAPTIONS!r}, "
+                    f"got {name!r}: {linked!r}"
+                )
+            self._add(name, linked, captions.images)
         self._captions = captions
         self._given = {IMAGES: Rows(images, self.image_rows), **{name: self.sides[name] for name in others}}
         if not isinstance(captions, Captions):
             self._given[CAPTIONS] = self.sides[CAPTIONS]
 
+    def _add(self, name: str, linked: Linked, images: list[str]) -> None:
+        """Adds a modality, its rows sorted by image."""
+        place = {key: i for i, key in enumerate(linked.images)}
+        for key in images:
+            if key not in place:
+                raise ValueError(f"others: {name!r} has no row for image {key!r}")
+        order = np.argsort(linked.owners, kind="stable")
+        wanted = np.array([place[key] for key in images])
+        first, last = (np.searchsorted(linked.owners[order], wanted, side) for side in ("left", "right"))
+        self.sides[name] = Rows(linked.vectors, linked.rows[order])
+        check_finite(linked.vectors, linked.rows, name)
+        self.by_image[name] = first, last
+
     def fingerprint(self) -> dict[str, int]:
-        """What tells these data from others: sizes, and checksums of captions and of some vectors of each modality."""
+        """Identifies these data: sizes, and checksums of captions and of some vectors of each modality."""
         found = {"images": len(self.image_rows), "captions": len(self.owners), "crc": self._captions.checksum()}
         for name, rows in self._given.items():
             found[f"{name}_crc"] = zlib.crc32(rows.rows, some_rows_checksum(rows.vectors, rows.rows))
         return found
 
     def plan(self, epoch: int, *, seed: int, batch: int, bucketed: bool, distinct_images: bool) -> list[np.ndarray]:
-        """The batches of an epoch, int64 caption numbers: the same for the same seed and epoch.
+        """Returns the batches of an epoch, each an int64 array of caption numbers, as determined by seed and epoch.
 
-        Batches of an epoch differ by one in size at most; the sizes at each place are the same in all epochs.
+        Batch sizes within a pool differ by at most one, and batch i has the same size in every epoch.
         """
         rng = np.random.default_rng([seed, epoch])
         order = rng.permutation(len(self.owners))
         rounds = [order]
-        if distinct_images:  # the first caption of each image, the second ones, ...
+        if distinct_images:  # round r holds the r-th caption of each image
             by_image = order[np.argsort(self.owners[order], kind="stable")]
             first = np.searchsorted(self.owners[by_image], np.arange(len(self.image_rows)))
             nth = np.arange(len(order)) - first[self.owners[by_image]]
@@ -144,13 +162,13 @@ class Examples:
                 parts = np.array_split(pool, max(1, math.ceil(len(pool) / batch)))
                 sizes = [len(part) for part in parts]
                 shuffled = rng.permutation(len(parts))
-                # Larger parts stand first whatever the order, so that the edges of batches are those of every epoch.
+                # Larger parts come first, so that batch edges are equal in all epochs.
                 shuffled = shuffled[np.argsort([-sizes[i] for i in shuffled], kind="stable")]
                 batches += [parts[i] for i in shuffled]
         return batches
 
     def beside(self, items: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """For some captions, the item of each modality that stands beside each."""
+        """Draws the item of each modality that joins each of these captions."""
         chosen = {IMAGES: items, CAPTIONS: items}
         for name, (first, last) in self.by_image.items():
             image = self.owners[items]
@@ -159,7 +177,7 @@ class Examples:
 
 
 def training_and_validation(captions: Any, validation: Any) -> tuple[Any, Any]:
-    """What trains and what validates, by the names of splits."""
+    """The captions to train on and those to validate with, by the names of their splits."""
     if not isinstance(captions, Captions | Linked) or not isinstance(validation, Captions | Linked | None):
         captions = validation if isinstance(captions, Captions | Linked) else captions
         raise TypeError(f"expected Captions or Linked rows, got {type(captions).__name__}; see Captions.from_file")
@@ -169,17 +187,17 @@ def training_and_validation(captions: Any, validation: Any) -> tuple[Any, Any]:
     for name in ("train", ""):
         if name in splits:
             return (captions.part(name) if len(splits) > 1 else captions), validation
-    raise ValueError(f"no image is in the split 'train'; there are {', '.join(map(repr, sorted(splits)))}")
+    raise ValueError(f"no image is in the split 'train'; splits are {', '.join(map(repr, sorted(splits)))}")
 
 
 def _known(images: Any, captions: Any, missing: str) -> Any:
-    """The captions whose images have vectors; images without captions are left out too, where they are unknown."""
+    """The captions of images that have vectors. Images with neither a caption nor a vector are dropped silently."""
     used = np.bincount(captions.owners, minlength=len(captions.images)) > 0
     unknown = [key for key, has in zip(captions.images, used.tolist(), strict=True) if key not in images and has]
     if unknown and missing == "error":
         raise ValueError(
-            f"{len(unknown):,} images with captions have no vector, the first {unknown[0]!r} (vectors are called like "
-            f'{next(iter(images.keys), None)!r}); missing="skip" leaves their captions out'
+            f"{len(unknown):,} images with captions have no vector, the first {unknown[0]!r} (vectors have keys like "
+            f'{next(iter(images.keys), None)!r}); missing="skip" drops their captions'
         )
     if any(key not in images for key in captions.images):
         captions = captions.of_images(key for key in captions.images if key in images)

@@ -1,4 +1,4 @@
-"""A web page of search results with their pictures: one file, no script, no server."""
+"""A web page of search results with their pictures: one file, without scripts or a server."""
 
 import base64
 import mimetypes
@@ -36,22 +36,22 @@ def write_page(
     embed: bool = True,
     title: str = "Search results",
 ) -> None:
-    """Writes what search_images found for texts, and search_captions for images.
+    """Writes the results of search_images and search_captions to an HTML page.
 
-    Settings:
-        images: for each text asked for the keys and scores of images, best first.
-        captions: for each image asked for captions and scores.
-        folder: where the image files are; a key is the name of a file below it, with or without its extension. Without
-            a folder the page has keys alone.
-        embed: put the files themselves into the page, about 4/3 of their size; otherwise links that are relative to
-            where the page is.
-        title: of the page.
+    Args:
+        images: keys and scores of images, best first, by query text.
+        captions: captions and scores, best first, by key of the query image.
+        folder: directory of the image files. A key is the path of a file below it, with or without the extension.
+            Without a folder the page shows keys only.
+        embed: embed the image files in the page, at about 4/3 of their size. Otherwise the page links to them by
+            relative paths.
+        title: title of the page.
 
     All keys and texts are escaped.
 
     Raises:
-        FileNotFoundError: an image is not in folder.
-        ValueError: a key leads out of folder.
+        FileNotFoundError: an image is not in the folder.
+        ValueError: a key leads out of the folder.
     """
     files = None if folder is None else _Files(Path(folder), Path(path), embed)
     parts = []
@@ -71,14 +71,14 @@ def write_page(
 
 
 class _Files:
-    """Where a page finds the pictures of a folder."""
+    """The image files of a folder, as a page refers to them."""
 
     def __init__(self, folder: Path, page: Path, embed: bool) -> None:
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: no such directory of images")
         self.folder, self.embed = folder, embed
         self.page = page.absolute().parent
-        self.by_stem: dict[Path, dict[str, str]] = {}  # of each folder that keys lead to
+        self.by_stem: dict[Path, dict[str, str]] = {}  # file names by stem, for each directory that keys lead to
 
     def _stems(self, folder: Path) -> dict[str, str]:
         if folder not in self.by_stem:
@@ -87,13 +87,13 @@ class _Files:
         return self.by_stem[folder]
 
     def source(self, key: str) -> str:
-        """What stands in the src of a picture."""
+        """The src attribute of a picture."""
         file = self.folder / key
         if os.path.isabs(key) or os.path.normpath(key).split(os.sep)[0] == os.pardir:
             raise ValueError(f"image {key!r} leads out of {self.folder}")
         if not file.is_file():
             if file.name not in self._stems(file.parent):
-                raise FileNotFoundError(f"{file}: no such image, neither with another extension")
+                raise FileNotFoundError(f"{file}: no such image, with this or another extension")
             file = file.parent / self._stems(file.parent)[file.name]
         if not self.embed:
             return quote(Path(os.path.relpath(file.absolute(), self.page)).as_posix())

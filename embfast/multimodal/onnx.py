@@ -1,6 +1,6 @@
-"""Towers as ONNX files, for runtimes without torch; needs the package onnx alone.
+"""Writes towers as ONNX files, for runtimes without torch; needs only the package onnx.
 
-The graphs are written node by node, by https://onnx.ai/onnx/operators, version 17: torch's exporters either fix the
+The graphs are built node by node after https://onnx.ai/onnx/operators, opset 17: torch's exporters either fix the
 length of a text or are deprecated.
 """
 
@@ -20,20 +20,20 @@ OPSET, IR = 17, 8
 
 
 class Graph:
-    """Nodes and weights of a graph, under names that count up."""
+    """Nodes and weights of a graph, named by consecutive numbers."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
         self.weights: list[Any] = []
 
     def constant(self, array: Any, dtype: type = np.float32) -> str:
-        """The name of a weight."""
+        """Adds a weight; returns its name."""
         name = f"weight{len(self.weights)}"
         self.weights.append(numpy_helper.from_array(np.ascontiguousarray(array, dtype), name))
         return name
 
     def node(self, kind: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
-        """The name, or names, of what a node gives."""
+        """Adds a node; returns the names of its outputs, or the name of its only one."""
         names = [f"{kind.lower()}{len(self.nodes)}_{i}" for i in range(outputs)]
         self.nodes.append(helper.make_node(kind, inputs, names, **attributes))
         return names[0] if outputs == 1 else names
@@ -43,19 +43,19 @@ class Graph:
         return self.node("Gemm", rows, self.constant(_array(layer.weight)), self.constant(_array(layer.bias)), transB=1)
 
     def layers(self, rows: str, tower: Any) -> str:
-        """A VectorTower."""
+        """The layers of a VectorTower."""
         for i, layer in enumerate(tower.layers):
             rows = self.affine(self.node("Relu", rows) if i else rows, layer)
         return rows
 
     def into_space(self, rows: str, absolute: bool) -> str:
-        """Rows at length 1; rows of zeros stay."""
+        """Normalises rows; rows of zeros are kept."""
         lengths = self.node("Max", self.node("ReduceL2", rows, axes=[1], keepdims=1), self.constant(1e-12))
         rows = self.node("Div", rows, lengths)
         return self.node("Abs", rows) if absolute else rows
 
     def inside(self) -> str:
-        """bool (longest, texts, 1): is there a word?"""
+        """Mask of the words, bool (longest, texts, 1)."""
         longest = self.node("Gather", self.node("Shape", "ids"), self.constant(0, np.int64))
         steps = self.node("Range", self.constant(0, np.int64), longest, self.constant(1, np.int64))
         steps = self.node("Unsqueeze", steps, self.constant([1], np.int64))
@@ -63,7 +63,7 @@ class Graph:
         return self.node("Unsqueeze", inside, self.constant([2], np.int64))
 
     def pooled(self, rows: str, how: str) -> str:
-        """(longest, texts, dim) to (texts, dim), over the words that are there."""
+        """Pools (longest, texts, dim) to (texts, dim), without padding."""
         rows = self.node("Where", self.inside(), rows, self.constant(-np.inf if how == "max" else 0.0))
         if how == "max":
             return self.node("ReduceMax", rows, axes=[0], keepdims=0)
@@ -74,9 +74,9 @@ class Graph:
         return self.node("Div", rows, self.node("Unsqueeze", lengths, self.constant([1], np.int64)))
 
     def cell(self, words: str, cell: Any) -> tuple[str, str]:
-        """All states (longest, directions, texts, dim) and the last ones (directions, texts, dim) of a GRU or LSTM."""
+        """A GRU or LSTM: all states (longest, directions, texts, dim) and the last ones (directions, texts, dim)."""
         kind, dim = type(cell).__name__, cell.hidden_size
-        order = {"GRU": [1, 0, 2], "LSTM": [0, 3, 1, 2]}[kind]  # torch has r z n and i f g o, ONNX z r h and i o f c
+        order = {"GRU": [1, 0, 2], "LSTM": [0, 3, 1, 2]}[kind]  # torch: r z n, i f g o; ONNX: z r h, i o f c
 
         def gates(name: str, suffix: str) -> np.ndarray:
             parts = _array(getattr(cell, f"{name}_l0{suffix}")).reshape(len(order), dim, -1)
@@ -97,7 +97,7 @@ class Graph:
         return states, last
 
     def texts(self, tower: Any) -> str:
-        """Any tower of texts, up to the space."""
+        """Any caption tower, before normalisation."""
         words = self.node("Gather", self.constant(_array(tower.words.weight)), "ids")
         kind = type(tower).__name__
         if kind == "MeanTower":
@@ -114,7 +114,7 @@ class Graph:
         return self.pooled(self.node("ReduceMean", states, axes=[1], keepdims=0), tower.pooling)
 
     def write(self, path: FilePath, rows: str, inputs: list[Any], dim: int, metadata: dict[str, str]) -> None:
-        """Writes the file; its output is called vectors."""
+        """Checks and writes the file; its output is named vectors."""
         self.nodes.append(helper.make_node("Identity", [rows], ["vectors"]))
         output = helper.make_tensor_value_info("vectors", TensorProto.FLOAT, ["n", dim])
         graph = helper.make_graph(self.nodes, "embfast", inputs, [output], self.weights)
@@ -128,7 +128,11 @@ class Graph:
 def write_texts(
     path: FilePath, tower: Any, dim: int, normalise: bool, absolute: bool, metadata: dict[str, str]
 ) -> None:
-    """ids int64 (longest, n), anything behind a text's end, and lengths int32 (n,), <end> counted, to vectors."""
+    """Writes a caption tower.
+
+    Inputs are ids, int64 (longest, n), with arbitrary padding, and lengths, int32 (n,), which count <end>. The output
+    is vectors.
+    """
     graph = Graph()
     rows = graph.texts(tower)
     ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["longest", "n"])
@@ -139,7 +143,7 @@ def write_texts(
 def write_rows(
     path: FilePath, tower: Any, n_in: int, dim: int, normalise: bool, absolute: bool, metadata: dict[str, str]
 ) -> None:
-    """rows float32 (n, n_in) to vectors."""
+    """Writes a tower of rows, float32 (n, n_in); the output is vectors."""
     graph = Graph()
     rows = graph.layers("rows", tower)
     inputs = [helper.make_tensor_value_info("rows", TensorProto.FLOAT, ["n", n_in])]

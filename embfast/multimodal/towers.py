@@ -1,4 +1,4 @@
-"""Towers that map vectors and words into one space, as torch modules; texts come packed, without padding.
+"""Towers that map vectors and texts into a joint space, as torch modules. Texts are packed, without padding.
 
 Sources: Kiros et al. 2014, arXiv:1411.2539 (GRU and affine images); Vendrov et al. 2016, arXiv:1511.06361 (absolute
 values for order); Dong et al. 2016, arXiv:1604.06838 (Word2VisualVec).
@@ -15,13 +15,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
+from embfast.vectors.vectors import Vectors
+
 
 class Packed(NamedTuple):
-    """Texts as recurrent kernels want them: the first words of all, longest text first, then the second words, ...
+    """Texts in the layout of torch's PackedSequence: all first words, longest text first, then all second words, ...
 
-    ids: int64 (tokens,); texts: int64 (tokens,), to which text, in the order sorted by length, a token belongs.
-    batch_sizes: int64 (longest,), on the CPU: how many texts have such a word. lengths: int64 (texts,), longest first.
-    place: int64 (texts,): where in that order the texts stand, in the order they came.
+    ids: int64 (tokens,), word ids.
+    texts: int64 (tokens,), the text that each token belongs to, numbered by decreasing length.
+    batch_sizes: int64 (longest,), on the CPU, the number of texts that have a first, second, ... word.
+    lengths: int64 (texts,), in decreasing order.
+    place: int64 (texts,), the position in that order of each text as given.
     """
 
     ids: Tensor
@@ -31,14 +35,14 @@ class Packed(NamedTuple):
     place: Tensor
 
     def to(self, device: torch.device) -> "Packed":
-        """The same on a device; batch_sizes stay where torch wants them."""
+        """Moves the tensors to a device, except batch_sizes, which torch expects on the CPU."""
         if device.type == "cpu":
             return self
         return Packed(*(t if name == "batch_sizes" else t.to(device) for name, t in self._asdict().items()))
 
 
 def pack(ids: np.ndarray, offsets: np.ndarray, rows: np.ndarray) -> Packed:
-    """Takes texts, those of `rows`, out of ids and offsets; each has one token at least."""
+    """Packs the texts numbered `rows`; each needs at least one token."""
     lengths = offsets[rows + 1] - offsets[rows]
     order = np.argsort(-lengths, kind="stable")
     place = np.empty(len(rows), np.int64)
@@ -57,13 +61,13 @@ def pack(ids: np.ndarray, offsets: np.ndarray, rows: np.ndarray) -> Packed:
 
 
 def into_space(rows: Tensor, absolute: bool) -> Tensor:
-    """Rows at length 1, for order embeddings by their absolute values. A row of zeros stays one."""
+    """Normalises rows; absolute=True, for order embeddings, takes absolute values. Rows of zeros are kept."""
     rows = functional.normalize(rows.float(), dim=1)
     return rows.abs() if absolute else rows
 
 
 class VectorTower(nn.Module):
-    """An affine map of rows, or with hidden > 0 one hidden layer of ReLUs; rows may be float32 or int8."""
+    """An affine map, or with hidden > 0 an MLP with one hidden ReLU layer; rows may be float32 or int8."""
 
     def __init__(self, n_in: int, dim: int, hidden: int = 0, dropout: float = 0.0) -> None:
         super().__init__()
@@ -83,16 +87,16 @@ class VectorTower(nn.Module):
 
 
 class IdentityTower(nn.Module):
-    """Rows as they are, in float32."""
+    """Passes rows through unchanged, as float32."""
 
     def forward(self, rows: Tensor) -> Tensor:
         return rows.float()
 
 
 class SequenceTower(nn.Module):
-    """A GRU or LSTM over word vectors. In two directions the two states are averaged, so that both give `dim` numbers.
+    """A GRU or LSTM over word vectors. bidirectional=True averages the states of both directions, of size `dim` each.
 
-    pooling: "last" is the state behind the last word, "max" and "mean" are over the states behind all words.
+    pooling: "last" takes the state after the last word, "max" and "mean" pool the states after all words.
     """
 
     def __init__(
@@ -122,7 +126,7 @@ class SequenceTower(nn.Module):
 
 
 class MeanTower(nn.Module):
-    """An affine map, or an MLP, of the mean word vector of a text."""
+    """An affine map, or an MLP, over the mean word vector of a text."""
 
     def __init__(self, n_words: int, word_dim: int, dim: int, hidden: int = 0, dropout: float = 0.0) -> None:
         super().__init__()
@@ -134,7 +138,7 @@ class MeanTower(nn.Module):
 
 
 class Word2VisualVecTower(nn.Module):
-    """An MLP of three readings of a text side by side: the state of a GRU, the mean word vector, the bag of words."""
+    """An MLP over three encodings of a text: last state of a GRU, mean word vector and bag of words."""
 
     def __init__(
         self, n_words: int, word_dim: int, dim: int, hidden: int = 2048, state: int = 1024, dropout: float = 0.0
@@ -158,6 +162,29 @@ class Word2VisualVecTower(nn.Module):
         return self.out(hidden)[texts.place]
 
 
+def text_tower(n_words: int, word_dim: int, dim: int, settings: dict[str, Any]) -> nn.Module:
+    """Makes the caption tower that Multimodal's settings name, for n_words words and a joint space of size dim."""
+    hidden, dropout = settings["hidden"], settings["dropout"]
+    if settings["text"] == "mean":
+        return MeanTower(n_words, word_dim, dim, hidden, dropout)
+    if settings["text"] == "word2visualvec":
+        return Word2VisualVecTower(n_words, word_dim, dim, hidden or 2048, settings["dim"], dropout)
+    cell = (settings["text"], settings["pooling"], settings["bidirectional"])
+    return SequenceTower(n_words, word_dim, dim, *cell, dropout)
+
+
+def place_words(tower: nn.Module, words: list[str], vectors: Vectors) -> None:
+    """Sets the word vectors of a tower to given ones, for the words that these contain."""
+    if not hasattr(tower, "words"):
+        raise ValueError("word_vectors: the tower of the captions has no word vectors")
+    known = [i for i, word in enumerate(words) if word in vectors]
+    if not known:
+        raise ValueError("word_vectors contain no word of the captions; are their words lower-cased?")
+    table = tower.words.weight
+    with torch.no_grad():
+        table[known] = torch.from_numpy(vectors[[words[i] for i in known]]).to(table)
+
+
 def _word_table(n_words: int, word_dim: int) -> nn.Embedding:
     table = nn.Embedding(n_words, word_dim)
     nn.init.uniform_(table.weight, -0.1, 0.1)
@@ -165,7 +192,7 @@ def _word_table(n_words: int, word_dim: int) -> nn.Embedding:
 
 
 def _pooled(rows: Tensor, texts: Packed, how: str) -> Tensor:
-    """The rows of each text in one, (texts, dim), longest text first."""
+    """Pools the rows of each text, (texts, dim), longest text first."""
     empty = rows.new_zeros(len(texts.lengths), rows.shape[1])
     if how == "max":
         place = texts.texts[:, None].expand_as(rows)
@@ -174,15 +201,15 @@ def _pooled(rows: Tensor, texts: Packed, how: str) -> Tensor:
     return sums / texts.lengths[:, None] if how == "mean" else sums
 
 
-# ---- what trains them ---------------------------------------------------------------------------------------------
+# ---- optimisers ---------------------------------------------------------------------------------------------------
 
 
 def make_optimizer(name: str, weights: list[Tensor], lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """An optimiser by its name in torch.optim, in one kernel where there is one."""
+    """Makes an optimiser by its name in torch.optim, fused if torch supports that."""
     known = {name.lower(): value for name, value in vars(torch.optim).items() if isinstance(value, type)}
     kind = known.get(str(name).lower())
     if kind in (None, torch.optim.Optimizer, torch.optim.LBFGS, torch.optim.SparseAdam):
-        raise ValueError(f"optimizer: expected one of torch.optim, as 'adam', got {name!r}")
+        raise ValueError(f"optimizer: expected one of torch.optim, such as 'adam', got {name!r}")
     taken = inspect.signature(kind).parameters
     options: dict[str, Any] = {"lr": lr}
     if weight_decay or "weight_decay" in taken:
@@ -190,7 +217,7 @@ def make_optimizer(name: str, weights: list[Tensor], lr: float, weight_decay: fl
     if "fused" in taken:
         try:
             return kind(weights, fused=True, **options)
-        except RuntimeError:  # not for this device, before torch 2.4: the same steps, one operation after the other
+        except RuntimeError:  # before torch 2.4 some devices lack it; the unfused form takes the same steps
             pass
     try:
         return kind(weights, **options)
@@ -199,7 +226,7 @@ def make_optimizer(name: str, weights: list[Tensor], lr: float, weight_decay: fl
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
-    """What an optimiser knows of each weight: numbers, or shapes of arrays; and the arrays, float32, as weight.name."""
+    """The state of an optimiser: per weight, numbers and shapes of arrays; and the arrays, float32, as weight.name."""
     entries: dict[str, dict[str, Any]] = {}
     arrays = {}
     for i, entry in optimizer.state_dict()["state"].items():
@@ -217,7 +244,7 @@ def restore_optimizer(
     entries: dict[str, dict[str, Any]],
     read: Callable[[str, tuple[int, ...]], np.ndarray],
 ) -> None:
-    """Gives an optimiser what optimizer_state took from one; read(name, shape) gives an array."""
+    """Restores what optimizer_state returned; read(name, shape) returns an array."""
 
     def value_of(i: str, name: str, value: Any) -> Any:
         if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Counter-based draws, and the alias table that words are drawn from: csrc/core/random.h and csrc/core/alias.h."""
+"""Reference for counter-based draws and the alias table of words: csrc/core/random.h and csrc/core/alias.h."""
 
 from enum import IntEnum
 
@@ -8,7 +8,7 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Purpose(IntEnum):
-    """What a stream of draws is for: no two purposes share a draw."""
+    """Purpose of a stream of draws; no two purposes share a draw."""
 
     SUBSAMPLE = 1
     WINDOW = 2
@@ -23,9 +23,9 @@ class Purpose(IntEnum):
 
 @np.errstate(over="ignore")
 def mix64(z):
-    """The output function of SplitMix64 (Steele, Lea, Flood 2014): a bijection of uint64, one value or an array.
+    """The output function of SplitMix64 (Steele, Lea, Flood 2014): a bijection on uint64, for a number or an array.
 
-    >>> hex(mix64(GOLDEN))  # the generator's first number from seed 0
+    >>> hex(mix64(GOLDEN))  # the first output of the generator with seed 0
     '0xe220a8397b1dcdaf'
     """
     z = np.asarray(z, np.uint64)
@@ -35,7 +35,7 @@ def mix64(z):
 
 
 class Stream:
-    """SplitMix64 read at an index: draw i is a function of (seed, epoch, purpose, i) and of nothing else."""
+    """SplitMix64 evaluated at an index: draw i depends only on (seed, epoch, purpose, i)."""
 
     @np.errstate(over="ignore")
     def __init__(self, seed, epoch, purpose):
@@ -47,20 +47,20 @@ class Stream:
 
 
 def below(draw, n):
-    """A whole number in 0..n-1 from the high 32 bits of a draw."""
+    """An integer in 0..n-1 from the high 32 bits of a draw."""
     return ((draw >> np.uint64(32)) * np.uint64(n) >> np.uint64(32)).astype(np.int64)
 
 
 class NoiseTable:
-    """An alias table: draws word i with probability weights[i] / sum(weights).
+    """Alias table: draws word i with probability weights[i] / sum(weights).
 
-    Each cell holds its own word below a threshold of 32 bits and one other word, its alias, from there on.
-    Source: Walker 1977; built in linear time as in Vose 1991, from the back of both lists.
+    Each cell returns its own word below a 32-bit threshold and another word, its alias, otherwise.
+    Source: Walker 1977; built in linear time as in Vose 1991, from the end of both lists.
     """
 
     def __init__(self, weights):
         n = len(weights)
-        mass = weights / np.cumsum(weights)[-1] * n  # cumsum adds in order, sum does not
+        mass = weights / np.cumsum(weights)[-1] * n  # cumsum adds sequentially, sum does not
         small = [i for i in range(n) if mass[i] < 1.0]
         large = [i for i in range(n) if mass[i] >= 1.0]
         self.thresholds = np.full(n, 2**32 - 1, np.uint32)
@@ -77,19 +77,19 @@ class NoiseTable:
         return len(self.thresholds)
 
     def sample(self, n, seed, epoch, first=0):
-        """Draws first, first + 1, ... of this seed and epoch, (n,), as train_sequences wants them."""
+        """Draws first, first + 1, ... for this seed and epoch, (n,), as train_sequences expects them."""
         return alias_draw(self, Stream(seed, epoch, Purpose.NEGATIVE)(np.arange(first, first + n)))
 
 
 def alias_draw(table, draw):
-    """The word that a draw picks: its high half chooses the cell, its low half the word or the alias."""
+    """The word selected by a draw: the high half chooses the cell, the low half the word or its alias."""
     cell = below(draw, len(table.thresholds))
     low = draw & np.uint64(0xFFFFFFFF)
     return np.where(low < table.thresholds[cell], cell, table.aliases[cell])
 
 
 def random_order(n, seed, epoch, purpose=Purpose.ORDER, first=0):
-    """A random order of 0..n-1 by Fisher and Yates, inside out: step i takes draw first + i."""
+    """A random order of 0..n-1 by inside-out Fisher-Yates; step i uses draw first + i."""
     order = np.zeros(n, np.int64)
     for i, draw in enumerate(Stream(seed, epoch, purpose)(first + np.arange(n))):
         j = below(draw, i + 1)

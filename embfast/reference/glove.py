@@ -1,4 +1,4 @@
-"""Co-occurrences counted, and GloVe on them: csrc/cooccurrence/cooccurrence.h and csrc/glove/glove.h."""
+"""Reference for co-occurrence counting and GloVe: csrc/cooccurrence/cooccurrence.h and csrc/glove/glove.h."""
 
 from itertools import pairwise
 
@@ -8,9 +8,9 @@ from embfast.reference.draws import Purpose, Stream, below, random_order
 
 
 def count_pairs(ids, offsets, *, window, symmetric, distance_weighting):
-    """What a CooccurrenceCounter counts, pair by pair: a dictionary from (row, column) to the sum.
+    """Reference for CooccurrenceCounter, one pair at a time. Returns a dictionary from (row, column) to the sum.
 
-    Symmetric, each pair counts in both directions; otherwise in one, the row being the word that comes first.
+    symmetric: Count pairs in both directions. Otherwise the row is the earlier word.
     """
     sums = {}
     for begin, end in pairwise(offsets):
@@ -24,9 +24,9 @@ def count_pairs(ids, offsets, *, window, symmetric, distance_weighting):
 
 
 def group_entries(entries, place, *, n_rows, tile, n_groups, seed):
-    """Where each group begins, and entries by group: tiles of tile x tile words, or random groups if tile is 0.
+    """Sorts entries into tiles of tile x tile words, or random groups if tile is 0. Returns group edges and entries.
 
-    Entries stand in random order in a tile, so that any part of them is a random one.
+    Entries of a tile are shuffled, so any part of a tile is a random sample of it.
     """
     moved = entries.copy()
     moved["row"], moved["column"] = place[entries["row"]], place[entries["column"]]
@@ -43,15 +43,15 @@ def group_entries(entries, place, *, n_rows, tile, n_groups, seed):
 
 
 def entry_weight(x, x_max, alpha):
-    """How much an entry counts. Source: Pennington, Socher, Manning 2014, eq. 9."""
+    """Weight of an entry. Source: Pennington, Socher, Manning 2014, eq. 9."""
     return min(1.0, (x / x_max) ** alpha)
 
 
 def entry_step(w, c, w_sums, c_sums, x, *, x_max, alpha, lr):
-    """One step of AdaGrad on entry_weight(x) * (w . c + b + b~ - log x)^2 / 2, in place; returns that loss.
+    """One AdaGrad step on entry_weight(x) * (w . c + b + b~ - log x)^2 / 2, in place. Returns the loss before the step.
 
-    The last number of each vector is its bias. A gradient is held in -100..100 by component and multiplied by lr, but
-    that of a bias is not; it moves its number over the root of the sum of the squares before it.
+    The last element of each vector is its bias. Each component of a gradient is clipped to -100..100; the components of
+    the vectors, but not the bias, are multiplied by lr. Each is divided by the root of its sum of squares so far.
     Source: Pennington, Socher, Manning 2014, and their glove.c.
     """
     difference = w[:-1] @ c[:-1] + w[-1] + c[-1] - np.log(x)
@@ -65,34 +65,18 @@ def entry_step(w, c, w_sums, c_sums, x, *, x_max, alpha, lr):
     return 0.5 * gradient * difference
 
 
-def train_entries(
-    w_in,
-    w_out,
-    sums_in,
-    sums_out,
-    dim,
-    entries,
-    groups,
-    order,
-    first,
-    last,
-    *,
-    x_max,
-    alpha,
-    lr,
-    seed,
-    epoch,
-    threads=1,
-):
-    """What kernels.train_entries does, one entry at a time. Returns the summed loss and the number of entries.
+def train_entries(job, w_in, w_out, sums_in, sums_out, entries, groups, order, threads=1):
+    """Reference for kernels.train_entries, one entry at a time. Returns the summed loss and the number of entries.
 
-    w_in, w_out and their sums of squares (words, dim + 1 or more): column dim is the bias. Group g is
-    entries[groups[g]:groups[g + 1]]; groups order[first:last] are trained in turn, each shuffled anew for the epoch.
+    job: kernels.GLOVE_JOB or a dict with dim, x_max, alpha, lr, seed, epoch, first and last. The tables are
+    (words, dim + 1 or more), and column dim is the bias. Group g is entries[groups[g]:groups[g + 1]]. Groups
+    order[first:last] are trained in turn; each is reshuffled in every epoch.
     """
-    loss, n = 0.0, 0
-    for group in order[first:last]:
+    loss, n, dim = 0.0, 0, int(job["dim"])
+    x_max, alpha, lr = (float(job[name]) for name in ("x_max", "alpha", "lr"))
+    for group in order[int(job["first"]) : int(job["last"])]:
         begin, end = int(groups[group]), int(groups[group + 1])
-        for i in random_order(end - begin, seed, epoch, Purpose.SHUFFLE, begin):
+        for i in random_order(end - begin, job["seed"], job["epoch"], Purpose.SHUFFLE, begin):
             row, column, x = entries[begin + i]
             rows = w_in[row, : dim + 1], w_out[column, : dim + 1], sums_in[row, : dim + 1], sums_out[column, : dim + 1]
             loss += entry_step(*rows, float(x), x_max=x_max, alpha=alpha, lr=lr)

@@ -1,4 +1,4 @@
-"""Full-network embeddings, and ternary rows: embfast/images/embeddings.py and csrc/ternary/ternary.h."""
+"""Specification of full-network embeddings (embfast/images/embeddings.py) and ternary rows (csrc/ternary/ternary.h)."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ import numpy as np
 def full_network_embedding(
     train: list[np.ndarray], test: list[np.ndarray], lower: float = -0.25, upper: float = 0.15
 ) -> np.ndarray:
-    """What FullNetworkEmbedding makes of test, int8 (n, dim), when fitted to train; layers as (n, channels[, h, w])."""
+    """FullNetworkEmbedding fitted to train and applied to test, int8 (n, dim), from maps (n, channels[, h, w])."""
     fitted, asked = (
         np.concatenate([m.reshape(*m.shape[:2], -1).mean(axis=2) for m in maps], 1) for maps in (train, test)
     )
@@ -23,7 +23,7 @@ def full_network_embedding(
 
 
 def ternary_levels(features, low, high, levels):
-    """What kernels.ternary_levels does: fills int8 levels (n, dim); the first row with a NaN, where it stops, or -1."""
+    """kernels.ternary_levels: fills levels, int8 (n, dim). Returns the first row with a NaN, where it stops, or -1."""
     for i, row in enumerate(features):
         if np.isnan(row).any():
             return i
@@ -32,7 +32,7 @@ def ternary_levels(features, low, high, levels):
 
 
 def ternary_pack(features, low, high, planes):
-    """What kernels.ternary_pack does: fills planes, uint64 (n, 2, words)."""
+    """kernels.ternary_pack: fills planes, uint64 (n, 2, words). Returns the same as ternary_levels."""
     levels = np.zeros((len(features), planes.shape[2] * 64), np.int8)
     bad = ternary_levels(features, low, high, levels[:, : features.shape[1]])
     done = len(features) if bad < 0 else bad
@@ -42,20 +42,20 @@ def ternary_pack(features, low, high, planes):
 
 
 def ternary_unpack(planes, levels):
-    """What kernels.ternary_unpack does: fills levels, int8 (n, dim)."""
+    """kernels.ternary_unpack: fills levels, int8 (n, dim)."""
     bits = np.unpackbits(planes.view(np.uint8), axis=2, count=levels.shape[1], bitorder="little").astype(np.int8)
     levels[:] = bits[:, 0] - bits[:, 1]
 
 
 def ternary_nonzeros(planes, nonzeros):
-    """What kernels.ternary_nonzeros does: fills nonzeros, int32 (n,)."""
+    """kernels.ternary_nonzeros: fills nonzeros, int32 (n,)."""
     levels = np.zeros((len(planes), planes.shape[2] * 64), np.int8)
     ternary_unpack(planes, levels)
     nonzeros[:] = np.count_nonzero(levels, axis=1)
 
 
 def ternary_top(queries, planes, nonzeros, *, excluded, own, first, ids, keys, threads):
-    """What kernels.ternary_top does: takes ids and keys, the k best rows so far, further by the rows of planes."""
+    """kernels.ternary_top: updates ids and keys, the k best rows so far, by the rows of planes."""
     rows, asked = (np.zeros((len(p), p.shape[2] * 64), np.int8) for p in (planes, queries))
     ternary_unpack(planes, rows)
     ternary_unpack(queries, asked)

@@ -1,10 +1,10 @@
-"""Scores, hinges and losses of ranking: csrc/ranking/ranking.h and embfast/multimodal/ranking.py."""
+"""Ranking losses and their kernels, one pair at a time: csrc/ranking/ranking.h, embfast/multimodal/ranking.py."""
 
 import numpy as np
 
 
 def similarity(image, caption, kind):
-    """Of one image and one caption."""
+    """The similarity of one image and one caption."""
     if kind == "order":
         return -float(np.sum(np.maximum(0, caption - image) ** 2))
     if kind == "cosine":
@@ -14,14 +14,14 @@ def similarity(image, caption, kind):
 
 
 def order_scores(images, captions, scores, *, threads=1):
-    """What kernels.order_scores does, one pair at a time. Fills scores (images, captions)."""
+    """kernels.order_scores, one pair at a time. Fills scores (images, captions)."""
     for i, image in enumerate(images):
         for j, caption in enumerate(captions):
             scores[i, j] = similarity(image, caption, "order")
 
 
 def add_order_gradients(images, captions, weights, to_images, to_captions, *, threads=1):
-    """What kernels.add_order_gradients does: adds the gradient of the sum of weights * scores. None for a side: not."""
+    """kernels.add_order_gradients: adds the gradient of the sum of weights * scores, except to a side that is None."""
     for i, image in enumerate(images):
         for j, caption in enumerate(captions):
             move = 2 * weights[i, j] * np.maximum(0, caption - image)
@@ -32,9 +32,9 @@ def add_order_gradients(images, captions, weights, to_images, to_captions, *, th
 
 
 def hinges(scores, row_bounds, column_bounds, row_active, column_active):
-    """What kernels.hinges does: the sum of max(0, score + bound) over rows' and columns' bounds, None for none.
+    """kernels.hinges: the sum of max(0, score + bound) over the bounds of rows and of columns; None omits a side.
 
-    Each score becomes the number of its terms above 0, which are also added up by row and by column.
+    Replaces each score by the number of its positive terms, and adds these numbers up in row_active and column_active.
     """
     loss = 0.0
     for i, j in np.ndindex(scores.shape):
@@ -48,9 +48,10 @@ def hinges(scores, row_bounds, column_bounds, row_active, column_active):
 
 
 def hardest(scores, axis, below, first, best, found):
-    """What kernels.hardest does: takes each row's largest score (axis 1: column's) into best and found.
+    """kernels.hardest: updates best and found by the largest score of each row, or with axis 1 of each column.
 
-    found is its place + first; the first of equals stays. With below, only scores less than below of the row count.
+    found is its position + first. Among equal scores the first is kept. With `below`, only scores less than below[i]
+    count for row i.
     """
     for i, row in enumerate(scores.T if axis else scores):
         for j, score in enumerate(row):
@@ -59,7 +60,7 @@ def hardest(scores, axis, below, first, best, found):
 
 
 def rankings(images, captions, kind, groups=None, direction="both", offset=0):
-    """Of each image, then of each caption: the similarity of its pair, and those of its negatives in order."""
+    """Yields for each image, then for each caption, the similarity of its pair and those of its negatives in order."""
     for side in ("images", "captions"):
         if direction not in ("both", side):
             continue
@@ -77,7 +78,7 @@ def rankings(images, captions, kind, groups=None, direction="both", offset=0):
 
 
 def ranking_loss(images, captions, *, mode, similarity, margin, k=None, groups=None, direction="both", offset=0):
-    """What embfast.multimodal.ranking.ranking_loss returns."""
+    """embfast.multimodal.ranking.ranking_loss, without gradients."""
     loss = 0.0
     for paired, negatives in rankings(images, captions, similarity, groups, direction, offset):
         hardest = sorted(negatives, reverse=True)
@@ -89,7 +90,7 @@ def ranking_loss(images, captions, *, mode, similarity, margin, k=None, groups=N
 
 
 def info_nce(images, captions, *, temperature, similarity, groups=None, direction="both", offset=0):
-    """What embfast.multimodal.ranking.info_nce returns."""
+    """embfast.multimodal.ranking.info_nce, without gradients."""
     loss = 0.0
     for paired, negatives in rankings(images, captions, similarity, groups, direction, offset):
         loss += np.logaddexp.reduce(np.array([paired, *negatives]) / temperature) - paired / temperature

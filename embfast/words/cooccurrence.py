@@ -1,4 +1,4 @@
-"""Co-occurrences: how often words stand near each other, counted in bounded memory, kept in files, and what they tell.
+"""Co-occurrence matrices: counting, files, conversion to SciPy and Stanford's format, PPMI and SVD.
 
 Source: Pennington, Socher, Manning 2014, https://aclanthology.org/D14-1162, and their program cooccur.
 """
@@ -25,35 +25,34 @@ from embfast.training.estimator import check_corpus
 from embfast.training.settings import check_flag, check_float, check_int, check_machine
 from embfast.training.threads import cores
 from embfast.vectors.vectors import Vectors
+from embfast.words.counting import count_pairs, plan_counting
 
 FORMAT, VERSION = "embfast co-occurrences", 1
 STANFORD = np.dtype([("row", "<i4"), ("column", "<i4"), ("value", "<f8")])  # cooccurrence.bin; ids from 1
 
-_HEADER = 1 << 12  # bytes before the entries of a file
+_HEADER = 1 << 12  # bytes before the entries in a file
 _CHUNK = 1 << 20  # entries per step of the numpy loops: 12 MB
-_BUFFER = 64 << 20  # bytes of counted entries between two writes
-_SMALLEST_CHUNK = 1 << 16  # tokens counted at a time; less makes runs that are mostly headers
 
 
 class CooccurrenceMatrix:
-    """How often words stand near each other: entries (row, column, value) above 0, in order of row, then column.
+    """Sparse matrix of word co-occurrences: entries (row, column, value > 0), sorted by row, then column.
 
     >>> corpus = Corpus.from_sentences([["a", "b", "a"], ["b", "c"]])
     >>> matrix = CooccurrenceMatrix.from_corpus(corpus, window=2)
     >>> matrix
     CooccurrenceMatrix(3 words, 5 entries)
-    >>> matrix.entries.tolist()  # a with itself: at distance 2, seen from either side
+    >>> matrix.entries.tolist()  # "a" with itself: distance 2, counted in both directions
     [(0, 0, 1.0), (0, 1, 2.0), (1, 0, 2.0), (1, 2, 1.0), (2, 1, 1.0)]
 
-    Made by `from_corpus`, `load`, `from_scipy` and `from_stanford`.
+    Created by `from_corpus`, `load`, `from_scipy` or `from_stanford`.
 
     Attributes:
-        words: list of str. Rows and columns are indices into it; tiles of training are best when it is sorted by count.
-        counts: int64 (len(words),), occurrences in the text.
-        entries: structured (len(matrix),), fields row int32, column int32, value float32; memory-mapped when it comes
-            from a file or a corpus.
-        rows, columns, values: views on the fields.
-        settings: window, symmetric and distance_weighting where they are known.
+        words: list of str, indexed by rows and columns. GloVe's tiles work best if it is sorted by count.
+        counts: int64 (len(words),), number of occurrences in the text.
+        entries: structured array (len(matrix),) with fields row int32, column int32, value float32; memory-mapped if it
+            comes from a file or a corpus.
+        rows, columns, values: Views of the fields.
+        settings: window, symmetric and distance_weighting, if known.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class CooccurrenceMatrix:
         if len(words) != len(counts):
             raise ValueError(f"expected one count per word, got {len(words)} words and {len(counts)} counts")
         if len(set(words)) < len(words):
-            raise ValueError(f"words: {Counter(words).most_common(1)[0][0]!r} stands there twice")
+            raise ValueError(f"words: {Counter(words).most_common(1)[0][0]!r} is listed more than once")
         if entries.dtype != kernels.ENTRY or entries.ndim != 1:
             raise ValueError(f"expected entries of {kernels.ENTRY}, got {entries.dtype} {entries.shape}")
         self.words = words
@@ -112,25 +111,25 @@ class CooccurrenceMatrix:
         path: FilePath | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> "CooccurrenceMatrix":
-        """Counts the pairs of words within `window` tokens of each other in a document.
+        """Counts pairs of words within `window` tokens of each other in a document.
 
-        The result is the same to the bit whatever the memory and the threads.
+        The result has the same bits for any memory limit and number of threads.
 
         Args:
-            window: tokens on each side, 1 to 1,000.
-            symmetric: a pair counts in both directions; otherwise once, the row being the word that comes first (as
-                Stanford's -symmetric 0).
-            distance_weighting: a pair at distance d counts 1 / d; otherwise 1.
-            memory_gb: 10^9 bytes that counting may take. What does not fit is written in sorted runs, 12 bytes an
-                entry, to a temporary file without a name, beside `path` or in tempfile.gettempdir(), and merged.
-            threads: all cores by default.
-            path: the file to keep the matrix in, 12 bytes an entry; a temporary file by default, which goes with the
+            window: Number of tokens on each side, 1 to 1,000.
+            symmetric: Count pairs in both directions. Otherwise each pair counts once, and its row is the earlier word
+                (Stanford's -symmetric 0).
+            distance_weighting: Count 1 / d for a pair at distance d. Otherwise every pair counts 1.
+            memory_gb: Memory limit in 10^9 bytes. Counts that do not fit are written as sorted runs, 12 bytes per
+                entry, to an unnamed temporary file beside `path` or in tempfile.gettempdir(), and merged.
+            threads: Number of threads. Default: all cores.
+            path: File that keeps the matrix, 12 bytes per entry. Default: a temporary file that is deleted with the
                 matrix.
-            progress: called with (words done, words in all) of the counting, then of the merge.
+            progress: Called with (words done, total words), over the counting of all chunks and their merge.
 
         Raises:
-            ValueError: an argument makes no sense, the corpus has no words, or memory_gb is too little for its words.
-            OSError: a disk is full, or a file cannot be written. No part of a file stays.
+            ValueError: An argument is invalid, the corpus has no words, or memory_gb is too small for its vocabulary.
+            OSError: The disk is full or a file cannot be written. Incomplete files are removed.
         """
         check_int("window", window, 1, 1000)
         check_flag("symmetric", symmetric)
@@ -138,29 +137,16 @@ class CooccurrenceMatrix:
         check_float("memory_gb", memory_gb, 0, 1e6, above=True)
         check_machine(threads, 0)
         check_corpus(corpus)
-        threads = threads or cores()
-        buffer, chunk = _plan(corpus.n_tokens, len(corpus.words), threads, memory_gb)
         settings = {
             "window": int(window),
             "symmetric": bool(symmetric),
             "distance_weighting": bool(distance_weighting),
         }
+        plan = plan_counting(corpus, memory_gb=memory_gb, threads=threads or cores(), **settings)
+        directory = None if path is None else os.path.dirname(os.path.abspath(path))
 
         def write(stream: BinaryIO, begin: int) -> int:
-            directory = None if path is None else os.path.dirname(os.path.abspath(path))
-            return count_pairs(
-                corpus.ids,
-                corpus.offsets,
-                len(corpus.words),
-                **settings,
-                threads=threads,
-                buffer=buffer,
-                chunk=chunk,
-                stream=stream,
-                begin=begin,
-                directory=directory,
-                progress=progress,
-            )
+            return count_pairs(corpus, plan, stream, begin=begin, directory=directory, progress=progress)
 
         if path is not None:
             _write_matrix(path, corpus.words, corpus.counts, settings, write)
@@ -172,9 +158,9 @@ class CooccurrenceMatrix:
     # ---- files ----------------------------------------------------------------------------------------------------
 
     def save(self, path: FilePath) -> None:
-        """Writes a safetensors file; the old one stays until the new one is whole.
+        """Writes a safetensors file; an existing file is replaced only once the new one is complete.
 
-        Its tensors are entries (U8, 12 bytes each as above, little-endian), words_utf8, words_offsets and counts.
+        Its tensors are entries (U8, 12 little-endian bytes each, as above), words_utf8, words_offsets and counts.
         """
 
         def write(stream: BinaryIO, begin: int) -> int:
@@ -188,17 +174,15 @@ class CooccurrenceMatrix:
 
     @classmethod
     def load(cls, path: FilePath) -> "CooccurrenceMatrix":
-        """Opens what save wrote; the entries are memory-mapped.
+        """Opens a file written by `save`; the entries are memory-mapped.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            FormatError: the file is cut short or damaged, or holds something else.
+            FileNotFoundError: The file does not exist.
+            FormatError: The file is truncated or damaged, or holds something else.
         """
         with TensorFile(path) as file:
             if file.metadata.get("format") != FORMAT:
-                raise FormatError(
-                    f"{path}: expected a saved CooccurrenceMatrix, got a safetensors file of something else"
-                )
+                raise FormatError(f"{path}: expected a saved CooccurrenceMatrix, got another kind of safetensors file")
             version = file.json("version")
             if not isinstance(version, int) or version > VERSION:
                 raise FormatError(f"{path}: expected version {VERSION} or older, got {version}; update embfast")
@@ -211,22 +195,24 @@ class CooccurrenceMatrix:
 
     @classmethod
     def from_stanford(cls, path: FilePath, vocab: FilePath) -> "CooccurrenceMatrix":
-        """Reads cooccurrence.bin of Stanford's cooccur, and the vocabulary file that it was made with.
+        """Reads cooccurrence.bin of Stanford's cooccur and the vocabulary file it was counted with.
 
-        Memory: the entries, 12 bytes each, in a temporary file once they pass 256 MB.
+        Memory: 12 bytes per entry, in a temporary file above 256 MB.
 
         Raises:
-            FormatError: the file is cut short, its ids are not of the vocabulary, its values are no counts, or it is in
-                another order than that of cooccur (shuffle's output is).
+            FormatError: The file is truncated, an id is not in the vocabulary, a value is not positive, or the entries
+                are not sorted as cooccur writes them (the output of shuffle is not).
         """
         words, counts = read_vocab(vocab)
         with open(vocab, "rb") as file:
             n_lines = sum(1 for _ in file)
         if n_lines != len(words):
-            raise FormatError(f"{vocab}: holds </s>, which Stanford's programs number like a word; count the text anew")
+            raise FormatError(
+                f"{vocab}: contains </s>, which Stanford's tools number like a word; count the text again"
+            )
         size = os.path.getsize(path)
         if size % STANFORD.itemsize:
-            raise FormatError(f"{path}: expected records of {STANFORD.itemsize} bytes, got {size:,}; was it cut short?")
+            raise FormatError(f"{path}: expected records of {STANFORD.itemsize} bytes, got {size:,}; is it truncated?")
         entries = scratch_array(size // STANFORD.itemsize, kernels.ENTRY)
         with open(path, "rb") as file:
             for lo in range(0, len(entries), _CHUNK):
@@ -238,11 +224,11 @@ class CooccurrenceMatrix:
         return cls(words, counts, entries, name=os.fspath(path))._checked(FormatError, first_id=1)
 
     def to_stanford(self, path: FilePath, vocab: FilePath | None = None) -> None:
-        """Writes cooccurrence.bin for Stanford's shuffle and glove, and their vocabulary file, `word count` a line."""
+        """Writes cooccurrence.bin for Stanford's shuffle and glove, and their vocabulary file of `word count` lines."""
         if vocab is not None:
             for word in self.words:
                 if not word or any(mark in word for mark in " \t\r\n"):
-                    raise ValueError(f"{word!r} cannot be written to a vocabulary file: it is empty or has white space")
+                    raise ValueError(f"{word!r} cannot be written to a vocabulary file: it is empty or has whitespace")
             with replacing(vocab) as stream:
                 pairs = zip(self.words, self.counts.tolist(), strict=True)
                 stream.write("".join(f"{word} {count}\n" for word, count in pairs).encode())
@@ -257,12 +243,13 @@ class CooccurrenceMatrix:
 
     @classmethod
     def from_scipy(cls, matrix: Any, words: list[str], counts: np.ndarray | None = None) -> "CooccurrenceMatrix":
-        """Takes a square sparse matrix of scipy; entries at the same place are added up.
+        """Converts a square SciPy sparse matrix; duplicate entries are summed.
 
-        counts: of the words; by default the row sums, rounded.
+        Args:
+            counts: Word counts. Default: the rounded row sums.
 
         Raises:
-            ValueError: it is not square with a row for each word, or an entry is not a positive number.
+            ValueError: The matrix does not have one row and one column per word, or an entry is not positive.
         """
         if matrix.ndim != 2 or matrix.shape != (len(words), len(words)):
             raise ValueError(
@@ -280,21 +267,22 @@ class CooccurrenceMatrix:
         return cls(list(words), counts, entries)
 
     def to_scipy(self) -> Any:
-        """A scipy.sparse coo_array of float32 (len(words), len(words)): a copy, 12 bytes an entry."""
+        """Returns a copy as a scipy.sparse coo_array, float32 (len(words), len(words)), 12 bytes per entry."""
         sparse = _scipy()
         places = (np.array(self.rows), np.array(self.columns))
         return sparse.coo_array((np.array(self.values), places), shape=(len(self.words), len(self.words)))
 
     def ppmi(self, shift: float = 1.0, smoothing: float = 0.75) -> Any:
-        """Positive pointwise mutual information, a scipy.sparse csr_array of float32 (len(words), len(words)).
+        """Positive pointwise mutual information, a scipy.sparse csr_array, float32 (len(words), len(words)).
 
-        An entry is max(0, log(p(row, column) / (p(row) p(column))) - log(shift)); those that are 0 are left out.
+        An entry is max(0, log(p(row, column) / (p(row) p(column))) - log(shift)); zeros are not stored.
 
         Args:
-            shift: 1 is PPMI; k is the shifted PPMI that skip-gram with k negatives factorises.
-            smoothing: columns have probabilities in proportion to (column sum) ** smoothing; 1 for none.
+            shift: 1 gives PPMI; k gives the shifted PPMI that skip-gram with k negatives factorises.
+            smoothing: Context distribution smoothing: p(column) is proportional to (column sum) ** smoothing. 1
+                disables it.
 
-        Memory: about 40 bytes an entry of the matrix.
+        Memory: about 40 bytes per entry of the matrix.
         Sources: Levy & Goldberg 2014, arXiv:1402.3722 (shift); Levy, Goldberg, Dagan 2015,
         https://aclanthology.org/Q15-1016 (smoothing).
         """
@@ -309,7 +297,7 @@ class CooccurrenceMatrix:
         share = of_column**smoothing
         kept = []
         with np.errstate(divide="ignore"):
-            # log(x * sum / (row * column)), where the columns' shares add up to 1
+            # log(x * sum / (row * column)); smoothed columns are normalised to 1
             by_row, by_column = -np.log(of_row), math.log(share[of_column > 0].sum() or 1.0) - np.log(share)
         for part in self.chunks():
             pmi = np.log(part["value"].astype(np.float64)) + by_row[part["row"]] + by_column[part["column"]]
@@ -322,14 +310,15 @@ class CooccurrenceMatrix:
     def svd(
         self, dim: int = 100, *, shift: float = 1.0, smoothing: float = 0.75, power: float = 0.5, seed: int = 0
     ) -> Vectors:
-        """Vectors by a truncated singular value decomposition of ppmi(shift, smoothing): U S ** power.
+        """Word vectors U S ** power from a truncated singular value decomposition of ppmi(shift, smoothing).
 
-        power: 0.5 and 0 are better than 1 on most tasks.
-        seed: of the first vector of the iteration (ARPACK); signs are chosen so that the largest number of each
-            dimension is positive.
+        Args:
+            power: Exponent of the singular values. 0.5 and 0 are better than 1 on most tasks.
+            seed: Seed of the start vector of the iteration (ARPACK). Signs are chosen so that the largest component of
+                each dimension is positive.
 
         Raises:
-            ValueError: dim is not below the number of words, or fewer dimensions have any information.
+            ValueError: dim is not below the number of words, or the matrix has a lower rank.
         Source: Levy, Goldberg, Dagan 2015, https://aclanthology.org/Q15-1016.
         """
         check_int("dim", dim, 1, 100_000)
@@ -348,14 +337,14 @@ class CooccurrenceMatrix:
         order = np.argsort(-values)
         left, values = left[:, order], np.maximum(values[order], 0)
         if (n := np.count_nonzero(values > 1e-9 * values[0])) < dim:
-            raise ValueError(f"dim must be at most {n}, since no more dimensions have any information, got {dim}")
+            raise ValueError(f"dim must be at most {n}, the numerical rank of the PPMI matrix, got {dim}")
         left *= np.where(left[np.abs(left).argmax(axis=0), np.arange(dim)] < 0, -1, 1)
         return Vectors(list(self.words), (left * values**power).astype(np.float32))
 
     # ---- reading --------------------------------------------------------------------------------------------------
 
     def chunks(self) -> Iterator[np.ndarray]:
-        """The entries in parts of about a million, in order; ValueError at the first that cannot be one."""
+        """Yields the entries in order, about a million at a time. Raises ValueError at the first invalid entry."""
         yield from self._parts(ValueError, 0)
 
     def _parts(self, kind: type[ValueError], first_id: int) -> Iterator[np.ndarray]:
@@ -375,7 +364,7 @@ class CooccurrenceMatrix:
                 elif not fine[i]:
                     fault = f"expected a positive number at {row}, {column}, got {values[i]}"
                 else:
-                    fault = f"expected a row and column after those before, got {row}, {column}: not sorted, or twice"
+                    fault = f"expected entries sorted by row and column, got {row}, {column} out of order or twice"
                 raise kind(f"{self._name}: entry {lo + i}: {fault}")
             last = int(places[-1])
             yield part
@@ -391,7 +380,7 @@ def _scipy() -> Any:
     try:
         from scipy import sparse
     except ImportError:
-        raise ImportError("this needs scipy: pip install embfast[scipy]") from None
+        raise ImportError("SciPy is not installed: pip install embfast[scipy]") from None
     return sparse
 
 
@@ -406,10 +395,10 @@ def _write_matrix(
     settings: dict[str, Any],
     write: Callable[[BinaryIO, int], int],
 ) -> None:
-    """A file of entries, which write(stream, begin) puts there and counts, and of the vocabulary after them."""
+    """Writes a matrix file: entries by write(stream, begin), which returns their number, then the vocabulary."""
     with replacing(path) as stream:
         if not stream.seekable():
-            raise ValueError(f"{path}: expected a regular file, since its header is written last")
+            raise ValueError(f"{path}: expected a regular file, because its header is written last")
         stream.write(bytes(_HEADER))
         stream.flush()
         n = write(stream, _HEADER)
@@ -421,81 +410,3 @@ def _write_matrix(
         entries = np.broadcast_to(np.uint8(0), n * kernels.ENTRY.itemsize)  # takes no memory
         stream.seek(0)
         stream.write(tensor_header(metadata, {"entries": entries, **vocabulary}, _HEADER))
-
-
-def _plan(n_tokens: int, n_words: int, threads: int, memory_gb: float) -> tuple[int, int]:
-    """Bytes of the buffer and tokens of a chunk, so that counting stays within the memory."""
-    memory = int(memory_gb * 1e9)
-    counter = kernels.CooccurrenceCounter
-    fixed = counter.bytes_of_words(n_words) + threads * counter.bytes_per_thread(n_words)
-    buffer = max(min(_BUFFER, memory // 8), 16 * (n_words + 1))
-    least = fixed + 16 * (n_words + 1) + min(n_tokens, _SMALLEST_CHUNK) * counter.bytes_per_token
-    chunk = (memory - fixed - buffer) // counter.bytes_per_token
-    if memory < least:
-        raise ValueError(
-            f"memory_gb={memory_gb:g} is too little to count {n_words:,} words on {threads} thread(s): expected at "
-            f"least {least / 1e9:.3f}"
-        )
-    return buffer, max(1, min(max(chunk, _SMALLEST_CHUNK), n_tokens, 2**32 - 1))
-
-
-def count_pairs(
-    ids: np.ndarray,
-    offsets: np.ndarray,
-    n_words: int,
-    *,
-    window: int,
-    symmetric: bool,
-    distance_weighting: bool,
-    threads: int,
-    buffer: int,
-    chunk: int,
-    stream: BinaryIO,
-    begin: int = 0,
-    directory: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> int:
-    """Writes the sorted entries of a corpus to a file from byte `begin` on, and returns how many they are.
-
-    The corpus is counted `chunk` tokens at a time. Where these are several, their sums go through a temporary file
-    without a name in `directory`.
-    """
-    n_tokens = len(ids)
-    chunks = [(lo, min(lo + chunk, n_tokens)) for lo in range(0, n_tokens, chunk)]
-    rounds = len(chunks) + (len(chunks) > 1)
-    done = 0
-
-    def rows(step: Callable[[int], int]) -> None:
-        nonlocal done
-        first = 0
-        while first < n_words:
-            first = step(first)
-            if progress:
-                progress(done + first, rounds * n_words)
-        done += n_words
-
-    with tempfile.TemporaryFile(dir=directory) as spill:
-        try:
-            counter = kernels.CooccurrenceCounter(
-                ids,
-                offsets,
-                n_words=n_words,
-                window=window,
-                symmetric=symmetric,
-                distance_weighting=distance_weighting,
-                threads=threads,
-                buffer_bytes=buffer,
-                spill_fd=spill.fileno(),
-                out_fd=stream.fileno(),
-                out_begin=begin,
-            )
-            for lo, hi in chunks:
-                counter.start(lo, hi, len(chunks) == 1)
-                rows(counter.count)
-                forget_read(ids, lo, hi)
-            if len(chunks) > 1:
-                rows(counter.merge)
-        except OSError as error:
-            where = directory or tempfile.gettempdir()
-            raise OSError(error.errno, f"cannot write co-occurrences in {where}: {os.strerror(error.errno)}") from None
-    return counter.n_entries

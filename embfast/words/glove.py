@@ -1,4 +1,4 @@
-"""GloVe: vectors fitted to the logarithms of co-occurrences.
+"""GloVe: word vectors fitted to the logarithms of co-occurrences.
 
 Source: Pennington, Socher, Manning 2014, https://aclanthology.org/D14-1162, and their programs shuffle and glove.
 """
@@ -24,22 +24,22 @@ from embfast.training.threads import ThreadTuner
 from embfast.vectors.vectors import Vectors
 from embfast.words.cooccurrence import CooccurrenceMatrix
 
-_TILE = 128  # words of each side of a tile: the rows of both fit into a core's cache
-_MOST_TILES = 1 << 22  # of more, tiles grow: a tile without entries costs 8 bytes
-_PART = 1 << 10  # entries of a tile that are trained together; a whole tile of frequent words would pull them too far
-_GROUP = 1 << 14  # entries of a random group
+_TILE = 128  # words per side of a tile: the rows of both sides fit into a core's cache
+_MOST_TILES = 1 << 22  # above this number tiles grow, since an empty tile costs 8 bytes
+_PART = 1 << 10  # entries of a tile trained in a row; a whole tile of frequent words would move them too far
+_GROUP = 1 << 14  # entries per random group
 _MOST_GROUPS = 1 << 12
-_RUN = 64  # entries of a row that a device trains in one run
-_DEVICE_PART = 1 << 24  # entries that lie on a device at least, where they do not all fit
-_DEVICE_SLICE = 1 << 24  # entries of one call of a device: some tenths of a second
+_RUN = 64  # entries of one row that a device trains in one run
+_DEVICE_PART = 1 << 24  # entries per part; a device holds at least two parts if it cannot hold all entries
+_DEVICE_SLICE = 1 << 24  # entries per call on a device: some tenths of a second
 _DEVICE_DIM = 1024
-_BLOCK = 1 << 16  # entries that are trained together, at least
-_SLICE_WORK = 400_000_000  # entries x padded dim of one kernel call and thread: about a quarter of a second
-_ROWS_OUT = 1 << 40  # the first weights of w_out are those of rows from here on
+_BLOCK = 1 << 16  # entries; a slice is a number of blocks
+_SLICE_WORK = 400_000_000  # entries x padded dim per kernel call and thread: about a quarter of a second
+_ROWS_OUT = 1 << 40  # rows of w_out are initialised like rows of w_in from this number on
 
 
 class GloVe(Estimator):
-    """Word vectors whose products are the logarithms of co-occurrences, the model of Stanford's GloVe.
+    """Word vectors whose dot products approximate the logarithms of co-occurrences; the model of Stanford's GloVe.
 
     >>> corpus = Corpus.from_sentences([["a", "b", "a"], ["b", "c"]] * 10)
     >>> model = GloVe(dim=8, epochs=2).fit(corpus)
@@ -49,41 +49,44 @@ class GloVe(Estimator):
     GloVe(dim=8, epochs=2)
 
     Settings:
-        dim: numbers per vector, 1 or more; multiples of 16 less one waste nothing.
-        window: tokens on each side that are counted, 1 to 1,000; windows do not leave a document.
-        symmetric: count both sides; otherwise a pair has the earlier word as its row and the later one as its column.
-        distance_weighting: a pair at distance d counts 1 / d; otherwise 1.
-        epochs: passes over the entries of the matrix.
-        x_max: entries of this value and above have the full weight; smaller x have (x / x_max) ** alpha. Good for a
-            text of 10^9 words; 10 is better for 10^7.
-        alpha: the power of the weight.
-        lr: step of the vectors in AdaGrad; the biases move by their whole gradient.
-        vectors: what becomes of the two vectors of a word: "sum", "input" (the row's alone), or "both" side by side.
-        shuffle: "tiles" trains on up to 1,024 random entries of a tile of 128 x 128 words at a time, tiles and parts in
-            random order; "full" on all entries in random order, which is slower and no better (README, Measured).
-        memory_gb: 10^9 bytes that counting a corpus may take.
-        threads: by default all cores, or as many of them as a longer run finds to pay (training.Threads). One gives the
-            same bits every time; more differ in the last digits.
-        seed: 0 to 2**64 - 1, of first weights and all orders.
-        device: "cpu"; "cuda" or "cuda:1", which needs CuPy and dim <= 1,024; or "auto", such a device where there is
-            one. There the entries are trained in runs of up to 64 of one row, in random order whatever `shuffle` says,
-            thousands of runs at once, and additions meet in any order, so that runs differ in the last digits.
+        dim: Vector size, at least 1. Rows hold a bias too and are padded to a multiple of 16, so 15, 31, 47 ... waste
+            nothing.
+        window: Number of tokens counted on each side, 1 to 1,000. Windows do not cross document boundaries.
+        symmetric: Count pairs in both directions. Otherwise the row of a pair is its earlier word.
+        distance_weighting: Count 1 / d for a pair at distance d. Otherwise every pair counts 1.
+        epochs: Number of passes over the entries of the matrix.
+        x_max: Value from which entries have the full weight; smaller values x have the weight (x / x_max) ** alpha. 100
+            suits a text of 10^9 words; 10 is better for 10^7.
+        alpha: Exponent of the weight.
+        lr: Learning rate of the vectors in AdaGrad. Biases move by their full gradient.
+        vectors: How the two vectors of a word are combined: "sum", "input" (the row vector only), or "both"
+            (concatenated).
+        shuffle: Order of training. "tiles" takes up to 1,024 random entries of a tile of 128 x 128 words at a time, in
+            random order of tiles and parts. "full" shuffles all entries, which is slower and no better (README,
+            Measured).
+        memory_gb: Memory limit for counting a corpus, in 10^9 bytes.
+        threads: Number of threads. Default: all cores; long runs also try half as many and keep whichever is faster.
+        seed: Seed of the first weights and of every random draw, 0 to 2**64 - 1. With one thread, the same seed gives
+            the same bits.
+        device: Where to train: "cpu", "cuda", "cuda:1", or "auto" (CUDA where a device is usable, otherwise the CPU;
+            the choice is printed). CUDA needs CuPy and dim <= 1,024, trains runs of up to 64 entries of a row in random
+            order regardless of `shuffle`, thousands of runs at once, and results differ in the last digits.
     Learned:
-        vectors_: Vectors, float32 (len(words_), dim), or (len(words_), 2 * dim) of "both"; row i belongs to word i.
-        words_, counts_: the vocabulary, and int64 occurrences in all that was trained on.
-        loss_: mean loss of each epoch per entry, weight * difference ** 2 / 2 just before each step: the paper's J / 2
-            over the number of entries, which is what Stanford's glove prints as cost.
-        device_: what it was trained on, and with device="auto" why.
+        vectors_: Vectors, float32 (len(words_), dim), or (len(words_), 2 * dim) for "both". Row i belongs to word i.
+        words_, counts_: Vocabulary, and int64 number of occurrences in all training data.
+        loss_: Mean loss per entry of each epoch, weight * difference ** 2 / 2 just before each step: J / 2 of the paper
+            divided by the number of entries, which Stanford's glove prints as cost.
+        device_: Device used for training; with device="auto" also the reason.
 
-    The steps are those of glove.c: gradients held in -100..100 by component, sums of squares that start at 1, weights
-    that start uniformly in (-0.5, 0.5) / dim (biases at 0).
+    Steps follow glove.c: gradients are clipped to -100..100 by component, sums of squares start at 1, weights start
+    uniformly in (-0.5, 0.5) / dim, and biases at 0.
 
-    Memory: 16 * (dim + 1) * words bytes, dim + 1 rounded up to a multiple of 16, half of them sums of squares; "sum"
-    and "both" make a copy for vectors_. The entries, 12 bytes each, lie in memory up to 256 MB, then in a temporary
-    file, in the order of their tiles or random groups. A full shuffle needs no permutation of them all: it deals them
-    out once, to groups of some 16,000 (at most 4,096 groups), and in each epoch shuffles the groups, and each group in
-    a buffer of its size. Tiles of vocabularies above 262,144 words are larger. A device holds the tables, and all
-    entries or 400 MB of them; sorting them into runs takes 0.7 GB for a while.
+    Memory: 16 * (dim + 1) * words bytes, with dim + 1 rounded up to a multiple of 16; half of them are sums of squares.
+    "sum" and "both" allocate another matrix for vectors_. The entries, 12 bytes each, are kept in memory up to 256 MB
+    and in a temporary file beyond, sorted by tile or random group. A full shuffle needs no permutation of all entries:
+    it distributes them once to groups of about 16,000 (at most 4,096 groups); each epoch shuffles the groups, and each
+    group in a buffer of its size. Vocabularies above 262,144 words have larger tiles. A device holds the tables and all
+    entries, or 400 MB of them; sorting them into runs temporarily takes 0.7 GB.
     Source: Pennington, Socher, Manning 2014, https://aclanthology.org/D14-1162.
     """
 
@@ -132,23 +135,23 @@ class GloVe(Estimator):
         """Trains from scratch, or from a checkpoint, and returns self.
 
         Args:
-            data: a Corpus, which is counted first, or a matrix that was counted before; then window, symmetric and
-                distance_weighting are not looked at.
-            y: not looked at; scikit-learn's pipelines pass it.
-            checkpoint: a file for the state of the run, written every checkpoint_minutes, on Ctrl-C and at the end, in
-                place of the one before. `load` reads it too. The matrix is not in it: a corpus is counted again.
-            resume: continue from the checkpoint; from the start if the file is not there yet. On one thread the result
-                has the bits of a run that was never interrupted.
-            progress: None shows a bar on a terminal, True also writes lines to a log, False nothing; a callable gets a
-                training.Status after each slice. All of the training alone.
+            data: A Corpus, which is counted first, or a co-occurrence matrix; then window, symmetric and
+                distance_weighting are ignored.
+            y: Ignored; scikit-learn's pipelines pass it.
+            checkpoint: File for the state of the run, replaced every checkpoint_minutes, on Ctrl-C and at the end.
+                `load` reads it too. It does not contain the matrix: a corpus is counted again.
+            resume: Continue from the checkpoint, or start if the file does not exist. With one thread the result has
+                the same bits as an uninterrupted run.
+            progress: None shows a bar on a terminal, True also writes lines to a log, False shows nothing. A callable
+                receives a training.Status after each slice. Counting is not included.
 
         Raises:
-            ValueError: a setting makes no sense, there is nothing to train on, an entry of the matrix is not a positive
-                number at a place of the matrix, or the checkpoint is of other data or settings.
-            TypeError: data is neither.
-            FormatError: the checkpoint is damaged.
-            TrainingError: the loss stopped being finite, most often since lr is too high.
-            KeyboardInterrupt: Ctrl-C; the model holds what was learned so far.
+            ValueError: A setting is invalid, there is nothing to train on, the matrix has an entry that is not positive
+                or whose row or column is out of range, or the checkpoint belongs to other data or settings.
+            TypeError: `data` is neither a Corpus nor a CooccurrenceMatrix.
+            FormatError: The checkpoint is damaged.
+            TrainingError: The loss is no longer finite, most often because lr is too high.
+            KeyboardInterrupt: Ctrl-C. The model keeps what it has learned so far.
         """
         run = self._begin(checkpoint, checkpoint_minutes, resume, progress)
         matrix = self._matrix(data)
@@ -160,10 +163,10 @@ class GloVe(Estimator):
     def partial_fit(
         self, data: Corpus | CooccurrenceMatrix, y: Any = None, *, progress: ProgressOption = None
     ) -> "GloVe":
-        """Continues with other data: `epochs` passes over it, with the sums of squares so far. Returns self.
+        """Continues training on other data for `epochs` passes, keeping the sums of squares. Returns self.
 
-        Words not met before get new rows, and counts add up; when there are any, words_ is sorted by count anew, and
-        rows move with their words. Untrained, it does what fit does. dim must stay; other settings may have changed.
+        New words get new rows and counts are added. If there are new words, words_ is sorted by count again and rows
+        move with their words. An untrained model is fitted from scratch. dim must not change; other settings may.
         """
         if not hasattr(self, "vectors_"):
             return self.fit(data, progress=progress)
@@ -175,12 +178,12 @@ class GloVe(Estimator):
         return self._train(matrix, FitRun(progress=progress))
 
     def transform(self, corpus: Corpus) -> np.ndarray:
-        """The mean vector of the known words of each document, float32 (len(corpus), numbers of a vector); or zeros."""
+        """Mean vector of the known words of each document, float32 (len(corpus), vector size); zeros without any."""
         self._check_fitted()
         return document_means(self.vectors_.matrix, self.words_, corpus)
 
     def fit_transform(self, corpus: Corpus, y: Any = None) -> np.ndarray:
-        """fit, then transform."""
+        """Fits the model and transforms the same corpus."""
         return self.fit(corpus).transform(corpus)
 
     def _check(self) -> None:
@@ -199,8 +202,8 @@ class GloVe(Estimator):
         check_machine(self.threads, self.seed, self.device, self._cpu_only())
 
     def _cpu_only(self) -> str | None:
-        """What in the settings a device does not have."""
-        return f"dim={self.dim:,}, above 1,024," if self.dim > _DEVICE_DIM else None
+        """The setting that no device kernel supports, or None; "auto" then picks the CPU."""
+        return f"dim={self.dim:,} (above 1,024)" if self.dim > _DEVICE_DIM else None
 
     def _matrix(self, data: Corpus | CooccurrenceMatrix) -> CooccurrenceMatrix:
         if isinstance(data, CooccurrenceMatrix):
@@ -219,11 +222,11 @@ class GloVe(Estimator):
         if len(matrix.words) < 2:
             raise ValueError(f"need at least 2 distinct words to train on, got {len(matrix.words)}")
         if not len(matrix):
-            raise ValueError("no two words stand together: every document is one word long, or the matrix is empty")
+            raise ValueError("no two words co-occur: every document has a single word, or the matrix is empty")
         return matrix
 
     def _fresh(self, n: int, first: int) -> dict[str, np.ndarray]:
-        """Tables of n new words, the first of which is word `first` of the model."""
+        """Tables for n new words, starting with word number `first` of the model."""
         tables = {name: kernels.weight_table(n, self.dim + 1) for name in ("w_in", "w_out", "sums_in", "sums_out")}
         initial_weights(tables["w_in"], self.dim, self.seed, first)
         initial_weights(tables["w_out"], self.dim, self.seed, _ROWS_OUT + first)
@@ -231,10 +234,10 @@ class GloVe(Estimator):
         return tables
 
     def _grow(self, matrix: CooccurrenceMatrix) -> None:
-        """Takes the words and counts of a matrix into the model."""
+        """Adds the words and counts of a matrix to the model."""
         n_old = len(self.words_)
         self.words_, self.counts_, row = grown_vocabulary(self.words_, self.counts_, matrix.words, matrix.counts)
-        fresh, tables = self._fresh(len(row) - n_old, n_old), {}  # a new dict: copy.copy shares the old one
+        fresh, tables = self._fresh(len(row) - n_old, n_old), {}  # a new dict, since copy.copy shares the old one
         for name, before in self._tables.items():
             tables[name] = table = kernels.weight_table(len(row), self.dim + 1)
             table[row[:n_old]], table[row[n_old:]] = before, fresh[name]
@@ -268,59 +271,42 @@ class GloVe(Estimator):
         )
         return self
 
+    def _job(self) -> np.ndarray:
+        """A record with the settings that the kernels read."""
+        job = np.zeros((), kernels.GLOVE_JOB)
+        for name in ("dim", "x_max", "alpha", "lr", "seed"):
+            job[name] = getattr(self, name)
+        return job
+
     def _cpu_step(self, matrix: CooccurrenceMatrix, place: np.ndarray, blocks: np.ndarray, threads: ThreadTuner) -> Any:
-        """The entries in groups, and what trains on blocks first..last of an epoch."""
-        state = self._progress
+        """Returns the grouped entries and a function that trains on blocks first..last of an epoch."""
+        state, job = self._progress, self._job()
         groups, entries = group(matrix, place, len(self.words_), self.shuffle, self.seed)
         sizes = np.diff(groups)
-        order, ends, ordered = None, None, -1  # of one epoch
+        order, ends, ordered = None, None, -1  # of the current epoch
 
         def step(epoch: int, first: int, last: int) -> tuple[float, int, int]:
             nonlocal order, ends, ordered
             if ordered != epoch:
                 order = kernels.random_order(len(sizes), self.seed, state.before + epoch)
                 ends, ordered = np.cumsum(sizes[order]), epoch
-            lo, hi = np.searchsorted(ends, blocks[[first, last]], "right")
+            job["epoch"] = state.before + epoch
+            job["first"], job["last"] = np.searchsorted(ends, blocks[[first, last]], "right")
             loss, trained = kernels.train_entries(
-                self._tables["w_in"],
-                self._tables["w_out"],
-                self._tables["sums_in"],
-                self._tables["sums_out"],
-                self.dim,
-                entries,
-                groups,
-                order,
-                int(lo),
-                int(hi),
-                x_max=self.x_max,
-                alpha=self.alpha,
-                lr=self.lr,
-                seed=self.seed,
-                epoch=state.before + epoch,
-                threads=threads.now,
+                job, **self._tables, entries=entries, groups=groups, order=order, threads=threads.now
             )
             return loss, trained, trained
 
         return entries, step
 
     def _device_step(self, matrix: CooccurrenceMatrix, place: np.ndarray, blocks: np.ndarray, device: Any) -> Any:
-        """The tables on a device, the entries in runs, and what trains on blocks first..last of an epoch."""
+        """Returns the tables on a device, the entries in runs, and a function that trains on blocks first..last."""
         state = self._progress
         entries, parts, runs = make_runs(matrix, place, len(self.words_), self.seed)
         n_parts, sizes = len(parts) - 1, np.diff(runs)
-        on_device = kernels.device_entries(
-            device,
-            self._tables,
-            entries,
-            parts,
-            runs,
-            dim=self.dim,
-            x_max=self.x_max,
-            alpha=self.alpha,
-            lr=self.lr,
-            seed=self.seed,
-        )
-        turns, edges, ends, ordered = None, None, None, -1  # of one epoch: parts, and their edges in the order of runs
+        on_device = kernels.device_entries(device, self._job(), self._tables, entries, parts, runs)
+        # Of the current epoch: the order of parts, their edges in the order of runs, and the last entry of each run.
+        turns, edges, ends, ordered = None, None, None, -1
 
         def step(epoch: int, first: int, last: int) -> tuple[float, int, int]:
             nonlocal turns, edges, ends, ordered
@@ -347,10 +333,10 @@ class GloVe(Estimator):
         return on_device, entries, step
 
     def _show(self) -> None:
-        """vectors_ and loss_, from the weights as they are now."""
+        """Sets vectors_ and loss_ from the current weights."""
         w_in, w_out = (self._tables[name][:, : self.dim] for name in ("w_in", "w_out"))
         if self.vectors == "sum":
-            with np.errstate(over="ignore", invalid="ignore"):  # of a run that failed
+            with np.errstate(over="ignore", invalid="ignore"):  # if the run failed
                 matrix = w_in + w_out
         else:
             matrix = w_in if self.vectors == "input" else np.hstack([w_in, w_out])
@@ -360,7 +346,7 @@ class GloVe(Estimator):
 
     def _check_learned(self) -> None:
         if self._dim != self.dim:
-            raise ValueError(f"dim must stay {self._dim} once trained, got {self.dim}; train anew with fit")
+            raise ValueError(f"dim must stay {self._dim} once trained, got {self.dim}; use fit to train from scratch")
 
     def _tensors(self) -> dict[str, np.ndarray]:
         return {name: table[:, : self.dim + 1] for name, table in self._tables.items()}  # a vector and its bias
@@ -379,10 +365,12 @@ class GloVe(Estimator):
 def group(
     matrix: CooccurrenceMatrix, place: np.ndarray, n_rows: int, shuffle: str, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The entries in parts of tiles or in random groups: edges int64 (groups + 1,), and entries with ids place[id].
+    """Sorts entries into parts of tiles or random groups and replaces each id by place[id].
+
+    Returns the edges of the groups, int64 (groups + 1,), and the sorted entries.
 
     Raises:
-        ValueError: an entry is outside the matrix, or not a positive number.
+        ValueError: An entry is out of range or not positive.
     """
     if shuffle == "tiles":
         tile = _TILE
@@ -398,13 +386,13 @@ def group(
 def make_runs(
     matrix: CooccurrenceMatrix, place: np.ndarray, n_rows: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Entries with ids place[id] in runs of one row, up to 64 of them, drawn from the row at random.
+    """Sorts entries into runs of up to 64 random entries of a row and replaces each id by place[id].
 
-    Runs are in parts of about 16.8 M entries, each a random sample of all. Returns entries, edges of parts in runs,
-    int64 (parts + 1,), and edges of runs in entries, int64 (runs + 1,).
+    Runs are stored in parts of about 16.8 M entries; each part is a random sample of the matrix. Returns the entries,
+    the edges of parts in runs, int64 (parts + 1,), and the edges of runs in entries, int64 (runs + 1,).
 
     Raises:
-        ValueError: an entry is outside the matrix, or not a positive number.
+        ValueError: An entry is out of range or not positive.
     """
     n_parts = -(-len(matrix) // _DEVICE_PART)
     groups, entries = _grouped(matrix, place, n_rows, 0, n_parts, seed)
@@ -424,7 +412,7 @@ def make_runs(
 def _grouped(
     matrix: CooccurrenceMatrix, place: np.ndarray, n_rows: int, tile: int, n_groups: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """kernels.group_entries, with an error that names a faulty entry."""
+    """Calls kernels.group_entries; raises an error that names the faulty entry."""
     groups, grouped = np.empty(n_groups + 1, np.int64), scratch_array(len(matrix), kernels.ENTRY)
     entries = np.ascontiguousarray(matrix.entries)
     bad = kernels.group_entries(
@@ -432,13 +420,13 @@ def _grouped(
     )
     if bad >= 0:
         matrix._checked(ValueError)
-        raise ValueError(f"entry {bad}: expected a positive number at a place of the matrix, got {entries[bad]}")
+        raise ValueError(f"entry {bad}: expected a positive number within the matrix, got {entries[bad]}")
     forget_read(matrix.entries, 0, len(matrix))
     return groups, grouped
 
 
 def _parted(edges: np.ndarray, most: int) -> np.ndarray:
-    """Edges of parts of at most `most` entries, as equal as can be; groups without entries fall away.
+    """Splits groups into nearly equal parts of at most `most` entries; drops empty groups. Returns the edges.
 
     >>> _parted(np.array([0, 2500, 2500, 2507]), 1024).tolist()
     [0, 833, 1666, 2500, 2507]
@@ -451,7 +439,7 @@ def _parted(edges: np.ndarray, most: int) -> np.ndarray:
 
 
 def _fingerprint(matrix: CooccurrenceMatrix) -> dict[str, int]:
-    """What tells a matrix from another: sizes, and a checksum of words, counts and the first entries."""
+    """Identifies a matrix by its sizes and a checksum of words, counts and the first entries."""
     crc = zlib.crc32("\0".join(matrix.words).encode("utf-8", "surrogatepass"))
     for array in (matrix.counts, matrix.entries[: 1 << 16]):
         crc = zlib.crc32(np.ascontiguousarray(array).view(np.uint8), crc)

@@ -1,9 +1,9 @@
-// The kernels of csrc/*.cu for the CPU, by name. `python -m pytest tests/test_shim.py` builds it.
+// Registers the kernels of csrc/*/*.cu with the shim by name. Compiled by tests/support/shim.py.
 #include "../../csrc/glove/glove.cu"
+#include "../../csrc/graph/walks.cu"
 #include "../../csrc/ranking/ranking.cu"
 #include "../../csrc/sequences/sequences.cu"
 #include "../../csrc/ternary/ternary.cu"
-#include "../../csrc/graph/walks.cu"
 
 using embfast::document_rows;
 using embfast::document_seeds;

@@ -1,5 +1,5 @@
-// Warps of a kernel that a multiprocessor holds, by NVIDIA's own calculator, which needs no device.
-// occupancy ARCHITECTURE THREADS REGISTERS SHARED_BYTES, of a block, prints the number.
+// Prints the number of resident warps per multiprocessor, from NVIDIA's occupancy calculator; needs no device.
+// Usage: occupancy ARCHITECTURE THREADS REGISTERS SHARED_BYTES, with threads and shared memory per block.
 #include <cuda_occupancy.h>
 
 #include <cstdio>

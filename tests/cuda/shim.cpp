@@ -1,9 +1,9 @@
-// Runs kernels with one fiber per thread, on one core, in an order that the caller chooses. Faults it reports: lanes
-// that meet at different places or with different masks, lanes missing from their own mask, shuffles from lanes outside
-// it, barriers that some threads never reach, blocks too large, more shared memory than a device has. Shared memory
-// begins as NaN. Built with AddressSanitizer it also sees what lies outside of shared memory and arrays; with
-// ThreadSanitizer, what no barrier orders (there static shared memory is of one block alone: use the dynamic). This
-// file is never compiled with -fsanitize=thread itself: it is the scheduler.
+// Runs kernels with one fiber per thread, on one core, in an order chosen by the caller. It reports these faults: lanes
+// that synchronise at different places or with different masks, lanes missing from their own mask, shuffles from lanes
+// outside the mask, barriers that some threads never reach, oversized blocks, and more shared memory than a device has.
+// Shared memory is initialised to NaN. With AddressSanitizer it also detects accesses outside shared memory and arrays;
+// with ThreadSanitizer, accesses that no barrier orders (use dynamic shared memory there, since static shared memory
+// supports a single block). This file is the scheduler and is never compiled with -fsanitize=thread itself.
 #include "shim.h"
 
 #include <sys/mman.h>
@@ -18,7 +18,7 @@
 
 #ifdef SHIM_THREAD_SANITIZER
 #include <sanitizer/tsan_interface.h>
-extern "C" {  // what the scheduler itself touches is none of its business
+extern "C" {  // hides the scheduler's own accesses from ThreadSanitizer
 void AnnotateIgnoreReadsBegin(const char* file, int line);
 void AnnotateIgnoreReadsEnd(const char* file, int line);
 void AnnotateIgnoreWritesBegin(const char* file, int line);
@@ -37,7 +37,7 @@ void AnnotateIgnoreWritesEnd(const char* file, int line);
 
 // ---- fibers -------------------------------------------------------------------------------------------------------
 
-// Saves what a call must keep, leaves this stack in *save and goes on with the other.
+// Saves callee-saved registers, stores the stack pointer in *save, and switches to stack `load`.
 extern "C" void shim_switch(void** save, void* load);
 #if defined(__x86_64__)
 asm(R"(
@@ -66,7 +66,7 @@ shim_switch:
 #error "shim_switch is written for x86-64"
 #endif
 
-// The static shared memory of all kernels; absent when no kernel has any.
+// The static shared memory of all kernels; undefined if no kernel has any.
 extern "C" char __start_shim_shared[] __attribute__((weak));
 extern "C" char __stop_shim_shared[] __attribute__((weak));
 
@@ -78,7 +78,7 @@ Counters counters;
 namespace {
 
 constexpr size_t stack_bytes = 64 << 10;
-constexpr size_t most_shared = 227 << 10;  // of an H100, the most of any device
+constexpr size_t most_shared = 227 << 10;  // bytes on an H100, the maximum of all devices
 
 enum class State { ready, at_barrier, at_collective, done };
 
@@ -87,7 +87,7 @@ struct Thread {
   State state = State::ready;
   void* stack_pointer = nullptr;
   char* stack = nullptr;
-  Wait wait{};  // from here on: what it waits for
+  Wait wait{};  // from here on: the synchronisation it waits for
   unsigned mask = 0;
   uint64_t value = 0, result = 0;
   int source = 0;
@@ -102,7 +102,7 @@ struct Block {
   char* stacks = nullptr;
   void* dynamic_shared = nullptr;
   size_t shared_bytes = 0;
-  std::vector<char> statics;  // while another block runs
+  std::vector<char> statics;  // saved while another block runs
   bool done = false;
 };
 
@@ -117,7 +117,7 @@ std::map<std::string, Kernel>& kernels() {
 
 enum Policy { forward, reverse, at_random };
 int policy = forward;
-int resident = 1;  // blocks that run at the same time
+int resident = 1;  // number of concurrent blocks
 uint64_t random_state = 1;
 char message[800];
 bool failed;
@@ -172,7 +172,7 @@ void note(const char* format, ...) {
 }
 
 #ifdef SHIM_THREAD_SANITIZER
-// All that meet release, then all acquire, on an address of this meeting alone.
+// All participants release, then all acquire, on an address used only for this synchronisation.
 template <class Meets>
 void order(Block& block, size_t first, size_t last, Meets meets) {
   char* const edge = &rendezvous[n_rendezvous++ % sizeof rendezvous];
@@ -189,7 +189,7 @@ void order(Block& block, size_t first, size_t last, Meets meets) {
 
 // ---- meetings -----------------------------------------------------------------------------------------------------
 
-// Lets the lanes of a warp go on for which all of their mask have come. True when there were any.
+// Releases lanes of a warp once all lanes of their mask have arrived. Returns true if any were released.
 bool release_lanes(Block& block, size_t first, size_t last) {
   bool any = false;
   for (size_t i = first; i < last; ++i) {
@@ -211,8 +211,10 @@ bool release_lanes(Block& block, size_t first, size_t last) {
         all = false;
       } else if (b.mask != a.mask || b.wait != a.wait || b.line != a.line || std::strcmp(b.file, a.file) != 0) {
         if (b.mask & a.mask) {
-          note("lanes of a warp meet at different places: lane %zu at %s:%d with mask %08x, lane %u at %s:%d with %08x",
-               i - first, a.file, a.line, a.mask, lane, b.file, b.line, b.mask);
+          note(
+              "lanes of a warp synchronise at different places: lane %zu at %s:%d with mask %08x, lane %u at %s:%d "
+              "with %08x",
+              i - first, a.file, a.line, a.mask, lane, b.file, b.line, b.mask);
           return true;
         }
         all = false;
@@ -238,7 +240,7 @@ bool release_lanes(Block& block, size_t first, size_t last) {
         t.result = block.threads[first + t.source].value;
       }
     }
-    // Shuffles and votes exchange a register; only __syncwarp orders memory.
+    // Shuffles and votes exchange registers; only __syncwarp orders memory.
     TSAN(if (wait == Wait::warp) order(block, first, last, inside);)
     for (size_t j = first; j < last; ++j) {
       if (inside(j)) block.threads[j].state = State::ready;
@@ -297,8 +299,8 @@ void begin(Block& block, dim3 grid, dim3 size, uint3 index, size_t shared) {
   block.threads.resize(n);
   block.statics.assign(static_bytes(), static_cast<char>(0xff));
   block.shared_bytes = shared;
-  // A heap block of the exact size: AddressSanitizer sees what passes its end. ThreadSanitizer wants memory of which
-  // it knows nothing.
+  // A heap block of the exact size lets AddressSanitizer detect overruns. ThreadSanitizer needs memory that it has not
+  // seen before.
 #ifdef SHIM_THREAD_SANITIZER
   const auto map = [](size_t bytes) {
     return mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -330,7 +332,7 @@ void begin(Block& block, dim3 grid, dim3 size, uint3 index, size_t shared) {
 
 void end(Block& block) {
 #ifdef SHIM_THREAD_SANITIZER
-  if (failed) {  // abandoned threads still end before the host goes on
+  if (failed) {  // abandoned threads are ordered before the host continues
     for (Thread& t : block.threads) {
       __tsan_switch_to_fiber(t.fiber, __tsan_switch_to_fiber_no_sync);
       __tsan_release(&end_edge);
@@ -347,7 +349,7 @@ void end(Block& block) {
   if (running == &block) running = nullptr;
 }
 
-// Goes on with the threads of a block that can: all of them once or, at random, one.
+// Resumes the ready threads of a block: each once, or random ones for up to 16 turns.
 void advance(Block& block) {
   show(block);
   std::vector<Thread*> ready;
@@ -362,7 +364,7 @@ void advance(Block& block) {
     if (!release(block)) {
       for (const Thread& t : block.threads) {
         if (t.state == State::at_collective || t.state == State::at_barrier) {
-          note("deadlock: threads wait at %s:%d for others that never come", t.file, t.line);
+          note("deadlock: threads wait at %s:%d for others that never arrive", t.file, t.line);
         }
       }
     }
@@ -387,7 +389,7 @@ uint64_t meet(Wait wait, unsigned mask, uint64_t value, int source, const char* 
   Thread* const t = self;
   ++counters.collectives;
   if (wait != Wait::block && !(mask >> t->where.lane & 1)) {
-    fail("%s:%d: lane %u is not in the mask %08x that it meets with", file, line, t->where.lane, mask);
+    fail("%s:%d: lane %u is not in its mask %08x", file, line, t->where.lane, mask);
   }
   t->state = wait == Wait::block ? State::at_barrier : State::at_collective;
   t->wait = wait, t->mask = mask, t->value = value, t->source = source, t->file = file, t->line = line;
@@ -414,13 +416,13 @@ void add_kernel(const char* name, Launcher launcher, std::initializer_list<size_
 
 }  // namespace shim
 
-// ---- what Python calls --------------------------------------------------------------------------------------------
+// ---- called from Python -------------------------------------------------------------------------------------------
 
 extern "C" {
 
 const char* shim_message() { return shim::message; }
 
-// policy: 0 threads in order, 1 in reverse, 2 at random. resident: how many blocks run at once.
+// policy: 0 runs threads in order, 1 in reverse, 2 at random. resident: number of concurrent blocks.
 void shim_schedule(int policy, uint64_t seed, int resident) {
   shim::policy = policy;
   shim::resident = resident;
@@ -432,7 +434,7 @@ void shim_counters(uint64_t* out, int reset) {
   if (reset) shim::counters = {};
 }
 
-// Bytes of each argument of a kernel, -1 if there is no such kernel. Returns their number.
+// Writes the size in bytes of each argument of a kernel. Returns their number, or -1 if the kernel does not exist.
 int shim_arguments(const char* name, uint64_t* sizes, int most) {
   const auto found = shim::kernels().find(name);
   if (found == shim::kernels().end()) return -1;
@@ -446,14 +448,14 @@ void __gcov_dump();
 void shim_write_coverage() { __gcov_dump(); }
 #endif
 
-// 0, or 1 with a message.
+// Returns 0, or 1 after setting the message.
 int shim_launch(const char* name, const unsigned* grid, const unsigned* block, uint64_t shared, void** arguments) {
   using namespace shim;
   message[0] = 0;
   failed = false;
   const auto found = kernels().find(name);
   if (found == kernels().end()) {
-    note("there is no kernel %s", name);
+    note("no kernel is named %s", name);
     return 1;
   }
   const dim3 grid_size(grid[0], grid[1], grid[2]), block_size(block[0], block[1], block[2]);

@@ -1,5 +1,5 @@
-// CUDA C++ on the CPU, for tests alone: each thread of a kernel is a fiber, and what orders threads switches fibers.
-// A mistake that a device would answer with wrong numbers or silence is an error here: see shim.cpp.
+// CUDA C++ on the CPU, for tests only: each thread of a kernel is a fiber, and synchronisation switches fibers.
+// Mistakes that a device would answer with wrong numbers or silence are errors here: see shim.cpp.
 #pragma once
 
 #include <algorithm>
@@ -9,7 +9,7 @@
 #include <initializer_list>
 #include <utility>
 
-// After the standard library, which has names of its own that begin with two underscores.
+// Defined after the standard library, which has its own names that begin with two underscores.
 #define __global__
 #define __device__
 #define __host__
@@ -17,7 +17,7 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define __restrict__ __restrict
-// One copy for all blocks, in a section that the runtime fills with NaN and swaps when it switches blocks.
+// One copy for all blocks, in a section that the shim fills with NaN and swaps when it switches blocks.
 #define __shared__ static __attribute__((section("shim_shared")))
 #define EMBFAST_DYNAMIC_SHARED(type, name) type* const name = static_cast<type*>(shim::current->dynamic_shared)
 #define EMBFAST_UNROLL
@@ -49,15 +49,15 @@ struct Where {
 };
 extern Where* current;
 
-// What went through the named accessors.
+// Counts of accesses through the functions below.
 struct Counters {
   uint64_t bytes_read, bytes_written, bytes_added, additions, collectives, switches;
 };
 extern Counters counters;
 
-// A point that lanes of the mask, or all threads of the block, must reach together. Returns what the lane is dealt.
+// Synchronises the lanes of the mask, or all threads of the block. Returns the value that the lane receives.
 uint64_t meet(Wait wait, unsigned mask, uint64_t value, int source, const char* file, int line);
-void pause();  // at a racy access: a random schedule may go on with another thread here
+void pause();  // at an access that may race: a random schedule may switch threads here
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
 template <class T>
@@ -81,7 +81,7 @@ T from_bits(uint64_t u) {
 #define blockDim (shim::current->block_size)
 #define gridDim (shim::current->grid_size)
 
-// ---- what orders and exchanges ------------------------------------------------------------------------------------
+// ---- synchronisation and exchange ---------------------------------------------------------------------------------
 
 #define SHIM_HERE const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
@@ -133,7 +133,7 @@ inline int __clz(int x) { return x ? __builtin_clz(static_cast<unsigned>(x)) : 3
 // ---- global memory that other threads write to --------------------------------------------------------------------
 
 #ifdef __SANITIZE_THREAD__
-#define SHIM_COUNT(what, n)  // the counters themselves would be a race
+#define SHIM_COUNT(what, n)  // the counters themselves would race
 #else
 #define SHIM_COUNT(what, n) (shim::counters.what += (n))
 #endif
@@ -176,7 +176,7 @@ T atomicAdd(T* p, T value) {
   } while (!__atomic_compare_exchange(p, &before, &after, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
   return before;
 }
-// Returns what was there. The least or the greatest stays.
+// Keeps the minimum or maximum and returns the previous value.
 template <class T, class Better>
 T shim_keep(T* p, T value, Better better) {
   SHIM_COUNT(bytes_added, sizeof(T));
@@ -197,7 +197,7 @@ template <class T>
 T atomicMax(T* p, T value) {
   return shim_keep(p, value, [](T a, T b) { return a > b; });
 }
-// What no thread writes to while the kernel runs.
+// Loads memory that no thread writes to while the kernel runs.
 template <class T>
 T __ldg(const T* p) {
   return *p;
@@ -222,7 +222,7 @@ using std::min;
 
 namespace shim {
 
-using Arguments = void**;  // where each argument lies, as cuLaunchKernel takes them
+using Arguments = void**;  // the address of each argument, as in cuLaunchKernel
 using Launcher = void (*)(Arguments);
 void add_kernel(const char* name, Launcher launcher, std::initializer_list<size_t> sizes);
 

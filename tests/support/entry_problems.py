@@ -1,5 +1,6 @@
-"""Small problems for kernels.train_entries and its reference; run as a script, solves all with the kernel.
+"""Small GloVe problems for comparing kernels.train_entries with its reference.
 
+Run as a script, it solves all of them with the kernel of one instruction set:
 EMBFAST_ISA=avx2 python tests/support/entry_problems.py solved.npz
 """
 
@@ -14,15 +15,23 @@ from embfast import kernels, reference
 TABLES = ("w_in", "w_out", "sums_in", "sums_out")
 
 
+def changed(job, **settings):
+    """A copy of a job with other settings."""
+    job = job.copy()
+    for name, value in settings.items():
+        job[name] = value
+    return job
+
+
 @dataclass(frozen=True)
 class EntryProblem:
-    """Settings of a run; everything random follows from them."""
+    """Settings of a problem; all of its random data is derived from them."""
 
     dim: int = 8
     words: int = 12
     n: int = 80
     tile: int = 4  # 0 for random groups
-    spread: float = 1.0  # standard deviation of a product of two vectors
+    spread: float = 1.0  # standard deviation of the dot product of two vectors
     x_max: float = 10.0
     alpha: float = 0.75
     lr: float = 0.05
@@ -30,7 +39,7 @@ class EntryProblem:
     epoch: int = 3
 
     def entries(self):
-        """Sorted, values far below and far above x_max."""
+        """Sorted entries with values far below and far above x_max."""
         rng = np.random.default_rng([self.seed, self.dim, self.words, self.n])
         places = np.sort(rng.choice(self.words**2, min(self.n, self.words**2), replace=False))
         entries = np.empty(len(places), kernels.ENTRY)
@@ -40,7 +49,7 @@ class EntryProblem:
         return entries
 
     def arguments(self, dtype=np.float32):
-        """Fresh arguments of train_entries, weights of this dtype: what float32 holds, whatever the dtype."""
+        """New arguments for train_entries with weights of this dtype, rounded to float32 for any dtype."""
         rng = np.random.default_rng([self.seed, self.dim, self.words])
         tables = {}
         for name in TABLES:
@@ -58,31 +67,22 @@ class EntryProblem:
         groups, entries = reference.group_entries(
             self.entries(), place, n_rows=self.words, tile=self.tile, n_groups=n_groups, seed=self.seed
         )
-        return {
-            **tables,
-            "dim": self.dim,
-            "entries": entries,
-            "groups": groups,
-            "order": rng.permutation(n_groups).astype(np.int32),
-            "first": 0,
-            "last": n_groups,
-            "x_max": self.x_max,
-            "alpha": self.alpha,
-            "lr": self.lr,
-            "seed": self.seed,
-            "epoch": self.epoch,
-            "threads": 1,
-        }
+        job = np.zeros((), kernels.GLOVE_JOB)
+        for name in ("dim", "x_max", "alpha", "lr", "seed", "epoch"):
+            job[name] = getattr(self, name)
+        job["last"] = n_groups
+        order = rng.permutation(n_groups).astype(np.int32)
+        return {"job": job, **tables, "entries": entries, "groups": groups, "order": order, "threads": 1}
 
     def solve(self, how, dtype=np.float32):
-        """Trains with kernels or reference. Returns arrays: the tally, then the tables by name."""
+        """Trains with kernels or reference. Returns the tally and the tables, by name."""
         arguments = self.arguments(dtype)
         tally = how.train_entries(**arguments)
         return {"tally": np.array(tally, np.float64), **{name: arguments[name] for name in TABLES}}
 
 
 def every_problem():
-    """Problems by name: dims and groupings, with the other settings taking turns; then the odd."""
+    """Problems by name: dims and groupings combined with varying other settings, then special cases."""
     found = {}
     extras = cycle(
         [
@@ -99,7 +99,7 @@ def every_problem():
         found[f"dim{dim}-tile{tile}"] = EntryProblem(dim=dim, tile=tile, **next(extras))
     plain = EntryProblem(dim=20, words=40, n=500)
     found["many-in-a-tile"] = replace(plain, tile=64)
-    # Gradients beyond 100 in many components, whatever the first step does to them.
+    # Gradients stay beyond 100 in many components even after the first step.
     found["clipped"] = replace(plain, spread=2e4, lr=1e-3, n=60)
     found["smallest-values"] = replace(plain, x_max=1e-30, n=60)
     found["largest-values"] = replace(plain, x_max=1e30, n=60)

@@ -1,4 +1,4 @@
-"""A small world of images and captions for the tests of Multimodal."""
+"""A small data set of images and captions for the tests of Multimodal."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ COLOURS, THINGS = ("red", "blue", "green", "black", "white"), ("dog", "cat", "bo
 
 
 def world(noise=0.05, seed=0):
-    """30 images, a vector of what is on each, and four captions of each that say it; the last six are "dev"."""
+    """30 images of coloured things: a vector and four captions each; the last six are "dev"."""
     rng = np.random.default_rng(seed)
     keys, rows, pairs = [], [], []
     parts = rng.normal(size=(len(COLOURS) + len(THINGS), 20)).astype(np.float32)

@@ -1,18 +1,22 @@
-"""Networks in plain torch.nn for the tests of images: VGG16 and ResNet50 with random weights, and tiny ones."""
+"""Networks, images and shortcuts for the tests of images: VGG16 and ResNet50 with random weights, and tiny networks."""
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
-from embfast.images.pictures import Preparation
+from embfast.images.backbones import Backbone
+from embfast.images.extract import Extractor, Run
+from embfast.images.pictures import Preparation, open_pictures
+from embfast.images.pooling import dim_of
+from embfast.images.trace import trace
 
 SMALL = Preparation(16, 16)
 VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
 
 
 def vgg16(width=1.0, hidden=4096, classes=1000):
-    """Thirteen convolutions, three linear layers; in-place ReLU, as torchvision has it."""
+    """VGG16: thirteen convolutions and three linear layers, with in-place ReLU as in torchvision."""
     layers, inputs = [], 3
     for outputs in VGG16:
         if outputs == "M":
@@ -38,7 +42,7 @@ def vgg16(width=1.0, hidden=4096, classes=1000):
 
 
 class Bottleneck(nn.Module):
-    """ResNet's block of three convolutions: one ReLU module, used three times, and an addition in place."""
+    """ResNet's block of three convolutions; calls one ReLU module three times and adds in place."""
 
     def __init__(self, inputs, inner, stride):
         super().__init__()
@@ -83,8 +87,8 @@ class ResNet(nn.Module):
 
 
 class Tangled(nn.Module):
-    """Everything that trips up hooks: a convolution called twice, one without a module, branches, ReLU as a function,
-    in place and not."""
+    """Cases that hooks alone get wrong: a convolution called twice, a convolution without a module, branches, and ReLU
+    as a function, in place and not."""
 
     def __init__(self):
         super().__init__()
@@ -104,7 +108,7 @@ class Tangled(nn.Module):
 
 
 def seeded(make, *args, seed=0, **options):
-    """A network with weights of a seed, and running statistics of batch normalisation that are not 0 and 1."""
+    """A network with seeded weights, and with running statistics of batch normalisation other than 0 and 1."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = make(*args, **options)
@@ -118,7 +122,7 @@ def seeded(make, *args, seed=0, **options):
 
 
 def plain(seed=0):
-    """Two convolutions with ReLU, and a classifier."""
+    """Two convolutions with ReLU, a hidden linear layer, and a classifier."""
     return seeded(
         lambda: nn.Sequential(
             nn.Conv2d(3, 5, 3, padding=1),
@@ -137,7 +141,7 @@ def plain(seed=0):
 
 
 def photographs(n, side=16, seed=0, classes=0):
-    """uint8 (n, side, side, 3): smooth random pictures; with classes, those of one class are tinted alike."""
+    """Smooth random images, uint8 (n, side, side, 3). Images of one class have the same tint."""
     random = np.random.default_rng(seed)
     coarse = random.integers(0, 256, (n, 4, 4, 3)).astype(np.float64)
     made = coarse.repeat(side // 4, axis=1).repeat(side // 4, axis=2)
@@ -145,3 +149,27 @@ def photographs(n, side=16, seed=0, classes=0):
         tints = np.array([[200, 40, 40], [40, 200, 40], [40, 40, 200]])[np.arange(n) % classes]
         made = 0.6 * made + 0.4 * tints[:, None, None, :]
     return np.clip(made + random.normal(0, 8, made.shape), 0, 255).astype(np.uint8)
+
+
+def traced(network, side=16):
+    return trace(network, torch.zeros(1, 3, side, side))
+
+
+def traced_without_numbers(make, side=224):
+    """A full-size network and its trace on torch's meta device, which computes shapes only."""
+    with torch.device("meta"):
+        network = make()
+        return network, trace(network, torch.zeros(1, 3, side, side))
+
+
+def total(points, pool="mean"):
+    return sum(dim_of(point, pool) for point in points)
+
+
+def extractor(network, pictures, layers="all", preparation=SMALL, **options):
+    run = Run(**{name: options.pop(name) for name in list(options) if name in Run.__dataclass_fields__})
+    return Extractor(Backbone(network, "test", preparation), open_pictures(pictures), layers, run=run, **options)
+
+
+def features(network, pictures, layers="all", **options):
+    return extractor(network, pictures, layers, **options).features(open_pictures(pictures)).matrix

@@ -1,8 +1,9 @@
-"""Runs PTX, what nvcc makes of a kernel, on numpy: one warp, 32 lanes side by side.
+"""Interprets PTX, the output of nvcc, on numpy: one warp at a time, with 32 lanes in parallel.
 
-Lanes that part go on lowest address first, and meet again there. Every access is held to the bounds of an array and to
-its alignment; shared memory begins as NaN; a shuffle or vote wants exactly the lanes of its mask.
-Source: NVIDIA, Parallel Thread Execution ISA. What the kernels do not use is not here, and says so.
+Divergent lanes continue with the lowest address first and reconverge there. Every access is checked for array bounds
+and alignment, shared memory is initialised to NaN, and a shuffle or vote requires exactly the lanes of its mask.
+Instructions that the kernels do not use raise NotImplementedError.
+Source: NVIDIA, Parallel Thread Execution ISA.
 """
 
 import re
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-SHARED, PARAMETERS = 1 << 10, 1 << 20  # where the address spaces begin
+SHARED, PARAMETERS = 1 << 10, 1 << 20  # start addresses of the address spaces
 LANE = np.arange(32, dtype=np.uint64)
 KINDS = {"u": "u", "s": "i", "f": "f", "b": "u"}
 
@@ -25,7 +26,7 @@ def unsigned(dtype):
 
 
 def split(text):
-    """Operands at commas outside of brackets."""
+    """Splits operands at commas outside brackets."""
     return [part.strip() for part in re.findall(r"(?:\{[^}]*\}|\[[^]]*\]|[^,{\[])+", text) if part.strip()]
 
 
@@ -37,7 +38,7 @@ class Instruction(NamedTuple):
 
 
 class Kernel:
-    """One entry of a PTX file."""
+    """A kernel (entry) in a PTX file."""
 
     def __init__(self, source, name):
         source = re.sub(r"//[^\n]*", "", source)
@@ -61,20 +62,20 @@ class Kernel:
 
 
 class Memory:
-    """The arrays that a kernel may touch."""
+    """The arrays that a kernel may access."""
 
     def __init__(self):
         self._starts, self._arrays = [], {}
 
     def add(self, array):
-        """The address of a C-contiguous array; changes go to it."""
+        """Registers a C-contiguous array, which kernels modify in place, and returns its address."""
         address = array.ctypes.data
         insort(self._starts, address)
         self._arrays[address] = array.reshape(-1).view(np.uint8)
         return address
 
     def find(self, addresses, size, text):
-        """The bytes that hold all addresses, and where in them."""
+        """Returns the bytes of the array that contains all addresses, and the offsets in it."""
         low, high = int(addresses.min()), int(addresses.max())
         start = self._starts[max(bisect_right(self._starts, low) - 1, 0)]
         held = self._arrays[start]
@@ -83,8 +84,37 @@ class Memory:
         return held, (addresses - np.uint64(start)).astype(np.int64)
 
 
+def simple_operations(dtype):
+    """Instructions whose result depends only on their operands, for operands of this dtype."""
+    return {
+        "mov": lambda a: a,
+        "cvta": lambda a: a,
+        "add": lambda a, b: a + b,
+        "sub": lambda a, b: a - b,
+        "mul": lambda a, b: a * b,
+        "mad": lambda a, b, c: a * b + c,
+        "div": lambda a, b: a / b if dtype.kind == "f" else np.trunc(a / b).astype(dtype),
+        "rem": lambda a, b: np.fmod(a, b),
+        "min": lambda a, b: np.fmin(a, b) if dtype.kind == "f" else np.minimum(a, b),
+        "max": lambda a, b: np.fmax(a, b) if dtype.kind == "f" else np.maximum(a, b),
+        "neg": lambda a: -a,
+        "abs": np.abs,
+        "and": lambda a, b: a & b,
+        "or": lambda a, b: a | b,
+        "xor": lambda a, b: a ^ b,
+        "not": lambda a: ~a,
+        "ex2": np.exp2,
+        "lg2": np.log2,
+        "rsqrt": lambda a: (1 / np.sqrt(a)).astype(dtype),
+        "rcp": lambda a: np.divide(1, a, dtype=dtype),
+        "popc": lambda a: np.array([int(v).bit_count() for v in a], "u4"),
+        "clz": lambda a: np.array([8 * dtype.itemsize - int(v).bit_length() for v in a], "u4"),
+        "brev": lambda a: np.array([int(f"{int(v):032b}"[::-1], 2) for v in a], "u4"),
+    }
+
+
 class Warp:
-    """A warp on its way through a kernel."""
+    """State of a warp that executes a kernel."""
 
     def __init__(self, kernel, memory, arguments, block, grid, shared):
         self.kernel, self.memory, self.registers = kernel, memory, {}
@@ -102,7 +132,7 @@ class Warp:
         for start, data in values:
             self.parameters[start : start + len(data)] = np.frombuffer(data, np.uint8)
 
-    # ---- registers, all of them 64 bits of which an instruction means some
+    # ---- registers: 64 bits each, of which an instruction may use fewer
 
     def read(self, operand, dtype, mask):
         if operand in self.special:
@@ -118,9 +148,9 @@ class Warp:
         elif operand in self.places:
             bits = LANE * 0 + np.uint64(self.places[operand])
         elif re.fullmatch(r"\w+", operand):
-            bits = LANE * 0 + np.uint64(SHARED)  # the one shared array
+            bits = LANE * 0 + np.uint64(SHARED)  # the only shared array
         else:
-            raise NotImplementedError(f"no such operand here: {operand}")
+            raise NotImplementedError(f"operand is not implemented: {operand}")
         bits = bits[mask]
         return bits if bits.dtype == bool else bits.astype(unsigned(dtype)).view(dtype)
 
@@ -172,7 +202,7 @@ class Warp:
                 combine = {"add": np.add, "min": np.minimum, "max": np.maximum}[
                     next(o for o in operation if o in ("add", "min", "max"))
                 ]
-                for lane, place in enumerate(places + i * size):  # lanes may name the same address
+                for lane, place in enumerate(places + i * size):  # lanes may have the same address
                     target = held[place : place + size].view(dtype)
                     old[lane] = target[0]
                     target[0] = combine(target[0], values[lane])
@@ -234,44 +264,20 @@ class Warp:
             lengths = np.array([int(v).bit_length() for v in x[0]], np.int64)
             result = np.where(lengths, 32 - lengths if "shiftamt" in operation else lengths - 1, 2**32 - 1).astype("u4")
         else:
-            simple = {
-                "mov": lambda a: a,
-                "cvta": lambda a: a,
-                "add": lambda a, b: a + b,
-                "sub": lambda a, b: a - b,
-                "mul": lambda a, b: a * b,
-                "mad": lambda a, b, c: a * b + c,
-                "div": lambda a, b: a / b if dtype.kind == "f" else np.trunc(a / b).astype(dtype),
-                "rem": lambda a, b: np.fmod(a, b),
-                "min": lambda a, b: np.fmin(a, b) if dtype.kind == "f" else np.minimum(a, b),
-                "max": lambda a, b: np.fmax(a, b) if dtype.kind == "f" else np.maximum(a, b),
-                "neg": lambda a: -a,
-                "abs": np.abs,
-                "and": lambda a, b: a & b,
-                "or": lambda a, b: a | b,
-                "xor": lambda a, b: a ^ b,
-                "not": lambda a: ~a,
-                "ex2": np.exp2,
-                "lg2": np.log2,
-                "rsqrt": lambda a: (1 / np.sqrt(a)).astype(dtype),
-                "rcp": lambda a: np.divide(1, a, dtype=dtype),
-                "popc": lambda a: np.array([int(v).bit_count() for v in a], "u4"),
-                "clz": lambda a: np.array([8 * dtype.itemsize - int(v).bit_length() for v in a], "u4"),
-                "brev": lambda a: np.array([int(f"{int(v):032b}"[::-1], 2) for v in a], "u4"),
-            }
+            simple = simple_operations(dtype)
             if kind not in simple:
-                raise NotImplementedError(f"no such instruction here: {instruction.text}")
+                raise NotImplementedError(f"instruction is not implemented: {instruction.text}")
             result = simple[kind](*x)
         self.write(operands[0], result if result.dtype == bool else np.asarray(result), mask)
         return None
 
     def exchange(self, instruction, mask):
-        """Shuffles, votes and warp barriers; their last operand is the mask of lanes."""
+        """Executes shuffles, votes and warp barriers; their last operand is the mask of lanes."""
         operation, operands = instruction.operation, instruction.operands
         expected = int(self.read(operands[-1], np.dtype("u4"), mask)[0])
         here = int(sum(1 << lane for lane in np.flatnonzero(mask)))
         if here != expected:
-            raise RuntimeError(f"{instruction.text}: mask {expected:08x}, but lanes {here:08x} have come")
+            raise RuntimeError(f"{instruction.text}: mask {expected:08x}, but lanes {here:08x} are active")
         if operation[0] == "vote":
             votes = self.read(operands[1].lstrip("!"), None, mask) ^ (operands[1][0] == "!")
             total = sum(1 << int(lane) for lane in np.flatnonzero(mask)[votes])
@@ -283,7 +289,7 @@ class Warp:
             by = self.read(operands[2], np.dtype("u4"), mask).astype(np.int64)
             clamp = self.read(operands[3], np.dtype("u4"), mask)
             if (clamp & 0x1F00).any():
-                raise NotImplementedError(f"shuffles of parts of a warp: {instruction.text}")
+                raise NotImplementedError(f"shuffles within parts of a warp: {instruction.text}")
             lane = np.flatnonzero(mask)
             source = {
                 "idx": by & 31,
@@ -296,7 +302,7 @@ class Warp:
 
 @np.errstate(all="ignore")
 def launch(kernel, memory, grid, arguments, shared=0):
-    """Runs the blocks of a grid, each of one warp, one after the other. kernel.run gathers what instructions ran."""
+    """Runs the blocks of a grid, one warp each, in sequence. kernel.run collects the executed instructions."""
     for block in range(grid):
         warp = Warp(kernel, memory, arguments, block, grid, shared)
         address, alive = np.zeros(32, np.int64), np.ones(32, bool)

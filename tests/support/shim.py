@@ -1,6 +1,6 @@
-"""The device kernels on the CPU: builds csrc/*/*.cu with tests/cuda, loads the library, launches kernels by name.
+"""Runs the device kernels on the CPU: compiles csrc/*/*.cu against tests/cuda/shim.h and launches kernels by name.
 
-Needs g++ on x86-64. Libraries are cached in build/shim by the content of the sources and the options.
+Needs g++ on x86-64. Libraries are cached in build/shim by a hash of sources and options.
 """
 
 import ctypes
@@ -27,15 +27,15 @@ COUNTERS = ("bytes_read", "bytes_written", "bytes_added", "additions", "collecti
 SANITIZERS = {
     None: ([], []),
     "address": (["-fsanitize=address,undefined", "-fno-sanitize-recover=all"], None),
-    # The scheduler is not to be watched: it is compiled without.
+    # The scheduler must not be instrumented, so it is compiled without -fsanitize=thread.
     "thread": (["-fsanitize=thread"], ["-DSHIM_THREAD_SANITIZER"]),
 }
 
 
 def build(name="plain", *, sanitizer=None, options=("-O1",), changes=None, kernels=None):
-    """Path of the library.
+    """Builds a library unless it is cached, and returns its path.
 
-    changes: a dictionary from file of csrc to (text, other text), planted in a copy of it. kernels: text in place of
+    changes: Dictionary from a file in csrc to (text, replacement), applied to a copy. kernels: Replacement for
     tests/cuda/kernels.cpp.
     """
     if platform.machine() not in ("x86_64", "AMD64") or shutil.which("g++") is None:
@@ -46,7 +46,7 @@ def build(name="plain", *, sanitizer=None, options=("-O1",), changes=None, kerne
     if kernels is not None:
         files[CUDA / "kernels.cpp"] = kernels
     for file, (text, other) in (changes or {}).items():
-        assert files[source(file)].count(text) == 1, f"{file}: {text!r} must stand there once"
+        assert files[source(file)].count(text) == 1, f"{file}: expected {text!r} exactly once"
         files[source(file)] = files[source(file)].replace(text, other)
     flags = ["-std=c++20", "-fPIC", "-g1", "-DEMBFAST_SHIM", "-Wall", "-Wextra", "-Werror", *options]
     watched, scheduler = SANITIZERS[sanitizer]
@@ -68,13 +68,13 @@ def build(name="plain", *, sanitizer=None, options=("-O1",), changes=None, kerne
     run(["g++", "-shared", *flags, *watched, work / "kernels.o", work / "shim.o", "-o", work / "shim.so"], work)
     try:
         work.rename(folder)
-    except OSError:  # another process built the same
+    except OSError:  # another process has built the same library
         shutil.rmtree(work)
     return library
 
 
 def run_sanitized(sanitizer, script):
-    """Runs a Python script, which may import from tests, in a process that has the sanitizer loaded."""
+    """Runs a Python script, which may import from tests, in a process with a sanitizer loaded."""
     names = {"address": ("libasan", "libubsan"), "thread": ("libtsan",)}[sanitizer]
     paths = [
         subprocess.run(["g++", f"-print-file-name={n}.so"], capture_output=True, text=True).stdout.strip()
@@ -90,7 +90,7 @@ def run_sanitized(sanitizer, script):
 
 
 def environment():
-    """For a process that imports from tests."""
+    """Environment for a process that imports from tests."""
     return {
         **os.environ,
         "OPENBLAS_NUM_THREADS": "1",
@@ -104,21 +104,23 @@ def run(command, folder):
 
 
 def source(name):
-    """Path of a file of csrc, whatever its room."""
-    return next(SOURCES.glob(f"*/{name}"))
+    """Path of a file in csrc, by its name or, if several rooms have such a file, by room/name."""
+    (path,) = SOURCES.rglob(name)
+    return path
 
 
 def fields(file, struct):
-    """Names of the fields of a struct of csrc."""
+    """Names of the fields of a struct in csrc."""
     body = re.search(rf"struct {struct} {{(.*?)\n}};", source(file).read_text(), re.DOTALL)[1]
-    return re.findall(r"[*\s](\w+)(?=[,;])", re.sub(r"//.*", "", body))
+    lines = [line.partition("//")[0] for line in body.splitlines()]
+    return re.findall(r"[*\s](\w+)(?=[,;])", "\n".join(line for line in lines if "(" not in line))
 
 
-ONE_AT_A_TIME = threading.Lock()  # the scheduler of a library is one
+ONE_AT_A_TIME = threading.Lock()  # a library has a single scheduler
 
 
 class ShimError(RuntimeError):
-    """What the shim found wrong with a launch."""
+    """A fault found by the shim in a launch."""
 
 
 class Shim:
@@ -129,26 +131,29 @@ class Shim:
         self._library.shim_message.restype = ctypes.c_char_p
 
     def schedule(self, policy="forward", seed=1, resident=1):
-        """In which order threads run; resident: so many blocks at once."""
+        """Sets the order in which threads run. resident: Number of concurrent blocks."""
         self._library.shim_schedule(SCHEDULES[policy], ctypes.c_uint64(seed), resident)
 
     def counters(self):
-        """What went through the accessors since the last call."""
+        """Counts of memory accesses and synchronisation since the last call."""
         values = np.zeros(len(COUNTERS), np.uint64)
         self._library.shim_counters(values.ctypes.data_as(ctypes.c_void_p), 1)
         return dict(zip(COUNTERS, map(int, values), strict=True))
 
     def arguments(self, name):
-        """Bytes of each argument of a kernel."""
+        """Size in bytes of each argument of a kernel."""
         sizes = np.zeros(64, np.uint64)
         n = self._library.shim_arguments(name.encode(), sizes.ctypes.data_as(ctypes.c_void_p), 64)
         if n < 0:
-            raise ShimError(f"there is no kernel {name}")
+            raise ShimError(f"no kernel is named {name}")
         return [int(size) for size in sizes[:n]]
 
     def launch(self, name, grid, block, arguments, shared=0):
-        """grid, block: a number or a tuple. An argument is an array, whose address the kernel gets, None for a null
-        pointer, or a numpy scalar (a structured one too), which it gets as it is."""
+        """Launches a kernel. grid and block are numbers or tuples.
+
+        Arguments are arrays (passed by address), None (a null pointer) or numpy scalars (passed by value; structured
+        scalars too).
+        """
         values = [np.uint64(0) if a is None else np.uint64(a.ctypes.data) if isinstance(a, np.ndarray) else a
                   for a in arguments]  # fmt: skip
         sizes = self.arguments(name)

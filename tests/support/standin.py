@@ -1,7 +1,7 @@
-"""A stand-in for the few names of CuPy that embfast.device uses, on numpy; its kernels are the .cu files on the CPU.
+"""Replaces the parts of CuPy that embfast.device uses by numpy; its kernels are the .cu files run by the shim.
 
-As strict as CuPy, and later than it: what is enqueued on a stream happens when somebody waits for the stream, so that
-a buffer used before it may be is seen.
+It checks arguments as strictly as CuPy. Work enqueued on a stream is delayed until the stream is synchronised, so that
+premature use of a buffer changes the result.
 """
 
 import threading
@@ -18,7 +18,7 @@ class CUDARuntimeError(RuntimeError):
 
 
 class PinnedMemory(np.ndarray):
-    """Bytes that copies read when they happen, not when they are enqueued."""
+    """Memory that copies read when they run, not when they are enqueued."""
 
 
 def is_pinned(array):
@@ -35,7 +35,7 @@ class Pointer:
 
 
 class Array:
-    """cupy.ndarray: memory of the device, which numpy cannot touch by accident."""
+    """cupy.ndarray: device memory, which numpy cannot access by accident."""
 
     def __init__(self, memory):
         self._memory = memory
@@ -83,7 +83,7 @@ def empty(shape, dtype=float, order="C"):
 
 
 class CurrentStream(type):
-    """Each thread has its own, as in CuPy."""
+    """The current stream; each thread has its own, as in CuPy."""
 
     @property
     def current(cls):
@@ -142,8 +142,8 @@ class RawKernel:
     def __call__(self, grid, block, args, *, shared_mem=0):
         assert isinstance(grid, tuple)
         assert isinstance(block, tuple)
-        assert min(grid) > 0, "CuPy would launch one block in place of none"
-        assert shared_mem <= self.max_dynamic_shared_size_bytes, "more shared memory than was asked for"
+        assert min(grid) > 0, "CuPy would launch one block instead of none"
+        assert shared_mem <= self.max_dynamic_shared_size_bytes, "more shared memory than the kernel has opted in to"
         values = []
         for a in args:
             if isinstance(a, Array):
@@ -159,7 +159,7 @@ class RawKernel:
 
 
 class RawModule:
-    made = []  # what the modules were made from
+    made = []  # code or path of each module
 
     def __init__(self, code=None, *, path=None, options=(), backend="nvrtc", translate_cucomplex=False,
                  enable_cooperative_groups=False, name_expressions=None, jitify=None):  # fmt: skip

@@ -1,4 +1,4 @@
-"""Small problems for the ternary kernels and their reference; run as a script, solves all with the kernels.
+"""Small problems for the ternary kernels and their reference. As a script, solves all of them with the kernels:
 
 EMBFAST_ISA=avx2 python tests/support/ternary_problems.py solved.npz
 """
@@ -13,7 +13,7 @@ from embfast import kernels
 
 
 def moved(array, by):
-    """A copy that begins `by` bytes after a cache line."""
+    """A copy that starts `by` bytes after the start of a cache line."""
     memory = np.zeros(array.nbytes + 128, np.uint8)
     begin = -memory.ctypes.data % 64 + by
     copy = memory[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)
@@ -23,20 +23,20 @@ def moved(array, by):
 
 @dataclass(frozen=True)
 class TernaryProblem:
-    """Settings of a run; everything random follows from them."""
+    """Settings of a problem. They determine all random values."""
 
     n: int = 9
     dim: int = 100
     m: int = 5
     k: int = 4
-    zeros: float = 0.2  # share of the levels that are 0
-    plus: float = 0.5  # share of 1 among the others
-    nan: int = -1  # a row with one
-    offset: int = 0  # bytes after a cache line at which everything begins
+    zeros: float = 0.2  # ratio of levels that are 0
+    plus: float = 0.5  # ratio of 1 among the nonzero levels
+    nan: int = -1  # a row that holds a NaN
+    offset: int = 0  # bytes between the start of a cache line and the start of every array
     excluded: bool = False
     own: bool = False
     first: int = 0
-    before: int = 0  # rows known from an earlier call
+    before: int = 0  # rows found by an earlier call
     threads: int = 1
     seed: int = 0
 
@@ -108,7 +108,7 @@ def every_problem():
         found[f"dim{dim}-n{n}"] = TernaryProblem(dim=dim, n=n, **next(extras))
     for extra in range(3):
         found[f"ties{extra}"] = TernaryProblem(dim=3 + extra, n=200, k=17, m=9, own=extra > 0, zeros=0.4, seed=extra)
-    # A sum of bits in bytes overflows after 31 registers: 15,872 levels of 512 bits.
+    # Byte counters overflow after 31 registers: 15,872 levels at 512 bits.
     found["all-alike"] = TernaryProblem(dim=40_000, n=6, zeros=0, plus=1)
     found["opposite"] = TernaryProblem(dim=40_000, n=6, zeros=0, plus=0.001)
     found["long"] = TernaryProblem(dim=33_000, n=9, m=6)

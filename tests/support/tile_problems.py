@@ -1,6 +1,6 @@
-"""Small problems for the kernels of ranking losses and their reference; run as a script, solves all with the kernels.
+"""Small problems for the kernels of ranking losses and their reference; as a script, solves all with the kernels.
 
-EMBFAST_ISA=avx2 python tests/order_problems.py solved.npz
+EMBFAST_ISA=avx2 python tests/support/tile_problems.py solved.npz
 """
 
 import sys
@@ -14,26 +14,26 @@ from embfast import kernels
 
 @dataclass(frozen=True)
 class TileProblem:
-    """Sizes of a tile; everything random follows from them."""
+    """The size of a tile, which seeds all random numbers."""
 
     n_images: int
     n_captions: int
     dim: int
     threads: int = 1
-    zeros: float = 0.3  # share of the weights
+    zeros: float = 0.3  # fraction of the weights that are 0
 
     def arguments(self, dtype):
-        """Images, captions, weights and gradients that are not zero at the start, in this dtype."""
+        """Images, captions, weights and nonzero initial gradients, in this dtype."""
         rng = np.random.default_rng([self.n_images, self.n_captions, self.dim])
         images, to_images = rng.standard_normal((2, self.n_images, self.dim)).astype(np.float32)
         captions, to_captions = rng.standard_normal((2, self.n_captions, self.dim)).astype(np.float32)
         weights = rng.standard_normal((self.n_images, self.n_captions)).astype(np.float32)
         weights[rng.random(weights.shape) < self.zeros] = 0
-        weights[: self.n_images // 2, -1] = 0  # no image of a block has a weight for it
+        weights[: self.n_images // 2, -1] = 0  # a caption that no image of a block has a weight for
         return [part.astype(dtype) for part in (images, captions, weights, to_images, to_captions)]
 
     def rank(self, how, dtype):
-        """Hinges and hardest ones of a tile of whole numbers, many of them equal, some of them -inf."""
+        """Results of hinges and hardest for a tile of integers, many equal, some -inf."""
         rng = np.random.default_rng([self.n_images, self.n_captions, self.dim, 1])
         sizes = self.n_images * (1 + self.dim % 3), self.n_captions + self.dim
         tile = rng.integers(-4, 5, sizes).astype(dtype)
@@ -54,7 +54,7 @@ class TileProblem:
         return found
 
     def solve(self, how, dtype):
-        """By kernels or reference: order scores, and both gradients, together and alone; and what rank finds."""
+        """Results of kernels or reference: order scores, gradients (together and alone), hinges and hardest."""
         images, captions, weights, to_images, to_captions = self.arguments(dtype)
         scores = np.full(weights.shape, np.nan, dtype)
         how.order_scores(images, captions, scores, threads=self.threads)
@@ -73,7 +73,7 @@ class TileProblem:
 
 
 def every_problem():
-    """Problems by name: blocks of 2 and 4 rows and the rows left over, columns below, on and above a register."""
+    """Problems by name: full and partial blocks of rows, columns below, at and above the width of a register."""
     threads = cycle([1, 2, 5])
     found = {}
     for (n, m), dim in product([(1, 1), (3, 5), (4, 4), (9, 6), (2, 11)], [1, 7, 8, 16, 31, 32, 33, 100]):

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.machine import machine_and_commit, report
-from embfast.text.corpus import Corpus, read_vocab
+from embfast.text.corpus import Corpus
+from embfast.text.vocabulary import read_vocab
 
 ROOT = Path(__file__).resolve().parents[1]
 

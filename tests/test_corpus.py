@@ -1,4 +1,4 @@
-"""Corpus against a twin in plain Python, against the original word2vec, and against every kind of bad input."""
+"""Corpus compared with a plain Python twin and with the original word2vec, and its errors for bad input."""
 
 import bz2
 import gzip
@@ -26,13 +26,14 @@ import embfast.text.sources
 import embfast.text.storage
 from embfast import kernels
 from embfast.errors import FormatError
-from embfast.text.corpus import Corpus, read_vocab
+from embfast.text.corpus import Corpus
+from embfast.text.vocabulary import read_vocab
 
 DATA = Path(os.environ.get("EMBFAST_DATA", Path(__file__).parents[2] / "shared/data"))
 
 
 def twin(raw, min_count=1, max_vocab=None, keep=(), vocab=None, max_sentence=None):
-    """words, counts and documents (lists of ids) of one text in bytes: the rules of word2vec.c's ReadWord, slowly."""
+    """words, counts and documents (lists of ids) of a text in bytes, by the rules of word2vec.c's ReadWord."""
     lines = raw.replace(b"\r", b"").replace(b"\t", b" ").split(b"\n")
     if lines[-1] == b"":
         lines.pop()
@@ -59,12 +60,14 @@ def as_twin(corpus):
     return corpus.words, corpus.counts.tolist(), documents
 
 
-def small_steps(monkeypatch, block, memory=1 << 28):
-    """Blocks so small that every boundary falls inside a word somewhere, and (memory=0) ids and results on disk."""
+def small_steps(monkeypatch, block, memory=1 << 28, chunk=3):
+    """Small blocks, so that boundaries fall inside words; with memory=0, ids and results are on disk."""
     monkeypatch.setattr(embfast.text.sources, "BLOCK_BYTES", block)
     monkeypatch.setattr(embfast.text.sources, "SLICE_BYTES", 3 * block)
     monkeypatch.setattr(embfast.files.scratch, "MEMORY_BYTES", memory)
-    monkeypatch.setattr(embfast.text.corpus, "_CHUNK", 3)
+    monkeypatch.setattr(embfast.text.corpus, "_CHUNK_TOKENS", chunk)
+    monkeypatch.setattr(embfast.text.corpus, "_CHUNK_DOCUMENTS", chunk)
+    monkeypatch.setattr(embfast.text.encoding, "_CHUNK_DOCUMENTS", chunk)
 
 
 TEXT = "the cat sat on the mat\n\nthe dog\tsat  on\r\nthe antidisestablishmentarianism of the </s> café\n".encode() * 3
@@ -133,7 +136,7 @@ def test_any_text_any_block_any_thread(
     threads=st.sampled_from([1, 3]),
 )
 def test_bytes_that_are_not_text(raw, block, threads, tmp_path):
-    raw = b"a " + b"".join(raw)  # "a ": so that no compressed file starts here
+    raw = b"a " + b"".join(raw)  # "a ", so that it is not a compressed file
     path = tmp_path / "bytes"
     path.write_bytes(raw)
 
@@ -174,7 +177,7 @@ def test_fixed_vocabulary(tmp_path, threads, monkeypatch):
     assert as_twin(corpus) == (words, counts, documents)
     with pytest.raises(ValueError, match="none of the 1 words of vocab occurs"):
         Corpus.from_file(path, vocab=["absent"])
-    with pytest.raises(ValueError, match="1 words twice"):
+    with pytest.raises(ValueError, match="1 repeated"):
         Corpus.from_file(path, vocab=["a", "a"])
     Corpus.from_file(path, min_count=2).save_vocab(tmp_path / "vocab")
     again = Corpus.from_file(path, vocab=tmp_path / "vocab")
@@ -182,7 +185,7 @@ def test_fixed_vocabulary(tmp_path, threads, monkeypatch):
 
 
 def pruned_twin(raw, max_distinct):
-    """Which words are left after counting as word2vec.c does when its table is full, in the order they came back in."""
+    """Words that survive the pruning of word2vec.c when its table is full, in their final order."""
     counts, min_reduce = {}, 1
     for token in raw.split():
         counts[token] = counts.get(token, 0) + 1
@@ -229,7 +232,7 @@ def test_words_that_several_threads_see_count_once(threads, monkeypatch):
         Corpus.from_sentences(iter(sentences), max_distinct=49, threads=threads)
 
 
-def test_what_can_be_read_once_only_is_named(tmp_path):
+def test_a_source_that_cannot_be_read_twice_is_named(tmp_path):
     class Once:
         def __init__(self):
             self.left = iter([["a", "b", "c"]])
@@ -320,7 +323,7 @@ def test_damaged_compressed_files(tmp_path, kind):
     path = tmp_path / "cut"
     for size in (len(whole) - 1, len(whole) // 2, len(whole) - 9):
         path.write_bytes(whole[:size])
-        with pytest.raises(FormatError, match=rf"cut: the {kind} data end in the middle"):
+        with pytest.raises(FormatError, match=rf"cut: the {kind} data are truncated"):
             Corpus.from_file(path)
     middle = len(whole) // 2
     path.write_bytes(whole[:middle] + bytes(255 - b for b in whole[middle : middle + 2000]) + whole[middle + 2000 :])
@@ -351,7 +354,7 @@ def test_directories_and_lists_of_files(tmp_path):
     assert list(corpus) == [["z"], [], ["z"], ["b", "b"]]
     assert list(Corpus.from_file([tmp_path / "b.txt", tmp_path / "a"], min_count=1)) == [["b", "b"], ["z"], [], ["z"]]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="a directory without files"):
+    with pytest.raises(ValueError, match="no files in this directory"):
         Corpus.from_file(tmp_path / "empty")
     with pytest.raises(FileNotFoundError, match="absent: no such file"):
         Corpus.from_file(tmp_path / "absent")
@@ -359,9 +362,9 @@ def test_directories_and_lists_of_files(tmp_path):
         Corpus.from_file([])
 
 
-def test_corpora_saved_among_the_texts_are_not_read(tmp_path):
+def test_saved_corpora_in_a_directory_of_texts_are_skipped(tmp_path):
     (tmp_path / "a.txt").write_text("a b")
-    (tmp_path / "corpus.json").write_text("c")  # of the user's own
+    (tmp_path / "corpus.json").write_text("c")  # a file of the user
     for _ in range(2):
         corpus = Corpus.from_file(tmp_path, min_count=1, cache=tmp_path / "cache")
         assert corpus.words == ["a", "b", "c"]
@@ -492,7 +495,7 @@ def test_parquet(tmp_path):
         list(Corpus.from_parquet([path, path], "tokens", min_count=1))
         == [[t for t in d or [] if t] for d in tokens] * 2
     )
-    with pytest.raises(KeyError, match="no column 'absent'; there are 'text'"):
+    with pytest.raises(KeyError, match="no column 'absent'; the file has 'text'"):
         Corpus.from_parquet(path, "absent")
     with pytest.raises(TypeError, match="column 'n' holds int64"):
         Corpus.from_parquet(path, "n")
@@ -514,12 +517,12 @@ def test_parquet_without_pyarrow(tmp_path, monkeypatch):
 # Directories on disk -------------------------------------------------------------------------------------------------
 
 
-def test_cache_is_used_again_until_something_changes(tmp_path, monkeypatch):
+def test_a_cache_is_reused_until_something_changes(tmp_path, monkeypatch):
     path, cache = tmp_path / "text", tmp_path / "cache"
     path.write_bytes(TEXT)
     passes = []
-    encode = embfast.text.corpus.encode_source
-    monkeypatch.setattr(embfast.text.corpus, "encode_source", lambda *a: passes.append(1) or encode(*a))
+    encode = embfast.text.corpus.encode
+    monkeypatch.setattr(embfast.text.corpus, "encode", lambda *a: passes.append(1) or encode(*a))
 
     def passes_for(**options):
         passes.clear()
@@ -609,7 +612,7 @@ def test_damage_inside_a_file_is_found(tmp_path, name, old, new):
 def test_a_saved_corpus_is_no_cache(tmp_path):
     (tmp_path / "text").write_text("a b")
     Corpus.from_sentences([["mine"]]).save(tmp_path / "saved")
-    with pytest.raises(ValueError, match="saved: expected a cache or nothing, got a corpus that was saved"):
+    with pytest.raises(ValueError, match="saved: expected a cache or nothing, got a corpus written"):
         Corpus.from_file(tmp_path / "text", min_count=1, cache=tmp_path / "saved")
     assert Corpus.load(tmp_path / "saved").words == ["mine"]
 
@@ -634,7 +637,7 @@ def test_saving_over_itself_and_after_a_failure(tmp_path, monkeypatch):
 
 
 def test_killed_while_saving(tmp_path):
-    """kill -9 at any moment leaves a whole corpus behind: the old one or the new one."""
+    """kill -9 at any moment leaves a complete corpus, the old one or the new one."""
     target = tmp_path / "saved"
     program = (
         "import sys; from embfast.text.corpus import Corpus\n"
@@ -655,7 +658,7 @@ def test_killed_while_saving(tmp_path):
         assert corpus.words in (["a"], ["b"])
 
 
-def test_results_on_disk_leave_no_file_behind(tmp_path, monkeypatch):
+def test_arrays_on_disk_leave_no_file_behind(tmp_path, monkeypatch):
     small_steps(monkeypatch, 16, memory=0)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
@@ -705,15 +708,15 @@ def test_vocabulary_files(tmp_path):
         Corpus.from_sentences([["New York"]]).save_vocab(path)
 
 
-def test_with_words_wants_distinct_words():
-    with pytest.raises(ValueError, match="1 twice"):
+def test_with_words_needs_distinct_words():
+    with pytest.raises(ValueError, match="1 repeated"):
         Corpus.from_sentences([["a"]]).with_words(["a", "a"])
     nothing = Corpus.from_sentences([["a"], ["a"]]).with_words(["b"])
     assert (len(nothing), nothing.n_tokens) == (2, 0)
 
 
-def test_only_what_a_corpus_left_behind_is_removed(tmp_path):
-    """Directories of the user's own may be called data-... too."""
+def test_save_removes_only_data_of_a_corpus(tmp_path):
+    """A directory of the user may also be named data-..."""
     own = [tmp_path / "data-2024", tmp_path / "data-raw", tmp_path / "data-0123abcd", tmp_path / "data-deadbeef"]
     for path in own:
         path.mkdir()
@@ -731,10 +734,9 @@ def test_only_what_a_corpus_left_behind_is_removed(tmp_path):
 
 @pytest.mark.parametrize("memory", [1 << 28, 0])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_more_words_than_two_bytes_can_number(tmp_path, threads, memory, monkeypatch):
-    """Numbers are packed by their size until the end: 2^15 less 2 and 2^16 less 2 words are where that changes."""
-    small_steps(monkeypatch, 1 << 14, memory)
-    monkeypatch.setattr(embfast.text.corpus, "_CHUNK", 1 << 20)
+def test_more_words_than_fit_in_two_bytes(tmp_path, threads, memory, monkeypatch):
+    """Provisional ids are packed by size; the size changes at 2^15 - 2 and 2^16 - 2 words."""
+    small_steps(monkeypatch, 1 << 14, memory, chunk=1 << 20)
     rng = np.random.default_rng(0)
     first_sight = [f"w{i}" for i in range(140_000)]
     again = [f"w{i}" for i in rng.integers(0, 140_000, 140_000)]
@@ -745,8 +747,8 @@ def test_more_words_than_two_bytes_can_number(tmp_path, threads, memory, monkeyp
     assert corpus.counts.tolist() == sorted(Counter(first_sight + again).values(), reverse=True)
 
 
-def test_offsets_that_fall_are_refused():
-    with pytest.raises(ValueError, match="offsets must rise"):
+def test_decreasing_offsets_are_refused():
+    with pytest.raises(ValueError, match="offsets must not decrease"):
         Corpus(["a"], np.array([4]), np.zeros(4, np.int32), np.array([0, 3, 1, 4]))
 
 
@@ -761,7 +763,7 @@ def test_options_of_another_type(wrong, tmp_path):
         Corpus.from_file(tmp_path / "a.txt", **wrong)
 
 
-def test_options_of_numpy_can_be_cached(tmp_path):
+def test_numpy_options_can_be_cached(tmp_path):
     (tmp_path / "a.txt").write_text("a b a b")
     for _ in range(2):
         found = Corpus.from_file(tmp_path / "a.txt", min_count=np.int64(2), cache=tmp_path / "cache")
@@ -769,8 +771,8 @@ def test_options_of_numpy_can_be_cached(tmp_path):
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_bytes_that_are_no_text_meet_a_given_vocabulary(tmp_path, threads):
-    """As without one: mended they may be in it, and where nothing is mended they are an error."""
+def test_bad_bytes_with_a_fixed_vocabulary(tmp_path, threads):
+    """Replaced bytes may spell a word of the vocabulary; "strict" raises, as without a vocabulary."""
     (tmp_path / "a.txt").write_bytes(b"caf\xe9 au lait\n" * 5)
     read = Corpus.from_file(tmp_path / "a.txt", min_count=1, errors="replace", threads=threads)
     again = Corpus.from_file(tmp_path / "a.txt", vocab=read.words, errors="replace", threads=threads)
@@ -782,7 +784,7 @@ def test_bytes_that_are_no_text_meet_a_given_vocabulary(tmp_path, threads):
 
 
 @pytest.mark.parametrize("block", [1, 4, 1 << 20])
-def test_a_byte_order_mark_is_no_part_of_the_first_word(tmp_path, block, monkeypatch):
+def test_a_byte_order_mark_is_skipped(tmp_path, block, monkeypatch):
     small_steps(monkeypatch, block)
     raw = b"\xef\xbb\xbfhello world hello\nhello\n"
     (tmp_path / "plain").write_bytes(raw)
@@ -792,8 +794,8 @@ def test_a_byte_order_mark_is_no_part_of_the_first_word(tmp_path, block, monkeyp
         assert (corpus.words, corpus.counts.tolist(), len(corpus)) == (["hello", "world"], [6, 2], 4)
 
 
-def test_tokens_that_are_skipped_take_no_memory(tmp_path):
-    """Bytes that are no text, all different: they have no place in the table of words."""
+def test_skipped_tokens_take_no_memory(tmp_path):
+    """Distinct tokens of bad bytes take no slot in the word table."""
     (tmp_path / "text").write_bytes(b" ".join(b"%d\xff" % i for i in range(600_000)) + b" a b a\n")
     code = """
 import re, sys
@@ -809,7 +811,7 @@ print(corpus.n_tokens, (peak() - before) // 1024)
     assert megabytes < 32
 
 
-def test_an_encoder_holds_to_its_order():
+def test_an_encoder_refuses_calls_out_of_order():
     def encoder():
         made = kernels.TextEncoder(
             n_threads=1, block_bytes=64, memory_bytes=1 << 20, spill_fd=-1, errors="strict", max_distinct=9,
@@ -835,7 +837,7 @@ def test_an_encoder_holds_to_its_order():
             again()
 
 
-def test_what_pruning_leaves_may_be_too_rare(tmp_path):
+def test_pruning_may_leave_only_words_that_are_too_rare(tmp_path):
     (tmp_path / "text").write_text(" ".join(f"w{i % 40}" for i in range(160)))
     with pytest.raises(ValueError, match=r"no word occurs min_count=5 times.*the most frequent occurs \d times"):
         Corpus.from_file(tmp_path / "text", min_count=5, max_distinct=30, threads=1)

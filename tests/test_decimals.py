@@ -1,4 +1,4 @@
-"""float32 numbers to decimal text and back: kernels against the reference, and the files of other tools."""
+"""Decimal text to float32 and back: kernels compared with the reference, and files of other tools."""
 
 import numpy as np
 import pytest
@@ -72,14 +72,14 @@ def test_every_spelling_is_read_as_the_nearest_float32(tokens, space, end):
 
 @given(st.lists(SPELLINGS, max_size=3), NO_NUMBERS | BEYOND, st.lists(SPELLINGS, max_size=3))
 @settings(max_examples=200, deadline=None)
-def test_what_is_no_float32_is_never_read_as_one(before, bad, after):
+def test_tokens_that_are_not_float32_are_never_read_as_one(before, bad, after):
     tokens = [*before, bad, *after]
     plain, _ = assert_same_lines(f"key {' '.join(tokens)}\n".encode(), len(tokens))
     assert not plain.any()
 
 
 @given(st.binary(max_size=60), st.integers(1, 4))
-@example(b"!\x000", 1)  # a NUL is no space
+@example(b"!\x000", 1)  # a NUL is not a space
 @example(b"a 1\x0b2", 2)
 @example(b" a 1", 1)
 @settings(max_examples=300, deadline=None)
@@ -111,7 +111,7 @@ def test_blank_lines_cost_no_rows():
     assert values.shape == (0, 10**9)
 
 
-def test_a_wrong_call_is_refused():
+def test_invalid_arguments_are_refused():
     rows = np.ones((2, 2), np.float32)
     for text, dim, threads, told in (
         (b"a 1", 1, 1, "parse_lines: expected a newline at the end"),
@@ -141,7 +141,7 @@ def test_numbers_are_written_as_the_reference_does(numbers, with_key):
     assert text == reference.format_lines(keys, rows, "\t", 1)
 
 
-def test_any_bits_come_back():
+def test_every_float32_round_trips():
     bits = np.random.default_rng(1).integers(0, 2**32, size=(400, 50), dtype=np.uint32)
     values = bits.view(np.float32)
     values = np.where(np.isfinite(values), values, np.float32(-0.0))
@@ -180,8 +180,8 @@ def test_a_number_that_underflows_is_zero(tmp_path):
     assert_array_equal(got.view(np.uint32), np.array([[0, -0.0, 1], [1, 2, 3]], np.float32).view(np.uint32))
 
 
-def test_files_larger_than_a_block(tmp_path, monkeypatch):
-    """Lines cross from one block to the next, and every row has its number."""
+def test_files_larger_than_a_chunk(tmp_path, monkeypatch):
+    """Lines cross the border between chunks, and errors name the right row."""
     monkeypatch.setattr(kernels, "cores", lambda: 3)
     rows = np.random.default_rng(5).normal(size=(9000, 100)).astype(np.float32)
     keys = [f"w{i}" for i in range(9000)]

@@ -162,7 +162,7 @@ def on_device(features):
 
 @pytest.mark.parametrize("where", ["host", "device"])
 def test_packing_on_a_device_equals_the_cpus(where, cupy, monkeypatch):
-    monkeypatch.setattr(ternary, "_NUMBERS", 7 * 70)  # seven rows at a time
+    monkeypatch.setattr(ternary, "_CHUNK_NUMBERS", 7 * 70)  # seven rows at a time
     features, low, high = problem(40, 70)
     features[~np.isfinite(features)] = 0
     expected = TernaryMatrix.from_features(features, low, high)
@@ -173,7 +173,7 @@ def test_packing_on_a_device_equals_the_cpus(where, cupy, monkeypatch):
 @pytest.mark.parametrize("where", ["host", "device"])
 @pytest.mark.parametrize("row", [0, 20, 39])
 def test_a_nan_is_named_with_its_place(row, where, cupy, monkeypatch):
-    monkeypatch.setattr(ternary, "_NUMBERS", 7 * 70)
+    monkeypatch.setattr(ternary, "_CHUNK_NUMBERS", 7 * 70)
     features, low, high = problem(40, 70)
     features[~np.isfinite(features)] = 0
     features[row, 69] = np.nan

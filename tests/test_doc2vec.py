@@ -281,7 +281,7 @@ def test_partial_fit_keeps_to_its_settings(documents):
 
 
 def test_tags_that_do_not_fit(documents, corpus):
-    with pytest.raises(ValueError, match="tags: expected those of 300 documents, got those of 2"):
+    with pytest.raises(ValueError, match="tags: expected tags of 300 documents, got tags of 2"):
         small().fit(corpus, tags=["a", "b"])
     with pytest.raises(TypeError, match="tags: expected a str or a list of str for document 1, got 5"):
         small().fit(corpus, tags=["a", 5])

@@ -1,4 +1,4 @@
-"""Files: every format there and back, files of the original tools, and everything that can be wrong with one."""
+"""Vector files: round trips in every format, files of the original tools, and errors for damaged files."""
 
 import errno
 import fcntl
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from embfast.errors import FormatError
-from embfast.files import durable, formats, lines
+from embfast.files import durable, formats
 from embfast.vectors.vectors import Vectors
 
 EXTENSIONS = [".bin", ".txt", ".vec", ".npz", ".safetensors", ".bin.gz", ".txt.gz", ".vec.gz"]
@@ -41,7 +41,7 @@ def assert_same_bits(a, b):
     assert_array_equal(np.ascontiguousarray(a).view(np.uint32), np.ascontiguousarray(b).view(np.uint32))
 
 
-# ---- there and back -----------------------------------------------------------------------------------------------
+# ---- round trips --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("extension", EXTENSIONS)
@@ -97,7 +97,7 @@ def test_padded_rows_and_many_blocks(tmp_path, extension):
     assert_array_equal(got, wide[:1234, :50])
 
 
-def test_extension_and_format_say_what_a_file_is(tmp_path):
+def test_the_format_comes_from_the_extension_or_the_argument(tmp_path):
     with pytest.raises(ValueError, match=r"cannot tell the format.*\.safetensors"):
         formats.format_of("vectors.dat")
     with pytest.raises(ValueError, match="format must be one of"):
@@ -196,7 +196,7 @@ def test_mapped_matrix_is_aligned_and_read_only(tmp_path, make_vectors, extensio
 
 
 @pytest.mark.parametrize("extension", [".bin", ".txt"])
-def test_what_cannot_be_mapped_says_so(tmp_path, make_vectors, extension):
+def test_formats_that_cannot_be_mapped(tmp_path, make_vectors, extension):
     make_vectors(2, 2).save(tmp_path / f"v{extension}")
     with pytest.raises(ValueError, match=r"cannot be memory-mapped; save it as \.npz"):
         Vectors.load(tmp_path / f"v{extension}", mmap=True)
@@ -303,7 +303,7 @@ def test_bad_members_of_an_npz(tmp_path, changes, message):
 
 
 @pytest.mark.parametrize("extension", [".npz", ".safetensors", ".bin", ".txt", ".txt.gz", ".bin.gz"])
-def test_a_file_cut_anywhere_is_an_error(tmp_path, make_vectors, extension):
+def test_a_file_truncated_anywhere_is_an_error(tmp_path, make_vectors, extension):
     path = tmp_path / f"v{extension}"
     make_vectors(4, 3).save(path)
     whole = path.read_bytes()
@@ -327,7 +327,7 @@ def test_absurd_sizes_inside_archives_allocate_nothing(tmp_path):
 
 @pytest.mark.parametrize("errors", ["replace", "skip"])
 @pytest.mark.parametrize("binary", [False, True])
-def test_replace_mends_and_skip_leaves_out(tmp_path, errors, binary):
+def test_replace_repairs_and_skip_drops(tmp_path, errors, binary):
     rows = [(b"a", 1), (b"\xffx", 2), (b"a", 3), (b"c", NAN), (b"d", 5)]
     if binary:
         path = tmp_path / "v.bin"
@@ -355,7 +355,7 @@ def test_replace_and_skip_in_an_npz(tmp_path, errors):
     assert (keys, matrix.ravel().tolist()) == expected
 
 
-def test_skip_leaves_out_broken_lines_and_a_cut_end(tmp_path):
+def test_skip_drops_broken_lines_and_a_truncated_end(tmp_path):
     (tmp_path / "v.txt").write_bytes(b"6 2\na 1 2\nnew york 1 2\nb 1 x\nc 3 4\nd 5")
     with pytest.warns(UserWarning, match="4 faults"):
         keys, matrix = formats.read(tmp_path / "v.txt", errors="skip")
@@ -364,11 +364,11 @@ def test_skip_leaves_out_broken_lines_and_a_cut_end(tmp_path):
     with pytest.raises(FormatError, match="after 'new'"):
         formats.read(tmp_path / "v.txt", errors="replace", limit=2)
     (tmp_path / "v.bin").write_bytes(b"3 1\na " + row(1) + b"\nb " + row(2) + b"\nc")
-    with pytest.warns(UserWarning, match="left out"):
+    with pytest.warns(UserWarning, match="dropped"):
         assert formats.read(tmp_path / "v.bin", errors="skip")[0] == ["a", "b"]
 
 
-def test_limit_looks_no_further(tmp_path):
+def test_rows_after_the_limit_are_not_checked(tmp_path):
     (tmp_path / "v.txt").write_bytes(b"1000000000 1\na 1\nb 2\n\xff\n")
     assert formats.read(tmp_path / "v.txt", limit=2)[0] == ["a", "b"]
     assert formats.read(tmp_path / "v.txt", limit=0)[0] == []
@@ -390,7 +390,7 @@ def test_blank_lines_tabs_and_other_encodings(tmp_path):
 
 @pytest.mark.parametrize("key", ["new york", "", "a\tb", "a\n", "\ud800"])
 @pytest.mark.parametrize("extension", [".bin", ".txt"])
-def test_keys_that_words_cannot_spell(tmp_path, key, extension):
+def test_keys_that_the_format_cannot_hold(tmp_path, key, extension):
     with pytest.raises(ValueError, match="key"):
         formats.write(tmp_path / f"v{extension}", [key], np.ones((1, 1), np.float32))
     assert list(tmp_path.iterdir()) == []
@@ -414,8 +414,8 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, make_vectors,
 
 @pytest.mark.parametrize("path", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "link"])
 @pytest.mark.parametrize("redirected", [True, False])
-def test_an_open_file_is_written_straight(tmp_path, path, redirected):
-    """Behind what is there: cat does the same to a pipe, and to a file that the shell appends to."""
+def test_an_open_file_is_written_directly(tmp_path, path, redirected):
+    """The output is appended, as cat does with a pipe or a file opened with >>."""
     (tmp_path / "link").symlink_to("/dev/stdout")
     (tmp_path / "out").write_text("before\n")
     code = (
@@ -423,7 +423,7 @@ def test_an_open_file_is_written_straight(tmp_path, path, redirected):
     )
     code += "check_place(sys.argv[1])\n"
     code += "with replacing(sys.argv[1]) as stream: stream.write(b'text\\n')"
-    command = [sys.executable, "-c", code, str(tmp_path / path)]  # an absolute path stays as it is
+    command = [sys.executable, "-c", code, str(tmp_path / path)]  # joining an absolute path returns it
     if redirected:
         with open(tmp_path / "out", "ab") as out:
             for _ in range(2):
@@ -441,21 +441,21 @@ def test_the_longest_names_can_be_written(tmp_path, name):
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [(name, b"new")]
 
 
-def test_keys_that_no_reader_of_bin_takes_are_not_written(tmp_path):
+def test_keys_too_long_for_bin_are_refused(tmp_path):
     rows = np.ones((1, 2), np.float32)
     formats.write(tmp_path / "v.bin", ["k" * 65_535], rows)
     assert formats.read(tmp_path / "v.bin")[0] == ["k" * 65_535]
     for wrong in (
         lambda: formats.write(tmp_path / "v.bin", ["k" * 65_536], rows),
-        lambda: lines.check_keys(["k" * 65_536], "bin"),
+        lambda: formats.check_keys(["k" * 65_536], "bin"),
     ):
-        with pytest.raises(ValueError, match="has 65,536 bytes, of which format 'bin' holds 65,535 at most"):
+        with pytest.raises(ValueError, match="has 65,536 bytes; format 'bin' allows at most 65,535"):
             wrong()
-    lines.check_keys(["k" * 65_536], "text")
+    formats.check_keys(["k" * 65_536], "text")
 
 
 @pytest.mark.parametrize("encoding", ["hex", "base64", "rot13"])
-def test_encodings_of_no_text_are_refused(tmp_path, encoding):
+def test_encodings_that_are_not_of_text_are_refused(tmp_path, encoding):
     with pytest.raises(ValueError, match=f"encoding: '{encoding}' is not a text encoding"):
         formats.read(tmp_path / "v.txt", encoding=encoding)
 
@@ -475,7 +475,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path):
 
 WRITER = """
 import sys, time
-from embfast.files import durable, formats, lines
+from embfast.files import durable, formats
 with durable.replacing(sys.argv[1]) as stream:
     stream.write(b"half")
     stream.flush()
@@ -486,7 +486,7 @@ with durable.replacing(sys.argv[1]) as stream:
 
 @contextmanager
 def writing(path):
-    """Another process, in the middle of writing a file."""
+    """A process in the middle of writing a file."""
     command = [sys.executable, "-c", WRITER, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -496,7 +496,7 @@ def writing(path):
             process.kill()
 
 
-def test_what_a_killed_writer_left_goes_at_the_next_write(tmp_path, make_vectors):
+def test_the_next_write_removes_files_of_a_killed_writer(tmp_path, make_vectors):
     path = tmp_path / "v.bin"
     others = [".v.bin.tmp", ".v.bin.0123456.tmp", ".w.bin.01234567.tmp", ".v.bin.01234567.tmp2", "v.bin.01234567.tmp"]
     for name in others:
@@ -505,7 +505,7 @@ def test_what_a_killed_writer_left_goes_at_the_next_write(tmp_path, make_vectors
         with writing(path) as process:
             process.kill()
             process.wait()
-    assert len(list(tmp_path.iterdir())) == len(others) + 2 - 1  # the second writer removed what the first had left
+    assert len(list(tmp_path.iterdir())) == len(others) + 2 - 1  # the second writer removed the file of the first
     make_vectors(2, 2).save(path)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*others, "v.bin"])
 
@@ -521,7 +521,7 @@ def test_a_living_writer_keeps_its_file(tmp_path, make_vectors):
     assert [(p, p.read_bytes()) for p in tmp_path.iterdir()] == [(path, b"half")]
 
 
-def test_a_writer_whose_new_file_was_taken_for_abandoned_takes_another(tmp_path, monkeypatch):
+def test_a_writer_whose_temporary_file_was_removed_opens_another(tmp_path, monkeypatch):
     lock, taken = fcntl.flock, []
 
     def lock_too_late(stream, operation):

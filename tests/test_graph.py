@@ -11,7 +11,7 @@ import zstandard
 
 from embfast import Graph
 from embfast.errors import FormatError
-from embfast.files.tensors import Texts
+from embfast.files.texts import Texts
 
 
 def rows(graph):

@@ -1,4 +1,4 @@
-"""Moments against numpy in float64."""
+"""Moments compared with numpy in float64."""
 
 import pickle
 
@@ -34,7 +34,7 @@ def added(rows, sizes):
 def test_moments_are_those_of_numpy(sizes, n, dim, offset, scale, dtype, seed):
     rows = (np.random.default_rng(seed).normal(offset, scale, (n, dim))).astype(dtype)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_NUMBERS", 7 * dim)
+        patch.setattr(module, "_CHUNK_NUMBERS", 7 * dim)
         moments = added(rows, sizes)
     distances = rows.astype(np.longdouble) - rows[0]  # np.longdouble itself has too few digits at 1e8
     mean = (rows[0] + distances.mean(axis=0)).astype(np.float64)
@@ -64,7 +64,7 @@ def test_a_constant_has_no_deviation(value, dtype):
     assert moments.sd[1] > 0
 
 
-def test_an_outlier_first_does_no_harm():
+def test_an_outlier_in_the_first_row_costs_no_digits():
     rows = np.random.default_rng(0).normal(0, 1, (3000, 2))
     rows[0] = 1e6
     moments = added(rows, [1, 99])
@@ -97,7 +97,7 @@ def test_integers_count_exactly():
     assert (moments.mean.tolist(), moments.sd.tolist()) == ([127.5, 0.0], [127.5, 0.0])
 
 
-def test_bad_rows_leave_no_trace():
+def test_bad_rows_change_nothing():
     moments = Moments(3)
     for ask in (lambda: moments.mean, lambda: moments.sd):
         with pytest.raises(ValueError, match="at least one row"):
@@ -108,7 +108,7 @@ def test_bad_rows_leave_no_trace():
         rows[3, 1] = bad
         with pytest.raises(ValueError, match=f"expected finite numbers, got {bad} in row 5, column 1"):
             moments.add(rows)
-    with pytest.raises(ValueError, match="whose squares a float64 can hold"):
+    with pytest.raises(ValueError, match="whose squares fit in a float64"):
         moments.add(np.array([[1e200, 0, 0]]))
     with pytest.raises(ValueError, match=r"rows of 3 numbers, got shape \(2, 4\)"):
         moments.add(np.ones((2, 4)))

@@ -1,4 +1,4 @@
-"""Phrases against the original word2phrase and against twins of it and of gensim's rules in plain Python."""
+"""Phrases compared with the original word2phrase, and with plain Python twins of it and of gensim's rules."""
 
 import math
 import shutil
@@ -43,7 +43,7 @@ def npmi_score(together, a, b, min_count, n_tokens):
 
 
 def twin(sentences, min_count, threshold, score, connectors=frozenset(), delimiter="_"):
-    """gensim's Phrases, one token at a time: scores of the phrases, and the sentences with them joined."""
+    """gensim's Phrases, one token at a time: phrase scores, and the sentences with phrases joined."""
     n_tokens = sum(map(len, sentences))
     single = Counter(token for sentence in sentences for token in sentence)
     pairs = Counter()
@@ -97,7 +97,7 @@ def test_any_text_equals_the_twin(sentences, chunk, min_count, scoring, connecto
     name, threshold = scoring
     score = {"default": default_score, "npmi": npmi_score}[name]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embfast.text.phrases, "_CHUNK", chunk)
+        patch.setattr(embfast.text.phrases, "_CHUNK_TOKENS", chunk)
         model = Phrases(min_count=min_count, threshold=threshold, scoring=name, connectors=connectors)
         result = model.fit_transform(corpus)
     scores, joined = twin(sentences, min_count, threshold, score, connectors)
@@ -119,7 +119,7 @@ def zipf_text(seed, lines):
         for i in rng.zipf(1.4, 30):
             line += pairs[i % 40] if rng.random() < 0.2 else [f"w{i % 500}"]
             line += ["one", "two", "three"] if rng.random() < 0.01 else []
-        yield [*line, f"end{number}"]  # its own last word: word2phrase pairs it with the next line's first
+        yield [*line, f"end{number}"]  # a unique last word, since word2phrase pairs it with the first of the next line
 
 
 def test_two_passes_equal_the_original_tool(tmp_path):

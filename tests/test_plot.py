@@ -1,4 +1,4 @@
-"""Pictures of vectors: places on the plane, labels, formats, and what is missing."""
+"""Plots of vectors: coordinates, labels, formats, and missing libraries."""
 
 import json
 import re
@@ -35,7 +35,7 @@ def test_pca_is_the_projection_on_the_first_two_axes(topics):
 
 
 @pytest.mark.parametrize("method", ["pca", "tsne"])
-def test_rows_of_one_direction_lie_on_one_point(method):
+def test_rows_of_one_direction_are_one_point(method):
     rows = np.outer(np.arange(1, 11), [0.1, 0.7, 0.3]).astype(np.float32)
     assert_allclose(project(rows, method), np.zeros((10, 2)), atol=1e-6)
 
@@ -55,13 +55,13 @@ def test_topics_stay_apart(topics, method):
 def test_the_first_keys_or_the_given_ones_are_drawn(topics, tmp_path):
     places = plot(topics, tmp_path / "first.svg", n=5)
     assert list(places) == ["a0", "a1", "a2", "a3", "a4"]
-    labels = (tmp_path / "first.svg").read_text()  # matplotlib notes each text beside its outline
+    labels = (tmp_path / "first.svg").read_text()  # matplotlib writes each text as a comment next to its outline
     assert [f"<!-- {key} -->" in labels for key in ("a0", "a4", "a5", "b0")] == [True, True, False, False]
     assert list(plot(topics, tmp_path / "given.svg", ["b7", "a1", "b2", "a1"])) == ["b7", "a1", "b2"]
     assert "<!-- b7 -->" in (tmp_path / "given.svg").read_text()
 
 
-def test_clusters_are_topics_and_have_colours_of_their_own(topics, tmp_path):
+def test_clusters_are_topics_and_have_different_colours(topics, tmp_path):
     found = cluster(topics.matrix, 2, seed=1)
     assert len(set(found[:30])) == len(set(found[30:])) == 1
     assert found[0] != found[30]
@@ -109,17 +109,17 @@ def test_labels_are_plain_text(tmp_path):
         plot(vectors, tmp_path / "v.png")
 
 
-def test_what_cannot_be_drawn_says_why_and_leaves_nothing(topics, tmp_path):
+def test_a_failed_plot_says_why_and_writes_nothing(topics, tmp_path):
     with pytest.raises(ValueError, match=r"v\.xyz: expected a picture's extension, one of .*png"):
         plot(topics, tmp_path / "v.xyz")
     with pytest.raises(KeyError, match="'prince' is not among"):
         plot(topics, tmp_path / "v.png", ["a0", "a1", "prince"])
     for few in ({"n": 2}, {"n": -1}, {"keys": ["a0", "a0", "a1"]}, {"keys": []}):
-        with pytest.raises(ValueError, match="at least 3 vectors of at least 2 numbers, got"):
+        with pytest.raises(ValueError, match="at least 3 vectors of size 2 or more, got"):
             plot(topics, tmp_path / "v.png", **few)
     with pytest.raises(ValueError, match="at least 4 vectors"):
         plot(topics, tmp_path / "v.png", n=3, method="umap")
-    with pytest.raises(ValueError, match="got 3 of 1"):
+    with pytest.raises(ValueError, match="got 3 of size 1"):
         plot(Vectors(["a", "b", "c"], np.ones((3, 1), np.float32)), tmp_path / "v.png")
     with pytest.raises(ValueError, match="method must be one of pca, tsne, umap, got 'mds'"):
         plot(topics, tmp_path / "v.png", method="mds")

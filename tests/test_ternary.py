@@ -1,4 +1,4 @@
-"""Ternary rows: kernels against their reference, thresholds against the definition, searches against the full sort."""
+"""Ternary rows: kernels compared with the reference, thresholds with the definition, searches with a full sort."""
 
 import json
 import tracemalloc
@@ -19,7 +19,7 @@ from embfast.evaluate import words as evaluate
 from embfast.files import ternary
 from embfast.files.formats import write
 from embfast.files.ternary import TernaryMatrix, levels, thresholds
-from embfast.vectors import vectors as vectors_module
+from embfast.vectors import search
 from embfast.vectors.vectors import Vectors
 
 PROBLEMS = every_problem()
@@ -30,7 +30,7 @@ INFINITY = np.float32(np.inf)
 
 @pytest.fixture(scope="session", params=["baseline", "avx2", "avx512", "avx512popcnt"])
 def solved(request, solve_on):
-    """What the kernels make of every problem on one instruction set, which a process chooses once."""
+    """Results of all problems on one instruction set; a process selects it once."""
     return solve_on(request.param, "ternary_problems.py")
 
 
@@ -58,7 +58,7 @@ def random_levels(n, dim, seed=0):
 
 
 def test_reference_orders_by_the_exact_cosine():
-    """Held to fractions: sign(dot) * dot^2 / (nonzeros of both) is the square of the cosine with its sign."""
+    """Compared with fractions: sign(dot) * dot^2 / (nonzeros of both) is the signed square of the cosine."""
     rows = random_levels(60, 9)
     rows[:3] = [[0], [1], [-1]]
     planes = TernaryMatrix.from_rows(rows).planes
@@ -144,7 +144,7 @@ def test_bad_arguments_of_the_search_are_refused_by_name(named, changed):
         kernels.ternary_top(**arguments)
 
 
-def test_what_is_read_only_is_not_written():
+def test_read_only_arrays_are_refused():
     planes, out = kernels.bit_planes(2, 70), np.zeros((2, 70), np.int8)
     planes.flags.writeable = out.flags.writeable = False
     low = np.zeros(70, np.float32)
@@ -165,7 +165,7 @@ numbers32 = st.floats(width=32, allow_nan=False)
 
 
 def around(x):
-    """x and the float32 numbers beside it."""
+    """x and the adjacent float32 numbers."""
     with np.errstate(over="ignore"):
         return [x, np.nextafter(x, INFINITY), np.nextafter(x, -INFINITY)]
 
@@ -178,7 +178,7 @@ def around(x):
 )
 @example(mean=-0.15, sd=1.0, bounds=(-0.25, 0.15), others=[])  # upper threshold at 0, where float32 is finest
 @example(mean=0.25 * 3, sd=3.0, bounds=(-0.25, 0.15), others=[])
-@example(mean=1e9, sd=1e-3, bounds=(-0.25, 0.15), others=[1e9])  # no float32 but one within a million sd
+@example(mean=1e9, sd=1e-3, bounds=(-0.25, 0.15), others=[1e9])  # only one float32 within a million sd
 @example(mean=0.0, sd=5e-324, bounds=(-0.25, 0.15), others=[])
 @example(mean=1e308, sd=1e308, bounds=(-0.25, 0.15), others=[])
 @settings(max_examples=300, deadline=None)
@@ -203,7 +203,7 @@ def test_thresholds_of_many_features():
     assert 0.1 < (got == 0).mean() < 0.2
 
 
-def test_a_feature_that_never_varies_is_always_zero():
+def test_a_constant_feature_is_always_zero():
     low, high = thresholds(np.array([5.0, 5.0]), np.array([0.0, 1.0]))
     x = np.array([[5, 5], [6, 6], [-np.inf, 4], [np.inf, 5]], np.float32)
     assert levels(x, low, high).tolist() == [[0, 0], [0, 1], [0, -1], [0, 0]]
@@ -230,16 +230,16 @@ def test_bad_thresholds(mean, sd, bounds, message):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """Makes a few rows pass over many blocks."""
-    monkeypatch.setattr(ternary, "_NUMBERS", 64)
-    monkeypatch.setattr(ternary, "_QUERIES", 3)
-    monkeypatch.setattr(ternary, "_ROWS", 7)
-    monkeypatch.setattr(vectors_module, "_UNPACKED", 64)
-    monkeypatch.setattr(vectors_module, "_SCORES", 64)
+    """Splits a few rows into many chunks."""
+    monkeypatch.setattr(ternary, "_CHUNK_NUMBERS", 64)
+    monkeypatch.setattr(ternary, "_CHUNK_QUERIES", 3)
+    monkeypatch.setattr(ternary, "_CHUNK_ROWS", 7)
+    monkeypatch.setattr(search, "_CHUNK_NUMBERS", 64)
+    monkeypatch.setattr(search, "_CHUNK_SCORES", 64)
 
 
 @pytest.mark.parametrize("dim", [1, 40, 512, 700])
-def test_rows_come_back(dim, small_blocks):
+def test_rows_round_trip(dim, small_blocks):
     rows = random_levels(20, dim)
     matrix = TernaryMatrix.from_rows(rows)
     assert (matrix.shape, len(matrix), matrix.dim, matrix.dtype, matrix.ndim) == ((20, dim), 20, dim, np.int8, 2)
@@ -274,7 +274,7 @@ def test_features_become_rows(small_blocks, tmp_path):
             make(x, low, high)
 
 
-def test_what_is_not_ternary_is_refused():
+def test_rows_that_are_not_ternary_are_refused():
     with pytest.raises(ValueError, match="expected -1, 0 and 1, got 2 in row 1, column 2"):
         TernaryMatrix.from_rows(np.array([[1, 0, -1], [0, 0, 2]]))
     with pytest.raises(ValueError, match="got nan in row 0, column 0"):
@@ -290,13 +290,13 @@ def test_what_is_not_ternary_is_refused():
         TernaryMatrix.from_rows(random_levels(2, 5)).top(TernaryMatrix.from_rows(random_levels(1, 6)), 1)
 
 
-def test_nothing_unpacks_the_whole_unasked():
+def test_no_implicit_conversion_to_an_array():
     matrix = TernaryMatrix.from_rows(random_levels(20, 5))
-    with pytest.raises(TypeError, match="not unpacked unasked"):
+    with pytest.raises(TypeError, match="does not convert implicitly"):
         np.asarray(matrix)
-    with pytest.raises(TypeError, match="not unpacked unasked"):
+    with pytest.raises(TypeError, match="does not convert implicitly"):
         np.asarray(matrix, dtype=np.float32)
-    with pytest.raises(TypeError, match="columns cannot be taken"):
+    with pytest.raises(TypeError, match="cannot be indexed by column"):
         matrix[:, 2]
 
 
@@ -313,7 +313,7 @@ def test_exports_ask_for_floats(package, export, both):
 
 
 def slow_top(rows, queries, k, forbidden=()):
-    """By exact integers: the k best rows of each query and their cosines, lower rows first among equals."""
+    """The k best rows of each query and their cosines by exact integers, ties by row."""
     rows, queries = rows.astype(np.int64), queries.astype(np.int64)
     ids = np.full((len(queries), k), -1)
     cosines = np.full((len(queries), k), -np.inf)
@@ -353,8 +353,8 @@ def test_top_is_the_full_sort(n, m, dim, k, stop, excluded, own, threads, small,
         forbidden |= set(enumerate(owned.tolist()))
     with pytest.MonkeyPatch.context() as patch:
         if small:
-            patch.setattr(ternary, "_QUERIES", 3)
-            patch.setattr(ternary, "_ROWS", 7)
+            patch.setattr(ternary, "_CHUNK_QUERIES", 3)
+            patch.setattr(ternary, "_CHUNK_ROWS", 7)
         ids, cosines = TernaryMatrix.from_rows(rows).top(
             TernaryMatrix.from_rows(queries), k, stop=stop, excluded=excluded, own=owned, threads=threads
         )
@@ -370,8 +370,8 @@ def test_the_answer_does_not_depend_on_threads_or_blocks(monkeypatch):
     ids, cosines = matrix.top(queries, 20, threads=1)
     assert (np.diff(cosines, axis=1) == 0).any(axis=1).all()  # ties, in every query
     for rows, together in ((1 << 16, 256), (1 << 16, 100_000), (777, 10)):
-        monkeypatch.setattr(ternary, "_ROWS", rows)
-        monkeypatch.setattr(ternary, "_QUERIES", together)
+        monkeypatch.setattr(ternary, "_CHUNK_ROWS", rows)
+        monkeypatch.setattr(ternary, "_CHUNK_QUERIES", together)
         for threads in (1, 2, 7):
             again = matrix.top(queries, 20, threads=threads)
             assert_array_equal(again[0], ids)
@@ -380,7 +380,7 @@ def test_the_answer_does_not_depend_on_threads_or_blocks(monkeypatch):
 
 @pytest.fixture
 def both():
-    """The same rows as ternary and as float32 Vectors; w7 is zero, w8 and w9 are alike."""
+    """The same rows as ternary and as float32 Vectors; w7 is zero, w8 and w9 are equal."""
     rows = random_levels(80, 70)
     rows[7] = 0
     rows[9] = rows[8]
@@ -389,7 +389,7 @@ def both():
 
 
 def assert_alike(packed, floats):
-    """Two lists of (key, score), which may swap places where scores are a rounding apart."""
+    """Compares lists of (key, score); keys whose scores differ by rounding may be swapped."""
     assert_allclose([s for _, s in packed], [s for _, s in floats], atol=1e-6)
     scores = dict(floats)
     assert_allclose([scores[key] for key, _ in packed[:-1]], [s for _, s in packed[:-1]], atol=1e-6)
@@ -413,7 +413,7 @@ def assert_alike(packed, floats):
     ],
     ids=str,
 )
-def test_vectors_search_ternary_rows_as_others(both, asked, small_blocks):
+def test_ternary_searches_equal_float_searches(both, asked, small_blocks):
     packed, floats = both
     assert_alike(packed.most_similar(**asked, k=12), floats.most_similar(**asked, k=12))
 
@@ -459,7 +459,7 @@ def test_the_rest_of_vectors(both, small_blocks):
     assert packed.nearest(["w1"], k=0)[0].shape == (1, 0)
 
 
-def test_rank_counts_what_is_strictly_nearer(both):
+def test_rank_counts_strictly_nearer_keys(both):
     packed, _ = both
     ids, _ = slow_top(packed.matrix[:], packed.matrix[:], 80)
     for a in (1, 7, 8):
@@ -479,7 +479,7 @@ def test_an_index_of_ternary_rows(both):
 
 
 def test_float_queries_unpack_little_at_once(monkeypatch):
-    monkeypatch.setattr(vectors_module, "_UNPACKED", 1 << 17)
+    monkeypatch.setattr(search, "_CHUNK_NUMBERS", 1 << 17)
     vectors = Vectors([f"w{i}" for i in range(4000)], TernaryMatrix.from_rows(random_levels(4000, 2000)))
     tracemalloc.start()
     vectors.most_similar(["w1", "w2"], k=3)
@@ -529,7 +529,7 @@ def test_safetensors_of_others_reads_the_planes(both, tmp_path):
 
 
 @pytest.mark.parametrize("extension", ["npz", "safetensors"])
-def test_files_that_hold_other_than_levels(extension, tmp_path):
+def test_files_with_invalid_levels(extension, tmp_path):
     keys = [f"w{i}" for i in range(6)]
     path = tmp_path / f"v.{extension}"
     for place, bit in ((0, 1), (1, 1 << 6)):  # both 1 and -1; beyond 70 numbers
@@ -539,7 +539,7 @@ def test_files_that_hold_other_than_levels(extension, tmp_path):
         write(path, keys, TernaryMatrix(planes, 70))
         with pytest.raises(FormatError, match="row 4: expected no number to be both 1 and -1 and no bit set beyond 70"):
             Vectors.load(path)
-        with pytest.warns(UserWarning, match="left out 1 faults"):
+        with pytest.warns(UserWarning, match="dropped 1 faults"):
             back = Vectors.load(path, errors="skip")
         assert back.keys == ["w0", "w1", "w2", "w3", "w5"]
         assert_array_equal(back.matrix.planes, planes[[0, 1, 2, 3, 5]])
@@ -571,7 +571,7 @@ def test_the_command_line_reads_them(both, tmp_path):
 
 
 def test_threads_of_a_large_search():
-    """So much work that every thread gets a part, with the same answer as the reference."""
+    """Enough work for every thread to get a part; the result equals the reference."""
     problem = TernaryProblem(dim=2000, n=1500, m=12, k=9, own=True, excluded=True, seed=4)
     x, low, high = problem.features()
     matrix = TernaryMatrix.from_features(x, low, high)

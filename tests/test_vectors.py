@@ -1,4 +1,4 @@
-"""Vectors against plain numpy twins and against gensim, and the memory and errors of its searches."""
+"""Vectors compared with numpy twins and with gensim; memory and errors of searches."""
 
 import subprocess
 import sys
@@ -11,19 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from embfast.vectors import vectors as module
+from embfast.vectors import search
 from embfast.vectors.vectors import Vectors
 
 
 def slow_cosines(queries, matrix):
-    """float64 (m, n); 0 where a row or a query is zero."""
+    """float64 (m, n); 0 if a row or a query is zero."""
     queries, matrix = queries.astype(np.float64), matrix.astype(np.float64)
     lengths = np.outer(np.linalg.norm(queries, axis=1), np.linalg.norm(matrix, axis=1))
     return np.divide(queries @ matrix.T, lengths, out=np.zeros(lengths.shape), where=lengths > 0)
 
 
 def slow_nearest(scores, k, forbidden=()):
-    """The k best columns of each row of scores, lower ones first among equals, without (row, column) in forbidden."""
+    """The k best columns of each row of scores, ties by column, without the (row, column) in forbidden."""
     scores = scores.copy()
     for q, i in forbidden:
         scores[q, i] = -np.inf
@@ -33,9 +33,9 @@ def slow_nearest(scores, k, forbidden=()):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """Makes a search of a few rows pass over many blocks."""
-    monkeypatch.setattr(module, "_SCORES", 64)
-    monkeypatch.setattr(module, "_QUERIES", 3)
+    """Splits a search of a few rows into many chunks."""
+    monkeypatch.setattr(search, "_CHUNK_SCORES", 64)
+    monkeypatch.setattr(search, "_CHUNK_QUERIES", 3)
 
 
 # ---- lookup -------------------------------------------------------------------------------------------------------
@@ -79,7 +79,7 @@ def test_keys_and_rows_must_fit():
         Vectors(["a", "b", "c"], rows)
     with pytest.raises(ValueError, match="'a' is at 0 and at 1"):
         Vectors(["a", "a"], rows)
-    with pytest.raises(TypeError, match="keys are strings, got 1"):
+    with pytest.raises(TypeError, match="keys must be strings, got 1"):
         Vectors(["a", 1], rows)
     with pytest.raises(ValueError, match="matrix of 1 rows"):
         Vectors(["a"], np.ones(3, np.float32))
@@ -108,7 +108,7 @@ def test_the_matrix_is_never_copied():
 )
 @settings(max_examples=200, deadline=None)
 def test_nearest_is_the_full_sort(n, m, dim, k, restrict, excluded, seed):
-    """Small whole numbers: many ties, many zero rows. Exact in float32 after division by powers of two only."""
+    """Small integers give many ties and zero rows; they are exact in float32 if norms are powers of two."""
     rng = np.random.default_rng(seed)
     rows = np.zeros((n, dim), np.float32)
     rows[np.arange(n), rng.integers(dim, size=n)] = rng.choice([-2, -1, 0, 1, 4], size=n)
@@ -117,8 +117,8 @@ def test_nearest_is_the_full_sort(n, m, dim, k, restrict, excluded, seed):
     vectors = Vectors([str(i) for i in range(n)], rows)
     excluded = {i for i in excluded if i < n}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_SCORES", 16)
-        patch.setattr(module, "_QUERIES", 3)
+        patch.setattr(search, "_CHUNK_SCORES", 16)
+        patch.setattr(search, "_CHUNK_QUERIES", 3)
         ids, scores = vectors.nearest(queries, k, restrict, [str(i) for i in excluded])
     stop = min(restrict or n, n)
     forbidden = [(q, i) for q in range(m) for i in excluded if i < stop]
@@ -131,12 +131,12 @@ def test_nearest_is_the_full_sort(n, m, dim, k, restrict, excluded, seed):
 
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("k", [1, 5, 100])
-def test_nearest_of_keys_leaves_each_key_out(make_vectors, k):
+def test_nearest_of_keys_excludes_each_key(make_vectors, k):
     vectors = make_vectors(80, 6)
     keys = ["w3", "w70", "w3", "w11", "w12"]
     ids, scores = vectors.nearest(keys, k)
     slow = slow_cosines(vectors[keys], vectors.matrix)
-    slow_ids, slow_scores = slow_nearest(slow, min(k, 80), list(enumerate(vectors._indices(keys))))
+    slow_ids, slow_scores = slow_nearest(slow, min(k, 80), list(enumerate(vectors.index_of(key) for key in keys)))
     assert_allclose(scores, slow_scores, rtol=1e-5, atol=1e-6)
     assert_array_equal(ids, np.where(np.isinf(slow_scores), -1, slow_ids))
 
@@ -163,7 +163,7 @@ def test_multiplied_similarity(make_vectors):
     assert_allclose([score for _, score in found], scores[0], rtol=1e-4)
 
 
-def test_search_passes_over_rows_that_are_not_finite():
+def test_search_skips_rows_that_are_not_finite():
     rows = np.array([[1, 0], [np.nan, 1], [0, 0], [np.inf, 1], [3e38, 3e38], [1e-45, 0], [1, 1]], np.float32)
     vectors = Vectors(list("abcdefg"), rows)
     found = vectors.most_similar("a", k=10)
@@ -181,7 +181,7 @@ def test_fewer_answers_than_asked_for(make_vectors):
     assert scores[0, -1] == -np.inf
 
 
-def test_settings_that_make_no_sense(make_vectors):
+def test_invalid_settings(make_vectors):
     vectors = make_vectors(4, 3)
     for ask, message in [
         (lambda: vectors.most_similar(), "at least one key or vector"),
@@ -212,8 +212,8 @@ def test_analogy_similarity_rank_and_the_odd_one_out(make_vectors):
     assert Vectors(["cat", "dog", "cow", "tax"], rows).doesnt_match(["cat", "tax", "dog", "cow"]) == "tax"
 
 
-def test_search_holds_neither_scores_nor_a_second_matrix():
-    """1,000 queries on 100,000 rows: all scores would be 400 MB, the matrix is 25.6 MB, the answer 0.1 MB."""
+def test_search_memory_is_bounded():
+    """1,000 queries on 100,000 rows: all scores would take 400 MB, the matrix takes 25.6 MB, the answer 0.1 MB."""
     rows = np.random.default_rng(0).normal(size=(100_000, 64)).astype(np.float32)
     vectors = Vectors([f"w{i}" for i in range(len(rows))], rows)
     tracemalloc.start()
@@ -247,9 +247,9 @@ def test_index_finds_most_neighbours_with_exact_scores(make_vectors, dtype):
         for key, score in found:
             assert score == pytest.approx(vectors.similarity(key, f"w{i}"), abs=1e-6)
     assert hits > 450
-    with pytest.raises(ValueError, match="an index answers"):
+    with pytest.raises(ValueError, match="an index only supports"):
         vectors.most_similar("w0", index=index, restrict=5)
-    with pytest.raises(ValueError, match="index is of 16 dimensions, the vectors of 3"):
+    with pytest.raises(ValueError, match="index has 16 dimensions, the vectors have 3"):
         make_vectors(5, 3).most_similar("w0", index=index)
 
 
@@ -301,7 +301,7 @@ def test_arrow(make_vectors):
 
 
 class TestGensim:
-    """Every question both can answer has the same answer."""
+    """embfast and gensim give the same answers."""
 
     @pytest.fixture
     def both(self, make_vectors):
@@ -330,7 +330,7 @@ class TestGensim:
     def test_most_similar_to_a_vector(self, both):
         ours, theirs = both
         free = np.arange(10, dtype=np.float32)
-        free /= np.linalg.norm(free)  # gensim takes free vectors at their own length
+        free /= np.linalg.norm(free)  # gensim does not normalise vectors that are not keys
         found = ours.most_similar([free, "w5"])
         assert [key for key, _ in found] == [key for key, _ in theirs.most_similar([free, "w5"])]
 
@@ -338,7 +338,7 @@ class TestGensim:
         ours, theirs = both
         found = ours.most_similar(["w1", "w2"], ["w3"], method="mul")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of its own init_sims
+            warnings.simplefilter("ignore", DeprecationWarning)  # raised by gensim about its own init_sims
             expected = theirs.most_similar_cosmul(["w1", "w2"], ["w3"])
         assert [key for key, _ in found] == [key for key, _ in expected]
         assert_allclose([s for _, s in found], [s for _, s in expected], rtol=1e-4)
@@ -357,11 +357,11 @@ class TestGensim:
 def test_queries_that_are_not_finite():
     vectors = Vectors(["a", "b", "n"], np.array([[1, 0], [1, 1], [np.nan, 1]], np.float32))
     for ask in (lambda: vectors.most_similar(np.full(2, np.nan)), lambda: vectors.most_similar("n")):
-        with pytest.raises(ValueError, match="a vector that is finite"):
+        with pytest.raises(ValueError, match="expected a finite vector"):
             ask()
-    with pytest.raises(ValueError, match="rows that are finite"):
+    with pytest.raises(ValueError, match="expected finite rows"):
         vectors.rank("a", "n")
-    with pytest.raises(ValueError, match="rows that are finite, got NaN or infinity in 'n'"):
+    with pytest.raises(ValueError, match="finite rows, got NaN or infinity in the row of 'n'"):
         vectors.doesnt_match(["a", "b", "n"])
     assert np.isnan([vectors.similarity("a", "n"), vectors.n_similarity(["a"], ["n"])]).all()
     ids, scores = vectors.nearest(["a", "n"], k=1)

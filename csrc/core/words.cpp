@@ -10,7 +10,7 @@ namespace embfast {
 uint64_t hashing::of_long(const char* bytes, uint32_t length) {
   uint64_t hash = length;
   for (uint32_t i = 0; i + 16 < length; i += 16) hash = fold(load(bytes + i) ^ hash, load(bytes + i + 8) ^ kMix2);
-  const char* last = bytes + length - 16;  // may overlap what was hashed already, never passes the end
+  const char* last = bytes + length - 16;  // may overlap bytes already hashed, never passes the end
   return fold(fold(load(last) ^ hash, load(last + 8) ^ kMix2), kMix1);
 }
 
@@ -43,7 +43,7 @@ WordTable::Slot* WordTable::insert(const Key& key, int32_t id) {
 
 std::string_view WordTable::word(const Slot& slot) const {
   if (slot.length > kInline) return {arena_.data() + slot.hi, slot.length};
-  return {reinterpret_cast<const char*>(&slot), slot.length};  // lo and hi stand first
+  return {reinterpret_cast<const char*>(&slot), slot.length};  // lo and hi are the first members
 }
 
 WordTable::Key WordTable::key(const Slot& slot) const {

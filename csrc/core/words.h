@@ -1,4 +1,4 @@
-// Words and their numbers: the hash table of corpora and of named nodes.
+// Hash table from words to ids and counts, used for corpora and for named nodes.
 #pragma once
 
 #include <cstdint>
@@ -8,19 +8,19 @@
 
 namespace embfast {
 
-// Words and their counts: open addressing, linear probing, 32 bytes a slot, 0.6 full at most.
+// Open addressing, linear probing, 32 bytes per slot, load factor at most 0.6.
 class WordTable {
  public:
   struct Slot {
-    uint64_t lo, hi;  // up to 16 bytes: the word itself, zero-padded; longer: its hash, and where it is in the arena
+    uint64_t lo, hi;  // a word of up to 16 bytes, zero-padded; for longer words its hash and its offset in the arena
     uint64_t count;
-    int32_t id;       // kNewline, kDropped, or the word's number in the order of first sight
+    int32_t id;       // kNewline, kDropped, or the number of the word in order of first occurrence
     uint32_t length;  // bytes; 0 is an empty slot
   };
   struct Key {
     uint64_t lo, hi, hash;
     const char* bytes;
-    int64_t position;  // of the token in its region, for messages
+    int64_t position;  // offset of the token in its region, for messages
     uint32_t length;
   };
   static constexpr uint32_t kInline = 16;
@@ -31,24 +31,24 @@ class WordTable {
   WordTable& operator=(const WordTable&) = delete;
   void swap(WordTable& other);
 
-  // Reads 16 bytes from `bytes` whatever the length: the caller pads its buffers.
+  // Reads 16 bytes from `bytes` for any length: the caller pads its buffers.
   static Key key(const char* bytes, uint32_t length);
-  Slot* find(const Key& key) const;          // nullptr: not there
-  Slot* insert(const Key& key, int32_t id);  // of a key that is not there
+  Slot* find(const Key& key) const;          // nullptr: missing
+  Slot* insert(const Key& key, int32_t id);  // the key must be missing
   void prefetch(uint64_t hash) const { __builtin_prefetch(slots_ + (hash >> shift_)); }
   std::string_view word(const Slot& slot) const;
-  Key key(const Slot& slot) const;  // as for another table; lives as long as this one does not change
+  Key key(const Slot& slot) const;  // to look up in another table; valid until this table changes
   void reserve(int64_t n_words);
   Slot* begin() const { return slots_; }
   Slot* end() const { return slots_ + capacity_; }
-  int32_t n_words = 0;  // ids handed out
+  int32_t n_words = 0;  // number of ids assigned
 
  private:
   void grow_to(uint64_t capacity);
   Slot* slots_ = nullptr;
   uint64_t capacity_ = 0, used_ = 0;
   int shift_ = 0;
-  std::string arena_;  // the words that do not fit in a slot
+  std::string arena_;  // words that do not fit in a slot
 };
 
 namespace hashing {
@@ -61,7 +61,7 @@ inline uint64_t load(const char* bytes) {
   return value;
 }
 
-// Both halves of a 128-bit product: every bit of the input reaches the top bits, which choose the slot.
+// Folds both halves of a 128-bit product: every input bit affects the top bits, which select the slot.
 inline uint64_t fold(uint64_t a, uint64_t b) {
   const auto product = static_cast<unsigned __int128>(a) * b;
   return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
@@ -70,14 +70,14 @@ inline uint64_t fold(uint64_t a, uint64_t b) {
 inline uint64_t of_short(uint64_t lo, uint64_t hi) { return fold(fold(lo ^ kMix1, hi ^ kMix2), kMix1); }
 uint64_t of_long(const char* bytes, uint32_t length);
 
-// 16 bytes from 16 - length on keep the first `length` bytes of a word.
+// Mask: the 16 bytes from kKeep + 16 - length keep the first `length` bytes of a word.
 constexpr char kKeep[33] =
     "\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF"
     "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 
 }  // namespace hashing
 
-// Inlined whatever the compiler thinks: a key that goes through memory stalls whoever reads it back in other widths.
+// Always inlined: a key that goes through memory stalls when it is read back in other widths.
 [[gnu::always_inline]] inline WordTable::Key WordTable::key(const char* bytes, uint32_t length) {
   if (length > kInline) [[unlikely]] {
     const uint64_t hash = hashing::of_long(bytes, length);

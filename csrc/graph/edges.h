@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "core/pages.h"
-#include "text/text.h"
+#include "text/utf8.h"
 #include "core/words.h"
 
 namespace embfast {

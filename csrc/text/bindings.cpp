@@ -1,4 +1,6 @@
-// Python to the reading of text and of decimals.
+// Python bindings of the text encoder and of decimal numbers.
+#include "core/bindings.h"
+
 #include <pybind11/stl.h>
 
 #include <algorithm>
@@ -8,7 +10,6 @@
 #include <string_view>
 #include <vector>
 
-#include "core/bindings.h"
 #include "core/check.h"
 #include "text/decimals.h"
 #include "text/text.h"
@@ -17,7 +18,7 @@ namespace embfast {
 
 namespace {
 
-std::string_view utf8(py::handle text) {  // lives as long as the str does
+std::string_view utf8(py::handle text) {  // valid as long as the str
   Py_ssize_t size = 0;
   const char* bytes = PyUnicode_AsUTF8AndSize(text.ptr(), &size);
   if (!bytes) throw py::error_already_set();
@@ -40,14 +41,14 @@ py::object failure(const TextEncoder& encoder, bool fine) {
   return py::make_tuple(kNames[static_cast<int>(f.fault)], f.offset, f.document, f.error, py::bytes(f.bytes));
 }
 
-// Adds one sentence, an iterable of str, to `text` in the form that TextEncoder takes with Options::tokens.
+// Appends a sentence, an iterable of str, in the form that TextEncoder reads with Options::tokens.
 void append_sentence(std::string& text, py::handle sentence, int64_t number) {
   const auto wrong = [number](const std::string& what) {
     throw py::type_error("sentence " + std::to_string(number) + ": " + what);
   };
   if (PyUnicode_Check(sentence.ptr()) || PyBytes_Check(sentence.ptr())) {
     wrong("expected a list of str, got one " + std::string(Py_TYPE(sentence.ptr())->tp_name) +
-          "; split it first, say with .split()");
+          "; split it first, for example with .split()");
   }
   if (!PySequence_Check(sentence.ptr()) && !PyIter_Check(sentence.ptr())) {
     wrong("expected a list of str, got " + std::string(Py_TYPE(sentence.ptr())->tp_name));
@@ -64,7 +65,7 @@ void append_sentence(std::string& text, py::handle sentence, int64_t number) {
     const char* bytes = PyUnicode_AsUTF8AndSize(token, &size);
     if (bytes) {
       text.append(bytes, static_cast<size_t>(size));
-    } else {  // lone surrogates: ill-formed UTF-8, for the encoder to judge
+    } else {  // lone surrogates: ill-formed UTF-8, which the encoder handles
       PyErr_Clear();
       const auto raw = py::reinterpret_steal<py::bytes>(PyUnicode_AsEncodedString(token, "utf-8", "surrogatepass"));
       if (!raw) throw py::error_already_set();
@@ -79,20 +80,21 @@ void append_sentence(std::string& text, py::handle sentence, int64_t number) {
 
 void bind_text(py::module_& m) {
   py::class_<TextEncoder>(m, "TextEncoder")
-      .def(py::init([](int n_threads, int64_t block_bytes, int64_t memory_bytes, int spill_fd,
-                       const std::string& errors, int64_t max_distinct, bool tokens, bool pruning) {
-             const auto policy = errors == "strict"    ? TextEncoder::Errors::strict
-                                 : errors == "replace" ? TextEncoder::Errors::replace
-                                                       : TextEncoder::Errors::skip;
-             if (n_threads < 1 || block_bytes < 1 || max_distinct < 1 || max_distinct > (int64_t{1} << 30)) {
-               throw py::value_error(
-                   "TextEncoder: n_threads, block_bytes and max_distinct are 1 or more, max_distinct <= 2**30");
-             }
-             return std::make_unique<TextEncoder>(TextEncoder::Options{n_threads, block_bytes, memory_bytes, spill_fd,
-                                                                       policy, max_distinct, tokens, pruning});
-           }),
-           py::kw_only(), "n_threads"_a, "block_bytes"_a, "memory_bytes"_a, "spill_fd"_a, "errors"_a, "max_distinct"_a,
-           "tokens"_a, "pruning"_a)
+      .def(
+          py::init([](int n_threads, int64_t block_bytes, int64_t memory_bytes, int spill_fd, const std::string& errors,
+                      int64_t max_distinct, bool tokens, bool pruning) {
+            const auto policy = errors == "strict"    ? TextEncoder::Errors::strict
+                                : errors == "replace" ? TextEncoder::Errors::replace
+                                                      : TextEncoder::Errors::skip;
+            if (n_threads < 1 || block_bytes < 1 || max_distinct < 1 || max_distinct > (int64_t{1} << 30)) {
+              throw py::value_error(
+                  "TextEncoder: n_threads, block_bytes and max_distinct must be 1 or more, max_distinct at most 2**30");
+            }
+            return std::make_unique<TextEncoder>(TextEncoder::Options{n_threads, block_bytes, memory_bytes, spill_fd,
+                                                                      policy, max_distinct, tokens, pruning});
+          }),
+          py::kw_only(), "n_threads"_a, "block_bytes"_a, "memory_bytes"_a, "spill_fd"_a, "errors"_a, "max_distinct"_a,
+          "tokens"_a, "pruning"_a)
       .def(
           "set_words",
           [](TextEncoder& encoder, const py::list& words) {
@@ -127,7 +129,7 @@ void bind_text(py::module_& m) {
           "bytes"_a)
       .def(
           "add_sentences",
-          // Takes sentences from an iterator until they fill n_bytes: (exhausted, failure).
+          // Reads sentences from an iterator until they fill n_bytes. Returns (exhausted, failure).
           [](TextEncoder& encoder, const py::iterator& sentences, int64_t first_number, int64_t n_bytes) {
             std::string text;
             int64_t number = first_number;
@@ -161,7 +163,7 @@ void bind_text(py::module_& m) {
       .def_property_readonly("n_newlines", &TextEncoder::n_newlines)
       .def(
           "select",
-          // (words, counts, n_tokens, n_distinct, largest_count)
+          // Returns (words, counts, n_tokens, n_distinct, largest_count).
           [](TextEncoder& encoder, int64_t min_count, int64_t max_vocab, const py::list& keep, bool fixed) {
             const auto views = utf8_list(keep);
             const TextEncoder::Vocabulary* v = nullptr;
@@ -180,7 +182,8 @@ void bind_text(py::module_& m) {
           "min_count"_a, "max_vocab"_a, "keep"_a, "fixed"_a)
       .def(
           "write",
-          // Fills ids (n_tokens) and offsets (n_documents + 1); once. False: the spill file could not be read back.
+          // Fills ids (n_tokens) and offsets (n_documents + 1); called once. False: the spill file could not be read
+          // back.
           [](TextEncoder& encoder, py::array ids, py::array offsets) {
             int32_t* to_ids = check::writable<int32_t>(ids, "ids", encoder.n_tokens());
             int64_t* to_offsets = check::writable<int64_t>(offsets, "offsets", encoder.n_documents() + 1);
@@ -193,7 +196,7 @@ void bind_text(py::module_& m) {
 void bind_decimals(py::module_& m) {
   m.def(
       "parse_lines",
-      // (bounds int64 (n, 2), row int64 (n,), plain bool (n,), values float32 (rows, dim)): see csrc/text/decimals.h.
+      // Returns bounds int64 (n, 2), row int64 (n,), plain bool (n,), values float32 (rows, dim); see decimals.h.
       [](const py::bytes& bytes, int64_t dim, int threads) {
         const std::string_view text(bytes);
         if (dim < 1) throw py::value_error("dim: expected 1 or more");

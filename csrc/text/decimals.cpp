@@ -1,4 +1,4 @@
-// Each thread takes neighbouring lines: it reads them to rows of their own, or writes them to a buffer of its own.
+// Each thread takes consecutive lines: it parses them into their rows, or formats them into a separate buffer.
 #include "text/decimals.h"
 
 #include <algorithm>
@@ -11,13 +11,13 @@
 namespace embfast {
 namespace {
 
-constexpr int64_t kLongest = 15;             // characters of -1.17549435e-38
-constexpr int64_t kWorthAThread = 64 << 10;  // bytes of text; a thread starts in the time of a few
+constexpr int64_t kLongest = 15;                  // characters, of -1.17549435e-38
+constexpr int64_t kMinBytesPerThread = 64 << 10;  // bytes of text; less is not worth starting a thread
 
 bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 
 int useful_threads(int threads, int64_t n_bytes, int64_t n_lines) {
-  return static_cast<int>(std::clamp<int64_t>(std::min(n_bytes / kWorthAThread, n_lines), 1, threads));
+  return static_cast<int>(std::clamp<int64_t>(std::min(n_bytes / kMinBytesPerThread, n_lines), 1, threads));
 }
 
 bool parse_line(const char* text, int64_t dim, Line& line, float* out) {
@@ -28,7 +28,7 @@ bool parse_line(const char* text, int64_t dim, Line& line, float* out) {
   const char* const key_end = at;
   for (int64_t d = 0; d < dim; ++d) {
     while (at < end && is_space(*at)) ++at;
-    if (end - at > 1 && at[0] == '+' && at[1] != '-') ++at;  // from_chars takes no plus
+    if (end - at > 1 && at[0] == '+' && at[1] != '-') ++at;  // from_chars rejects a plus
     const auto [stop, error] = std::from_chars(at, end, out[d]);
     if (error != std::errc{} || !std::isfinite(out[d]) || (stop < end && !is_space(*stop))) return false;
     at = stop;
@@ -49,7 +49,7 @@ std::vector<Line> find_lines(std::string_view text, int64_t dim) {
   for (const char* at = text.data(); at < end;) {
     const auto* newline = static_cast<const char*>(std::memchr(at, '\n', static_cast<size_t>(end - at)));
     if (!newline) newline = end;
-    const bool fits = (newline - at) / 2 >= dim;  // a character and a space each, and one of the key
+    const bool fits = (newline - at) / 2 >= dim;  // a digit and a space per number, a character of the key
     lines.push_back({at - text.data(), newline - text.data(), fits ? n_rows++ : -1, false});
     at = newline + 1;
   }

@@ -1,4 +1,4 @@
-// Lines of a key and decimal numbers, as word2vec, fastText and GloVe write them, to float32 and back.
+// Lines of a key and decimal numbers (word2vec, fastText and GloVe text) to float32 and back.
 // Source: std::from_chars rounds correctly; std::to_chars writes the fewest characters that read back to the same bits.
 #pragma once
 
@@ -10,15 +10,16 @@
 namespace embfast {
 
 struct Line {
-  int64_t begin, end;  // in the text: of its key when it is plain, else of the whole line
-  int64_t row;         // of its numbers; -1: too short to hold dim of them
+  int64_t begin, end;  // bytes of the text: the key of a plain line, otherwise the whole line
+  int64_t row;         // row of its numbers; -1: the line is too short for dim numbers
   bool plain;
 };
 
-// The lines of a text that ends with a newline. A line gets a row when it is long enough for a key and dim numbers.
+// Finds the lines of a text that ends with a newline. A line gets a row if it is long enough for a key and dim numbers.
 std::vector<Line> find_lines(std::string_view text, int64_t dim);
-// Reads the numbers of all lines to rows of `values`. A line is plain when it is a key and dim finite numbers, with
-// white space between; others keep their bounds. Numbers are as in C, and end where float32 does: 1e-60 is not plain.
+// Parses the numbers of all lines into rows of `values`. A line is plain if it is a key and dim finite numbers,
+// separated by white space; other lines keep their bounds. Numbers are as in C and within the range of float32: 1e-60
+// is not plain.
 void parse_lines(std::string_view text, int64_t dim, std::vector<Line>& lines, float* values, int threads);
 
 struct Text {
@@ -26,7 +27,8 @@ struct Text {
   int64_t size = 0;
 };
 
-// float32 (n, dim) as lines, in pieces: a key, `separator` and the numbers, with `separator` between. No keys: no key.
+// Formats float32 (n, dim) as lines, one Text per thread: a key, unless `keys` is empty, and the numbers, all separated
+// by `separator`.
 std::vector<Text> format_lines(const std::vector<std::string_view>& keys, const float* rows, int64_t n, int64_t dim,
                                char separator, int threads);
 

@@ -18,7 +18,7 @@ import typer
 
 from embfast.documents.doc2vec import Doc2Vec
 from embfast.errors import TrainingError
-from embfast.files import formats, lines
+from embfast.files import formats
 from embfast.graphs.line import LINE
 from embfast.graphs.node2vec import Node2Vec
 from embfast.multimodal.model import Multimodal
@@ -297,7 +297,7 @@ class VectorsRun(Run):
     def check_keys(self, keys: Iterable[str]) -> None:
         """Raises an error before training if the output format cannot hold these keys."""
         if self.output is not None:
-            lines.check_keys(keys, formats.format_of(self.output, self.format))
+            formats.check_keys(keys, formats.format_of(self.output, self.format))
 
     def save(self, model: Estimator) -> None:
         """Writes the requested model and vectors; the model first, since its format can hold any word."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from embfast.cli.common import FileFormat, Json, OutputFile, Quiet, check_apart, command, report, say, typed
-from embfast.files import formats, lines
+from embfast.files import formats
 from embfast.training.settings import check_place
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def images(
         )
     found = open_pictures(pictures if len(pictures) > 1 else pictures[0])
     if output is not None:
-        lines.check_keys(found.keys, format)
+        formats.check_keys(found.keys, format)
     started = time.perf_counter()
     options = {"work": work, "progress": False if quiet else None}
     try:

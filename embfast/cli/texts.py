@@ -45,8 +45,8 @@ def phrases(
 ) -> None:
     """Join words that belong together, new york -> new_york, as word2phrase does."""
     from embfast.files.durable import replacing
-    from embfast.text.corpus import check_words
     from embfast.text.phrases import ENGLISH_CONNECTORS, Phrases
+    from embfast.text.vocabulary import check_words
 
     if passes < 1:
         raise ValueError(f"passes must be at least 1, got {passes}")

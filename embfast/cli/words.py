@@ -63,7 +63,7 @@ class Text:
 
     def _vocabulary(self) -> dict[str, Any]:
         """Arguments of Corpus that select the words: from a vocabulary file, or by count."""
-        from embfast.text.corpus import read_vocab
+        from embfast.text.vocabulary import read_vocab
 
         if self.read_vocab is None:
             return {"min_count": self.min_count, "max_vocab": self.max_vocab}

@@ -12,7 +12,7 @@ from embfast.documents.inference import Inference
 from embfast.documents.layouts import Layout
 from embfast.files.durable import FilePath
 from embfast.files.tensors import TensorFile, word_tensors
-from embfast.text.corpus import Corpus, by_count, fingerprint
+from embfast.text.corpus import Corpus, by_count
 from embfast.text.tags import Tags
 from embfast.training.estimator import Estimator, FitRun, check_corpus
 from embfast.training.loop import choose_device
@@ -184,7 +184,7 @@ class Doc2Vec(Estimator):
         if not len(tags.keys):
             raise ValueError(f"none of the {len(corpus)} documents has a tag: there is no vector to learn")
         concat_tags = self._concat_tags(tags)
-        if not self._resumed(run, fingerprint(corpus) | {"tags": _checksum(tags)}):
+        if not self._resumed(run, corpus.fingerprint() | {"tags": _checksum(tags)}):
             self._concat = concat_tags
             self._tree_counts = np.array(corpus.counts) if self.hs else None
             self._tables = {}

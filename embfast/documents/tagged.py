@@ -1,4 +1,4 @@
-"""Documents with tags, read from files."""
+"""Reading documents with tags from text files and Parquet."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 from embfast.files.durable import FilePath
 from embfast.text import sources
-from embfast.text.corpus import Corpus, encode_source, read_options
+from embfast.text.corpus import Corpus
+from embfast.text.encoding import encode, read_options
 from embfast.text.sources import ReadProgress
 from embfast.text.tags import Tags
 
@@ -26,23 +27,23 @@ def read_tagged(
     max_distinct: int = 2**27,
     progress: ReadProgress | None = None,
 ) -> tuple[Corpus, Tags]:
-    """Reads documents with their tags: the Corpus and the Tags of its documents.
+    """Reads documents and their tags; returns the Corpus and its Tags.
 
-    Text files, also compressed, hold a document a line: its tags, with spaces between, a tab, and the text. Of Parquet
-    files `column` is the text, as in Corpus.from_parquet, and tag_column holds the tags, whole: strings, lists of
-    strings, or numbers, which become strings; a null or an empty one is no tag. The other options are those of
-    Corpus.from_file.
+    Text files, plain or compressed, hold one document per line: tags separated by spaces, a tab, and the text. In
+    Parquet files `column` is the text, as in Corpus.from_parquet. `tag_column` holds whole tags: strings, lists of
+    strings, or numbers, which are converted to strings; nulls and empty strings are no tags. The other options are
+    those of Corpus.from_file.
 
     Raises:
         FileNotFoundError, KeyError, TypeError, ImportError, ValueError: as Corpus.from_file and from_parquet.
-        FormatError: a line without a tab, or tags that are not UTF-8: file and line are named.
+        FormatError: a line has no tab, or its tags are not UTF-8; the message names file and line.
     """
     if (column is None) != (tag_column is None):
         raise ValueError("column and tag_column go together: both name columns of Parquet files")
-    given = read_options(min_count, max_vocab, keep, vocab, None, threads, errors, max_distinct)
+    options = read_options(min_count, max_vocab, keep, vocab, None, threads, errors, max_distinct)
     if column is None:
         source: Any = sources.TaggedFiles(sources.find_files(path), progress)
     else:
         source = sources.Parquet(sources.find_files(path), column, progress, tag_column)
-    corpus = encode_source(source, given)
+    corpus = Corpus(*encode(source, options))
     return corpus, source.builder.tags()

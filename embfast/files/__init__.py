@@ -1,1 +1,1 @@
-"""Files as bytes: written whole or not at all, read with the place of each fault."""
+"""Files: atomic writing, formats of vectors and tensors, and faults reported with their place."""

@@ -1,4 +1,4 @@
-"""npz and safetensors files of vectors: three arrays with known names."""
+"""npz and safetensors files of vectors: the arrays matrix (or planes and dim), keys_offsets and keys_utf8."""
 
 import os
 import zipfile
@@ -10,21 +10,20 @@ import numpy as np
 
 from embfast.errors import FormatError
 from embfast.files.faults import Faults
-from embfast.files.tensors import ALIGNMENT, DTYPES, read_header, row_blocks, write_array
+from embfast.files.tensors import ALIGNMENT, DTYPES, FLOAT, read_header, row_blocks, write_array
 from embfast.files.ternary import TernaryMatrix
 
-FLOAT = np.dtype("<f4")
 _KEYS = {"keys_offsets": (np.dtype("<i8"), 1), "keys_utf8": (np.dtype("u1"), 1)}
 _MEMBERS = {"matrix": (FLOAT, 2), **_KEYS}
 _TERNARY_MEMBERS = {"planes": (np.dtype("<u8"), 3), "dim": (np.dtype("<i8"), 1), **_KEYS}
 
 
 def write_npz(stream: BinaryIO, tensors: dict[str, np.ndarray]) -> None:
-    """Uncompressed, each array on a multiple of 64 bytes (zipalign's padding field), so that it can be mapped."""
+    """Writes an uncompressed npz file, each array aligned to 64 bytes (zipalign's padding field) for memory-mapping."""
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
         for name, array in tensors.items():
             member = zipfile.ZipInfo(f"{name}.npy")
-            zip64 = 20  # bytes that force_zip64 adds to the local header
+            zip64 = 20  # bytes added to the local header by force_zip64
             begin = stream.tell() + 30 + len(member.filename) + zip64 + 4
             padding = -begin % ALIGNMENT
             member.extra = b"\x35\xd9" + padding.to_bytes(2, "little") + b"\0" * padding
@@ -34,21 +33,16 @@ def write_npz(stream: BinaryIO, tensors: dict[str, np.ndarray]) -> None:
                 write_array(out, array)
 
 
-def read_tensors(path: str, name: str, mmap: bool, limit: int | None, faults: Faults):
+def read_tensors(
+    path: str, name: str, mmap: bool, limit: int | None, faults: Faults
+) -> tuple[list[str], np.ndarray | TernaryMatrix]:
+    """Reads keys and matrix of an "npz" or "safetensors" file; see formats.read."""
     if os.path.getsize(path) == 0:
         raise FormatError(f"{path}: expected {name} data, got an empty file")
     with open(path, "rb") as stream:
         places = (_npz_places if name == "npz" else _safetensors_places)(stream, path)
         ternary = "planes" in places
-        members = _TERNARY_MEMBERS if ternary else _MEMBERS
-        for member, (dtype, ndim) in members.items():
-            if member not in places:
-                raise FormatError(f"{path}: expected arrays {', '.join(members)}, got {', '.join(places) or 'none'}")
-            found = places[member]
-            if found.dtype != dtype or len(found.shape) != ndim:
-                raise FormatError(
-                    f"{path}: expected {member} to be {dtype} with {ndim} axes, got {found.dtype} {found.shape}"
-                )
+        _check_members(places, _TERNARY_MEMBERS if ternary else _MEMBERS, path)
         at = places["planes" if ternary else "matrix"]
         n_rows = at.shape[0]
         dim = _ternary_dim(at.shape, places["dim"].read(stream, path), path) if ternary else at.shape[1]
@@ -61,9 +55,33 @@ def read_tensors(path: str, name: str, mmap: bool, limit: int | None, faults: Fa
             )
         wanted = n_rows if limit is None else min(n_rows, limit)
         matrix = at.map(path, wanted) if mmap else at.read(stream, path, wanted)
+    keys, kept = _read_keys(utf8, offsets[: wanted + 1].tolist(), faults)
+    if mmap:
+        if len(kept) < wanted:
+            raise FormatError(f"{path}: has faulty rows, the first: {faults.first}; it cannot be mapped, only read")
+        return keys, TernaryMatrix(matrix, dim) if ternary else matrix
+    fine = _level_rows(matrix, dim, faults) if ternary else _finite_rows(matrix, faults)
+    if len(kept) < wanted or not fine.all():
+        keys = [key for key, row in zip(keys, kept, strict=True) if fine[row]]
+        matrix = matrix[[row for row in kept if fine[row]]]
+    return keys, TernaryMatrix(matrix, dim) if ternary else matrix
+
+
+def _check_members(places: dict[str, "_Place"], members: dict[str, tuple[np.dtype, int]], path: str) -> None:
+    for member, (dtype, ndim) in members.items():
+        if member not in places:
+            raise FormatError(f"{path}: expected arrays {', '.join(members)}, got {', '.join(places) or 'none'}")
+        found = places[member]
+        if found.dtype != dtype or len(found.shape) != ndim:
+            raise FormatError(
+                f"{path}: expected {member} to be {dtype} with {ndim} axes, got {found.dtype} {found.shape}"
+            )
+
+
+def _read_keys(utf8: bytes, bounds: list[int], faults: Faults) -> tuple[list[str], list[int]]:
+    """The valid keys and their row numbers."""
     keys, kept = [], []
     seen: dict[str, int] = {}
-    bounds = offsets[: wanted + 1].tolist()
     for row, (lo, hi) in enumerate(pairwise(bounds)):
         try:
             key = utf8[lo:hi].decode()
@@ -78,17 +96,12 @@ def read_tensors(path: str, name: str, mmap: bool, limit: int | None, faults: Fa
             continue
         keys.append(key)
         kept.append(row)
-    if mmap:
-        if len(kept) < wanted:
-            raise FormatError(f"{path}: has faulty rows, the first: {faults.first}; it cannot be mapped, only read")
-        return keys, TernaryMatrix(matrix, dim) if ternary else matrix
-    if ternary:
-        fine = _level_rows(matrix, dim, faults)
-        if len(kept) < wanted or not fine.all():
-            keys = [key for key, row in zip(keys, kept, strict=True) if fine[row]]
-            matrix = matrix[[row for row in kept if fine[row]]]
-        return keys, TernaryMatrix(matrix, dim)
-    finite_rows = np.ones(wanted, dtype=bool)
+    return keys, kept
+
+
+def _finite_rows(matrix: np.ndarray, faults: Faults) -> np.ndarray:
+    """bool (n,): which rows are finite; the others are faults, whose numbers become 0 under "replace"."""
+    fine = np.ones(len(matrix), dtype=bool)
     for lo, rows in row_blocks(matrix, numbers=1 << 20):
         finite = np.isfinite(rows)
         for i in np.flatnonzero(~finite.all(axis=1)):
@@ -96,15 +109,12 @@ def read_tensors(path: str, name: str, mmap: bool, limit: int | None, faults: Fa
             if faults.errors == "replace":
                 rows[i][~finite[i]] = 0
             else:
-                finite_rows[lo + i] = False
-    if len(kept) == wanted and finite_rows.all():
-        return keys, matrix
-    keys = [key for key, row in zip(keys, kept, strict=True) if finite_rows[row]]
-    return keys, matrix[[row for row in kept if finite_rows[row]]]
+                fine[lo + i] = False
+    return fine
 
 
 def _ternary_dim(shape: tuple[int, ...], dim: np.ndarray, path: str) -> int:
-    """The numbers of a row of planes of this shape, held against what the file says."""
+    """The number of columns that the file states, checked against the shape of planes."""
     if dim.shape != (1,) or dim[0] < 1 or shape[1:] != (2, -(-int(dim[0]) // 512) * 8):
         raise FormatError(
             f"{path}: expected dim to be one number, and planes of shape (n, 2, words) with 8 words for every 512 of "
@@ -114,7 +124,7 @@ def _ternary_dim(shape: tuple[int, ...], dim: np.ndarray, path: str) -> int:
 
 
 def _level_rows(planes: np.ndarray, dim: int, faults: Faults) -> np.ndarray:
-    """bool (n,): which rows hold nothing but levels; the others are faults."""
+    """bool (n,): which rows hold only levels; the others are faults."""
     inside = np.packbits(np.arange(planes.shape[2] * 64) < dim, bitorder="little").view("<u8")
     fine = np.ones(len(planes), dtype=bool)
     for lo, rows in row_blocks(planes):
@@ -127,7 +137,7 @@ def _level_rows(planes: np.ndarray, dim: int, faults: Faults) -> np.ndarray:
 
 
 class _Place:
-    """Where an array lies in a file: C order, from byte `begin`."""
+    """Position of an array in a file: C order, starting at byte `begin`."""
 
     def __init__(self, dtype: np.dtype, shape: tuple[int, ...], begin: int):
         self.dtype, self.shape, self.begin = dtype, shape, begin
@@ -143,7 +153,7 @@ class _Place:
     def map(self, path: str, rows: int) -> np.ndarray:
         if self.begin % self.dtype.itemsize:
             raise FormatError(
-                f"{path}: the matrix begins at byte {self.begin}, which is no multiple of {self.dtype.itemsize}; "
+                f"{path}: the matrix begins at byte {self.begin}, which is not a multiple of {self.dtype.itemsize}; "
                 "it cannot be mapped, only read"
             )
         shape = (rows, *self.shape[1:])
@@ -160,7 +170,7 @@ def _npz_places(stream: BinaryIO, path: str) -> dict[str, _Place]:
             for member in archive.infolist():
                 if member.compress_type != zipfile.ZIP_STORED:
                     raise FormatError(f"{path}: expected {member.filename} uncompressed (np.savez), got it compressed")
-                # The local header repeats the name; its extra field may differ from the directory's.
+                # The local header repeats the name, and its extra field may differ from that in the directory.
                 stream.seek(member.header_offset + 26)
                 lengths = stream.read(4)
                 begin = (

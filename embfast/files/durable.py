@@ -1,4 +1,4 @@
-"""Files that are whole at any moment: written to a temporary name, synced, and renamed."""
+"""Atomic replacement of files: written under a temporary name, synced, and renamed."""
 
 import fcntl
 import os
@@ -16,11 +16,11 @@ FilePath = str | os.PathLike[str]
 
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """Opens a file that takes the place of `path` when the block ends well, and vanishes when it does not.
+    """Opens a file for writing that replaces `path` if the block succeeds, and is deleted if it raises.
 
-    The bytes go to a temporary file beside `path`, reach the disk (fsync), and are then renamed. A reader sees the old
-    file or the new one, never a part. What a killed process left of an earlier attempt is removed first. A path that
-    is no regular file, and one of an open file (/dev/stdout), is written straight.
+    The bytes go to a temporary file beside `path`, which is synced to disk (fsync) and then renamed. A reader sees the
+    old file or the new one, never a part. Temporary files of earlier writers that were killed are removed first. Paths
+    of open files (/dev/stdout) and of other special files are written directly.
     """
     if (descriptor := descriptor_of(path)) is not None:
         with os.fdopen(os.dup(descriptor), "wb") as stream:
@@ -48,7 +48,9 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
             if mode is not None:
                 os.fchmod(stream.fileno(), stat.S_IMODE(mode))
             os.fsync(stream.fileno())
-            os.replace(temporary, target)  # before the stream closes: without its lock the file would look abandoned
+            os.replace(
+                temporary, target
+            )  # before the stream closes and releases its lock: an unlocked file looks abandoned
     except BaseException:  # Ctrl-C too
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -56,7 +58,7 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
 
 def descriptor_of(path: str | os.PathLike) -> int | None:
-    """The number of the open file that /dev/stdout, /dev/fd/1 or a link to them stands for; None for other paths."""
+    """The descriptor that /dev/stdout, /dev/fd/1 or a link to them names; None for other paths."""
     here = os.path.abspath(path)
     while os.path.exists(here):
         directory, name = os.path.split(here)
@@ -70,36 +72,36 @@ def descriptor_of(path: str | os.PathLike) -> int | None:
 
 
 def _stem(name: str) -> str:
-    """As many characters of the name as leave room for what is added to them: names end at 255 bytes."""
+    """The start of a name, short enough for a prefix and suffix: file names are limited to 255 bytes."""
     return os.fsencode(name)[:200].decode(sys.getfilesystemencoding(), "ignore")
 
 
 def _open_temporary(directory: str, name: str) -> tuple[BinaryIO, str]:
-    """A new file to become `name`, locked (flock) as long as it is open, and its path."""
+    """A new temporary file for `name`, locked (flock) while open, and its path."""
     while True:
         temporary = os.path.join(directory, f".{_stem(name)}.{secrets.token_hex(4)}.tmp")
         stream = open(temporary, "xb")  # noqa: SIM115
-        with suppress(OSError):  # a file system without locks: then nobody can take the file for abandoned either
+        with suppress(OSError):  # a file system without locks: no other process can find the file abandoned either
             fcntl.flock(stream, fcntl.LOCK_EX)
-        if os.path.exists(temporary):  # or another process has taken it for abandoned, before it was locked
+        if os.path.exists(temporary):  # otherwise another process removed it as abandoned before it was locked
             return stream, temporary
         stream.close()
 
 
 def _remove_abandoned(directory: str, name: str) -> None:
-    """Removes what writers of `name` that were killed have left: temporary files that no living process has locked."""
+    """Removes temporary files of killed writers of `name`: those that no living process has locked."""
     ours = re.compile(rf"\.{re.escape(_stem(name))}\.[0-9a-f]{{8}}\.tmp")
     left = []
     with suppress(OSError), os.scandir(directory) as entries:
         left = [entry.path for entry in entries if ours.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)]
     for path in left:
-        with suppress(OSError), open(path, "r+b") as stream:  # locked by its writer, or gone, or not ours to remove
+        with suppress(OSError), open(path, "r+b") as stream:  # locked by its writer, gone, or not permitted
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.unlink(path)
 
 
 def sync(path: str | os.PathLike) -> None:
-    """Waits until a file, or a directory's list of names, has reached the disk."""
+    """Waits until a file, or the entries of a directory, are on disk (fsync)."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

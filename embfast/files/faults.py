@@ -1,4 +1,4 @@
-"""What a reader passes over, counted; and the error that names file, place, expected and got."""
+"""Faults in files: a policy either raises a FormatError at the first one, or counts those it repairs or skips."""
 
 import warnings
 
@@ -8,7 +8,7 @@ ERRORS = ("strict", "replace", "skip")
 
 
 class Faults:
-    """What to do about a fault in a file: raise, or count it and go on."""
+    """Applies the policy `errors` ("strict", "replace" or "skip") to the faults in a file."""
 
     def __init__(self, path: str, errors: str):
         self.path = path
@@ -17,7 +17,7 @@ class Faults:
         self.first = ""
 
     def add(self, message: str, *, replaceable: bool = False) -> None:
-        """Raises FormatError unless the policy passes over this fault. `message` begins with its place."""
+        """Raises FormatError, or counts the fault if the policy allows it. `message` starts with the place."""
         message = f"{self.path}:{message}"
         if self.errors == "strict" or (self.errors == "replace" and not replaceable):
             raise FormatError(message)
@@ -25,6 +25,7 @@ class Faults:
         self.first = self.first or message
 
     def warn(self) -> None:
+        """Warns with the number of faults and the first of them, if any were counted."""
         if self.count:
-            did = "replaced or left out" if self.errors == "replace" else "left out"
+            did = "replaced or dropped" if self.errors == "replace" else "dropped"
             warnings.warn(f"{did} {self.count} faults; the first: {self.first}", stacklevel=4)

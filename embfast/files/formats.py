@@ -1,21 +1,23 @@
-"""Keys and their matrix to files and back: word2vec binary and text, fastText .vec, GloVe text, npz, safetensors.
+"""File formats of vectors: word2vec binary and text, fastText .vec, GloVe text, npz and safetensors.
 
-Word2vec's formats are those of word2vec.c (its binary ends each row with a newline, gensim's does not: both read);
-in npz and safetensors the matrix, float32 or ternary, is aligned, so that it can be mapped.
+The word2vec formats are those of word2vec.c (its binary ends each row with a newline, gensim's does not; both are
+read). In npz and safetensors the matrix, float32 or ternary, is aligned for memory-mapping.
 """
 
 import gzip
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from embfast.files.archives import FLOAT, read_tensors, write_npz
+from embfast.files.archives import read_tensors, write_npz
 from embfast.files.durable import replacing
 from embfast.files.faults import ERRORS, Faults
 from embfast.files.lines import encoded_key, encoded_word, read_stream, write_lines, write_rows
-from embfast.files.tensors import joined, write_tensors
+from embfast.files.tensors import FLOAT, write_tensors
 from embfast.files.ternary import TernaryMatrix
+from embfast.files.texts import joined
 
 FORMATS = ("bin", "text", "glove", "npz", "safetensors")
 
@@ -23,13 +25,13 @@ _BY_EXTENSION = {".bin": "bin", ".txt": "text", ".vec": "text", ".npz": "npz", "
 
 
 def format_of(path: str | os.PathLike, format: str | None = None) -> str:
-    """The format to use for `path`: `format` if given, else by extension, with or without .gz.
+    """The format of `path`: `format` if given, otherwise that of the extension, with or without .gz.
 
     >>> format_of("vectors.vec.gz")
     'text'
 
     Raises:
-        ValueError: no such format, or an extension that names none.
+        ValueError: the format or the extension is unknown.
     """
     if format is not None:
         if format not in FORMATS:
@@ -49,21 +51,30 @@ def format_of(path: str | os.PathLike, format: str | None = None) -> str:
     return found
 
 
+def check_keys(keys: Iterable[str], format: str) -> None:
+    """Raises ValueError for a key that the format cannot hold."""
+    for key in keys:
+        if format in ("npz", "safetensors"):
+            encoded_key(key)
+        else:
+            encoded_word(key, format)
+
+
 # ---- writing ----------------------------------------------------------------------------------------------------
 
 
 def write(
     path: str | os.PathLike, keys: list[str], matrix: np.ndarray | TernaryMatrix, format: str | None = None
 ) -> None:
-    """Writes keys and their rows, float32 or ternary (n, dim), in blocks: no copy of the matrix is made.
+    """Writes keys and their rows, float32 or ternary (n, dim), in chunks, without a copy of the matrix.
 
     Formats: "bin" (word2vec binary), "text" (word2vec text, the same as fastText's .vec), "glove" (text without the
-    first line), "npz" and "safetensors" (members matrix, keys_utf8, keys_offsets). Text holds the fewest
+    first line), "npz" and "safetensors" (arrays matrix, keys_utf8, keys_offsets). Text formats write the fewest
     characters that read back to the same float32. A path that ends in .gz is compressed (bin, text and glove).
-    npz and safetensors keep a ternary matrix packed (members planes and dim in place of matrix); the others unpack it.
+    npz and safetensors store a ternary matrix packed (arrays planes and dim instead of matrix); the others unpack it.
 
     Raises:
-        ValueError: no such format, or a key that the format cannot hold.
+        ValueError: the format is unknown, or cannot hold a key.
     """
     name = format_of(path, format)
     zipped = os.fspath(path).lower().endswith(".gz")
@@ -100,23 +111,23 @@ def read(
     errors: str = "strict",
     encoding: str = "utf-8",
 ) -> tuple[list[str], np.ndarray | TernaryMatrix]:
-    """Reads keys and their rows, float32 (n, dim), or ternary where they were written so.
+    """Reads keys and their rows, float32 (n, dim), or ternary if they were stored packed.
 
-    Settings:
-        format: one of FORMATS; by extension when None. A text file whose first line has more than two fields is
-            GloVe's. .gz is unpacked on the way (bin, text and glove).
-        mmap: map the matrix of an .npz or .safetensors file instead of reading it, read-only; its numbers are then
-            not checked to be finite, or levels.
-        limit: read the first `limit` rows only, and look no further.
-        errors: "strict" raises at the first fault. "replace" puts U+FFFD for bytes that are not in `encoding`, keeps
-            the first of duplicate keys and puts 0 for a number that is not finite. "skip" leaves out every row with
-            a fault, also a cut last one, and takes a wrong row count. Both warn with the number of faults.
-        encoding: of the keys, in bin, text and glove.
+    Args:
+        format: One of FORMATS. Default: by extension; a text file whose first line has more than two fields is read
+            as GloVe. gzip is decompressed on the fly (bin, text and glove).
+        mmap: Memory-map the matrix of an .npz or .safetensors file, read-only. Its numbers are then not checked to be
+            finite, or levels.
+        limit: Read only the first `limit` rows, and check no others.
+        errors: "strict" raises at the first fault. "replace" substitutes U+FFFD for bytes that are not in `encoding`
+            and 0 for non-finite numbers, and keeps the first of duplicate keys. "skip" drops every faulty row,
+            including a truncated last one, and accepts a wrong row count. Both warn with the number of faults.
+        encoding: Encoding of the keys in bin, text and glove.
 
     Raises:
-        FormatError: the file does not parse; names the place, what was expected and what came.
+        FormatError: the file does not parse; the message names the place, what was expected and what was found.
         OSError: the file is missing or cannot be read.
-        ValueError: a setting that makes no sense.
+        ValueError: a setting is invalid.
     """
     name = format_of(path, format)
     if errors not in ERRORS:
@@ -124,7 +135,7 @@ def read(
     if limit is not None and limit < 0:
         raise ValueError(f"limit must be 0 or more rows, got {limit}")
     try:
-        "".encode(encoding)  # codecs.lookup knows hex, base64 and others, which are not of text
+        "".encode(encoding)  # codecs.lookup also accepts hex, base64 and others that do not encode text
     except LookupError as error:
         raise ValueError(f"encoding: {error}") from None
     path = os.fspath(path)
@@ -139,21 +150,18 @@ def read(
     return keys, matrix
 
 
-# ---- npz and safetensors: three arrays with known names -----------------------------------------------------------
-
-
-# ---- writing for others -------------------------------------------------------------------------------------------
+# ---- export -------------------------------------------------------------------------------------------------------
 
 
 def write_projector(directory: str | os.PathLike, keys: list[str], matrix: np.ndarray) -> None:
-    """Writes tensors.tsv and metadata.tsv (one key a line) as https://projector.tensorflow.org loads them.
+    """Writes tensors.tsv and metadata.tsv (one key per line) for https://projector.tensorflow.org.
 
     Raises:
-        ValueError: a key has a tab or a line break in it.
+        ValueError: a key is empty or contains a tab or a line break.
     """
     for key in keys:
         if not key or any(mark in key for mark in "\t\r\n"):
-            raise ValueError(f"key {key!r} is empty or has a tab or line break in it, which the projector cannot show")
+            raise ValueError(f"key {key!r} is empty or contains a tab or line break, which the projector cannot show")
     encoded = [encoded_key(key) for key in keys]
     Path(directory).mkdir(parents=True, exist_ok=True)
     with replacing(Path(directory) / "tensors.tsv") as stream:

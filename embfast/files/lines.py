@@ -1,34 +1,24 @@
-"""word2vec's text and binary formats and GloVe's text, row by row."""
+"""The word2vec text and binary formats and GloVe text, read and written row by row, each row checked."""
 
 import gzip
 import os
 import zlib
-from collections.abc import Iterable
 from typing import BinaryIO
 
 import numpy as np
 
 from embfast import kernels
 from embfast.errors import FormatError
-from embfast.files.archives import FLOAT
 from embfast.files.faults import Faults
-from embfast.files.tensors import row_blocks
+from embfast.files.tensors import FLOAT, row_blocks
 
-_DEFLATE_AT_BEST = 1032  # no gzip file unpacks to more than this many times its size
+_MAX_DEFLATE_RATIO = 1032  # no gzip file decompresses to more than this many times its size
 _LONGEST_KEY = 1 << 16
 _LONGEST_LINE = 1 << 28
 
 
-def check_keys(keys: Iterable[str], format: str) -> None:
-    """ValueError for a key that the format cannot hold."""
-    for key in keys:
-        if format in ("npz", "safetensors"):
-            encoded_key(key)
-        else:
-            encoded_word(key, format)
-
-
 def encoded_key(key: str) -> bytes:
+    """The key in UTF-8; ValueError for lone surrogates."""
     try:
         return key.encode()
     except UnicodeEncodeError as error:
@@ -36,22 +26,23 @@ def encoded_key(key: str) -> bytes:
 
 
 def encoded_word(key: str, format: str) -> bytes:
+    """The key in UTF-8; ValueError if "bin", "text" or "glove" cannot hold it."""
     word = encoded_key(key)
-    # Binary files hold whatever a Corpus takes for a word; in text any white space parts fields.
+    # Binary files hold every word of a Corpus; in text files any white space separates fields.
     if not word or (any(c in word for c in b" \t\n") if format == "bin" else word.split() != [word]):
         raise ValueError(
-            f"key {key!r} is empty or has white space in it, which format {format!r} cannot hold; "
-            "npz and safetensors can"
+            f"key {key!r} is empty or has white space, which format {format!r} cannot hold; npz and safetensors can"
         )
     if format == "bin" and len(word) >= _LONGEST_KEY:
         raise ValueError(
-            f"key {key[:40]!r}... has {len(word):,} bytes, of which format 'bin' holds {_LONGEST_KEY - 1:,} at most; "
-            "npz and safetensors hold any"
+            f"key {key[:40]!r}... has {len(word):,} bytes; format 'bin' allows at most {_LONGEST_KEY - 1:,}, "
+            "npz and safetensors any number"
         )
     return word
 
 
 def write_rows(stream: BinaryIO, keys: list[bytes], matrix: np.ndarray, name: str) -> None:
+    """Writes the first line, except in "glove", and all rows in format `name`."""
     if name != "glove":
         stream.write(b"%d %d\n" % matrix.shape)
     if name != "bin":
@@ -65,7 +56,7 @@ def write_rows(stream: BinaryIO, keys: list[bytes], matrix: np.ndarray, name: st
 
 
 def write_lines(stream: BinaryIO, keys: list[bytes] | None, matrix: np.ndarray, separator: str) -> None:
-    """Each key, if there are any, and its numbers in the fewest characters; 1 MB of float32 per core at a time."""
+    """Writes keys, unless None, and numbers in the fewest characters; chunks of 1 MB of float32 per core."""
     threads = kernels.cores()
     for lo, rows in row_blocks(matrix, numbers=threads << 18):
         block = np.ascontiguousarray(rows, dtype=np.float32)
@@ -73,7 +64,7 @@ def write_lines(stream: BinaryIO, keys: list[bytes] | None, matrix: np.ndarray, 
 
 
 class _Rows:
-    """Collects keys and rows of a stream, in order, each checked."""
+    """Collects the keys and rows of a stream in order and checks each."""
 
     def __init__(self, faults: Faults, encoding: str, dim: int, capacity: int | None):
         self.faults = faults
@@ -82,11 +73,11 @@ class _Rows:
         self.seen: dict[str, str] = {}
         self.grows = capacity is None
         self.matrix = np.empty((capacity or 0, dim), dtype=np.float32)
-        self.pending: list[str] = []  # keys of rows handed to close_block next
+        self.pending: list[str] = []  # keys of the rows that close_chunk takes next
         self.places: list[int] = []
 
     def admit(self, raw: bytes, place: int, unit: str) -> bool:
-        """Whether the row named `raw`, at line or byte `place`, goes in."""
+        """Whether the row with key `raw`, at line or byte `place`, is accepted."""
         try:
             key = raw.decode(self.encoding)
         except UnicodeDecodeError as error:
@@ -111,8 +102,8 @@ class _Rows:
         self.places.append(place)
         return True
 
-    def close_block(self, values: np.ndarray, unit: str) -> None:
-        """Takes the rows of the keys admitted since the last call; they may already lie in the matrix."""
+    def close_chunk(self, values: np.ndarray, unit: str) -> None:
+        """Takes the rows of the keys admitted since the last call; they may already be in the matrix."""
         done = len(self.keys)
         finite = np.isfinite(values)
         good = finite.all(axis=1)
@@ -141,13 +132,16 @@ class _Rows:
         return self.keys, self.matrix[: len(self.keys)]
 
 
-def read_stream(path: str, name: str, limit: int | None, encoding: str, faults: Faults, guess: bool):
+def read_stream(
+    path: str, name: str, limit: int | None, encoding: str, faults: Faults, guess: bool
+) -> tuple[list[str], np.ndarray]:
+    """Reads a "bin", "text" or "glove" file, plain or gzipped. guess: text that looks like GloVe is read as such."""
     size = os.path.getsize(path)
     with open(path, "rb") as raw:
-        zipped = raw.read(2) == b"\x1f\x8b"  # neither a digit nor UTF-8
+        zipped = raw.read(2) == b"\x1f\x8b"  # no file of these formats starts with it: neither a digit nor UTF-8
         raw.seek(0)
         stream = gzip.GzipFile(fileobj=raw) if zipped else raw
-        room = size * _DEFLATE_AT_BEST if zipped else size
+        room = size * _MAX_DEFLATE_RATIO if zipped else size
         try:
             if name == "bin":
                 return _read_binary(stream, room, limit, encoding, faults)
@@ -174,7 +168,7 @@ def _header(line: bytes, faults: Faults) -> tuple[int, int]:
 
 
 def _capacity(rows: int, dim: int, row_bytes: int, room: int, limit: int | None, faults: Faults) -> int:
-    """How many rows to make room for, held against the size of the file before anything is allocated."""
+    """The number of rows to allocate, limited by the size of the file."""
     wanted = rows if limit is None else min(rows, limit)
     fits = (room + 1) // row_bytes  # the last row may lack its newline
     if wanted > fits:
@@ -207,7 +201,7 @@ def _read_binary(stream: BinaryIO, room: int, limit: int | None, encoding: str, 
             if space < 0 and len(data) - begin >= _LONGEST_KEY:
                 raise FormatError(
                     f"{faults.path}: byte {origin + begin}: expected a key and a space, got {_LONGEST_KEY} bytes "
-                    "without a space; the file is not word2vec binary or a key before has a space in it"
+                    "without a space; the file is not word2vec binary, or an earlier key contains a space"
                 )
             end = space + 1 + width
             if space < 0 or end > len(data):
@@ -217,7 +211,7 @@ def _read_binary(stream: BinaryIO, room: int, limit: int | None, encoding: str, 
                 filled += 1
             position = end
             read += 1
-        rows.close_block(rows.matrix[first:filled], unit)
+        rows.close_chunk(rows.matrix[first:filled], unit)
         if not fresh and read < wanted:
             faults.add(
                 f" byte {origin + len(data)}: expected {n_rows} rows of {dim} numbers as the first line says, got "
@@ -289,9 +283,9 @@ def _read_text(stream, room: int, name: str, limit: int | None, encoding: str, f
 def _take_lines(
     text: bytes, dim: int, number: int, says: str, rows: _Rows, threads: int, room: int | None
 ) -> tuple[int, int, int]:
-    """Reads whole lines, the first of them line `number`, into rows, `room` at most.
+    """Reads complete lines, starting with line `number`, into at most `room` rows.
 
-    Returns how many rows it met, good or bad, how many lines, and how many bytes.
+    Returns the number of rows, good or bad, of lines and of bytes.
     """
     bounds, row, plain, values = kernels.parse_lines(text, dim, threads)
     met, taken, n_lines, end = 0, [], len(row), len(text)
@@ -310,24 +304,24 @@ def _take_lines(
         met += 1
         if key is not None and rows.admit(key, number + i, ""):
             taken.append(at)
-    rows.close_block(values[taken] if len(taken) < len(values) else values, "")
+    rows.close_chunk(values[taken] if len(taken) < len(values) else values, "")
     return met, n_lines, end
 
 
 def _careful_line(line: bytes, dim: int, number: int, says: str, faults: Faults) -> tuple[bytes | None, np.ndarray]:
-    """The key and the numbers of one line, split by fields; no key, after saying why, when it is faulty."""
+    """The key and the numbers of one line, split into fields; a faulty line is reported and has the key None."""
     key, *tokens = line.split()
     shown = key.decode(errors="replace")
     numbers = np.zeros(dim, np.float32)
     if len(tokens) != dim:
-        hint = "a word written with a space in it looks like this too" if len(tokens) > dim else "the line is cut short"
+        hint = "a key that contains a space has the same effect" if len(tokens) > dim else "the line is cut short"
         faults.add(f"{number}: expected {dim} numbers after {shown!r}, got {len(tokens)}. {says}; {hint}.")
         return None, numbers
     for i, token in enumerate(tokens):
         try:
-            if b"_" in token:  # Python's source may group digits so, a file of numbers may not
+            if b"_" in token:  # valid in Python source, not in a file of numbers
                 raise ValueError
-            with np.errstate(over="ignore"):  # 1e39 is inf: a fault, which close_block reports
+            with np.errstate(over="ignore"):  # 1e39 becomes inf: a fault, which close_chunk reports
                 numbers[i] = float(token)
         except ValueError:
             faults.add(f"{number}: expected {dim} numbers after {shown!r}, got {token[:40]!r} as the {i + 1}th")

@@ -1,4 +1,4 @@
-"""Arrays for a moment: in memory while small, else in a temporary file."""
+"""Temporary arrays: in memory if small, otherwise in a temporary file."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 
-MEMORY_BYTES = 256 << 20  # arrays up to this size stay in memory; larger ones go to a temporary file
+MEMORY_BYTES = 256 << 20  # larger arrays go to a temporary file
 
 
 def scratch_array(n: int, dtype: type, name: str = "") -> np.ndarray:
-    """Uninitialised memory, or a temporary file without a name when it is large: it goes when the array goes."""
+    """An uninitialised array; above MEMORY_BYTES, an unnamed temporary file that disappears with the array.
+
+    `name` is unused: CorpusDirectory.array_of, which has the same arguments, names its file by it.
+    """
     if n * np.dtype(dtype).itemsize <= MEMORY_BYTES or n == 0:
         return np.empty(n, dtype)
     with tempfile.TemporaryFile() as file:
@@ -21,7 +24,7 @@ def scratch_array(n: int, dtype: type, name: str = "") -> np.ndarray:
 
 
 def reserve(file: Any, size: int) -> None:
-    """Takes the space now, so that a full disk is an error here and not a SIGBUS in the mapping."""
+    """Allocates the space of a file now, so that a full disk raises here and is not a SIGBUS in the mapping."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file.fileno(), 0, size)
     else:

@@ -1,20 +1,19 @@
-"""safetensors files, as https://github.com/huggingface/safetensors has them: named arrays behind a header in JSON.
+"""safetensors files (https://github.com/huggingface/safetensors): named arrays after a JSON header.
 
-Written and read by hand, in blocks of rows, so that no copy of a table is made and a padded table can be filled.
+Arrays are written and read in chunks of rows, so that no table is copied and padded tables are filled directly.
 """
 
-import io
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from embfast import kernels
 from embfast.errors import FormatError
+from embfast.files.texts import Texts, joined
 
 DTYPES = {
     "F32": np.dtype("<f4"),
@@ -24,26 +23,30 @@ DTYPES = {
     "U8": np.dtype("u1"),
     "U64": np.dtype("<u8"),
 }
-ALIGNMENT = 64  # of the first array, in bytes: the file can be mapped
+FLOAT = DTYPES["F32"]
+ALIGNMENT = 64  # bytes; aligned arrays can be memory-mapped
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def row_blocks(array: np.ndarray, numbers: int = 1 << 18) -> Iterator[tuple[int, np.ndarray]]:
-    """The rows of an array in blocks of about so many numbers, each with the index of its first row."""
+    """Yields the rows of an array in chunks of about `numbers` numbers, each with the index of its first row."""
     step = max(1, numbers // max(1, math.prod(array.shape[1:])))
     for lo in range(0, len(array), step):
         yield lo, array[lo : lo + step]
 
 
 def write_array(stream: BinaryIO, array: np.ndarray) -> None:
-    """Writes the numbers of an array, in C order whatever its strides, a block of rows at a time."""
+    """Writes the numbers of an array in C order, for any strides, one chunk of rows at a time."""
     for _, rows in row_blocks(array):
         stream.write(np.ascontiguousarray(rows).view(np.uint8).data)
 
 
 def tensor_header(metadata: dict[str, str], tensors: dict[str, np.ndarray], multiple: int = ALIGNMENT) -> bytes:
-    """The first bytes of a file, a multiple of some number; the arrays, each of one of DTYPES, follow in this order."""
+    """The header of a file, padded to a multiple of `multiple` bytes; the arrays must follow in this order.
+
+    Every array must have one of DTYPES.
+    """
     header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     end = 0
     for name, array in tensors.items():
@@ -55,88 +58,14 @@ def tensor_header(metadata: dict[str, str], tensors: dict[str, np.ndarray], mult
 
 
 def write_tensors(stream: BinaryIO, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
-    """Writes a whole file of arrays, each of one of DTYPES."""
+    """Writes a complete file; every array must have one of DTYPES."""
     stream.write(tensor_header(metadata or {}, tensors))
     for array in tensors.values():
         write_array(stream, array)
 
 
-def joined(texts: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """Texts as offsets, int64 (n + 1,), and all their bytes, uint8, of which text i is offsets[i] to offsets[i + 1]."""
-    offsets = np.zeros(len(texts) + 1, DTYPES["I64"])
-    np.cumsum([len(text) for text in texts], out=offsets[1:])
-    return offsets, np.frombuffer(b"".join(texts), np.uint8)
-
-
-class Texts(Sequence):
-    """Strings, kept in UTF-8 one after the other: uint8 bytes and int64 offsets (n + 1,).
-
-    >>> texts = Texts.of(["a", "bc"])
-    >>> texts[1], list(texts), texts == ["a", "bc"]
-    ('bc', ['a', 'bc'], True)
-    """
-
-    __hash__ = None  # as a list
-
-    def __init__(self, offsets: np.ndarray, utf8: np.ndarray) -> None:
-        self.offsets, self.utf8 = np.asarray(offsets), np.asarray(utf8)
-
-    @classmethod
-    def of(cls, texts: Iterable[str]) -> "Texts":
-        """Raises TypeError where one is no string."""
-        stream, ends = io.BytesIO(), [0]
-        for text in texts:
-            if not isinstance(text, str):
-                raise TypeError(f"texts are strings, got {text!r} ({type(text).__name__})")
-            ends.append(ends[-1] + stream.write(text.encode("utf-8", "replace")))
-        return cls(np.array(ends, np.int64), np.frombuffer(stream.getvalue(), np.uint8))
-
-    @classmethod
-    def of_lines(cls, lines: bytes) -> "Texts":
-        """Lines of UTF-8, each with a newline at its end."""
-        numbers = np.frombuffer(lines, np.uint8)
-        is_end = numbers == ord("\n")
-        ends = np.flatnonzero(is_end)
-        offsets = np.zeros(len(ends) + 1, np.int64)
-        offsets[1:] = ends - np.arange(len(ends))
-        return cls(offsets, numbers[~is_end])
-
-    @classmethod
-    def joined(cls, parts: "list[Texts]") -> "Texts":
-        lengths = np.concatenate([np.diff(part.offsets) for part in parts] or [np.empty(0, np.int64)])
-        utf8 = np.concatenate([part.utf8 for part in parts] or [np.empty(0, np.uint8)])
-        return cls(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), utf8)
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def __getitem__(self, i: Any) -> Any:
-        if isinstance(i, slice):
-            return [self[j] for j in range(*i.indices(len(self)))]
-        i = range(len(self))[i]
-        return self.utf8[self.offsets[i] : self.offsets[i + 1]].tobytes().decode()
-
-    def __iter__(self) -> Iterator[str]:
-        for lo in range(0, len(self), 1 << 14):
-            ends = (self.offsets[lo : lo + (1 << 14) + 1] - self.offsets[lo]).tolist()
-            utf8 = self.utf8[self.offsets[lo] : self.offsets[lo] + ends[-1]].tobytes()
-            yield from [utf8[begin:end].decode() for begin, end in pairwise(ends)]
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, list | Texts):
-            return NotImplemented
-        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
-
-    def __repr__(self) -> str:
-        return f"Texts({len(self):,}: {', '.join(map(repr, self[:3]))}{', ...' if len(self) > 3 else ''})"
-
-    def take(self, rows: np.ndarray) -> "Texts":
-        offsets, utf8 = joined([self.utf8[self.offsets[i] : self.offsets[i + 1]].tobytes() for i in rows.tolist()])
-        return Texts(offsets, utf8)
-
-
 def word_tensors(words: Sequence[str], name: str = "words") -> dict[str, np.ndarray]:
-    """A vocabulary, or other strings of that name, as the two tensors that TensorFile.read_words reads."""
+    """A vocabulary, or other strings, as the two tensors that TensorFile.read_words reads under this name."""
     offsets, utf8 = (
         (words.offsets, words.utf8) if isinstance(words, Texts) else joined([word.encode() for word in words])
     )
@@ -144,7 +73,7 @@ def word_tensors(words: Sequence[str], name: str = "words") -> dict[str, np.ndar
 
 
 class Entry(NamedTuple):
-    """What a header says of an array; begin and end are bytes of the file."""
+    """Header entry of an array; begin and end are byte positions in the file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -153,10 +82,10 @@ class Entry(NamedTuple):
 
 
 def read_header(stream: BinaryIO, path: str) -> tuple[dict[str, str], dict[str, Entry]]:
-    """The metadata and the arrays of a file, held against its size: what the entries say can be read.
+    """Metadata and entries of a file, checked against the file size, so that every array can be read.
 
     Raises:
-        FormatError: no safetensors file, or one that was cut short.
+        FormatError: the file is not a safetensors file, or is truncated.
     """
     size = os.fstat(stream.fileno()).st_size
     length = int.from_bytes(stream.read(8), "little")
@@ -189,7 +118,7 @@ def read_header(stream: BinaryIO, path: str) -> tuple[dict[str, str], dict[str, 
 
 
 class TensorFile:
-    """A safetensors file, open for reading; every fault is a FormatError that names the file."""
+    """A safetensors file opened for reading; every fault is a FormatError that names the file."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
@@ -207,7 +136,7 @@ class TensorFile:
         self._stream.close()
 
     def json(self, name: str) -> Any:
-        """An entry of the metadata, decoded."""
+        """Decodes a JSON entry of the metadata."""
         try:
             return json.loads(self.metadata[name])
         except (KeyError, TypeError, ValueError):
@@ -217,24 +146,24 @@ class TensorFile:
         return name in self._entries
 
     def read(self, name: str, dtype: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
-        """A tensor; a new array of this shape, or of any one-dimensional shape."""
+        """Reads a tensor of this shape, or of any one-dimensional shape, into a new array."""
         array = np.empty(self._entry(name, dtype, shape).shape, DTYPES[dtype])
         self._fill(name, array)
         return array
 
     def map(self, name: str, dtype: str = "U8") -> np.ndarray:
-        """The numbers of a tensor of one axis where they lie in the file, read-only."""
+        """Memory-maps a one-dimensional tensor, read-only."""
         entry = self._entry(name, dtype, None)
         if entry.shape == (0,):
             return np.empty(0, DTYPES[dtype])
         return np.memmap(self.path, DTYPES[dtype], "r", entry.begin, entry.shape)
 
     def read_words(self, name: str = "words") -> list[str]:
-        """What word_tensors made of a vocabulary."""
+        """Reads the strings written by word_tensors."""
         return list(self.map_words(name))
 
     def map_words(self, name: str = "words") -> Texts:
-        """What word_tensors made of a vocabulary, where it lies in the file; all of it is checked."""
+        """Memory-maps the strings written by word_tensors, after checking all of them."""
         words = Texts(self.map(f"{name}_offsets", "I64"), self.map(f"{name}_utf8"))
         ends, size = words.offsets, len(words.utf8)
         if len(ends) < 1 or ends[0] != 0 or ends[-1] != size or (ends[1:] < ends[:-1]).any():
@@ -247,7 +176,7 @@ class TensorFile:
         return words
 
     def read_table(self, name: str, n: int, dim: int, pieces: int = 1) -> np.ndarray:
-        """A float32 (n, dim) tensor in the padded table that kernels want, or (n, pieces, dim), each piece padded."""
+        """Reads a float32 (n, dim) tensor into a padded weight table, or (n, pieces, dim) with each piece padded."""
         self._entry(name, "F32", (n, dim) if pieces == 1 else (n, pieces, dim))
         table = kernels.weight_table(n, pieces * kernels.padded(dim))
         self._fill(name, table[:, :dim] if pieces == 1 else table.reshape(n, pieces, -1)[:, :, :dim])

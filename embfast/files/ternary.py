@@ -1,4 +1,4 @@
-"""Matrices of -1, 0 and 1 in two bits a number: from features by thresholds, and exact search by counting bits."""
+"""Ternary matrices, two bits per number: made from features by thresholds, searched exactly by counting bits."""
 
 from typing import Any
 
@@ -8,30 +8,30 @@ from embfast import kernels
 
 LOWER, UPPER = -0.25, 0.15  # in standard deviations from the mean
 
-_NUMBERS = 1 << 22  # levels unpacked, or features read, at once
-_QUERIES = 256
-_ROWS = 1 << 16
-_WORK = 1 << 30  # words of planes met in one call of the search: a fraction of a second
+_CHUNK_NUMBERS = 1 << 22  # levels unpacked, or features read, at once
+_CHUNK_QUERIES = 256
+_CHUNK_ROWS = 1 << 16
+_CHUNK_WORDS = 1 << 30  # 64-bit words compared in one kernel call: a fraction of a second
 
 
 def thresholds(
     mean: np.ndarray, sd: np.ndarray, lower: float = LOWER, upper: float = UPPER
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What each feature is compared with, float32 (dim,) low and high, to get its level without standardising it.
+    """Thresholds low and high, float32 (dim,), that ternarize features without standardising them.
 
-    With z = (x - mean) / sd in float64, x > high exactly where z > upper, and x < low exactly where z < lower, for
-    every float32 x but NaN. A feature of sd 0 gets -inf and inf: its level is always 0.
+    With z = (x - mean) / sd in float64, x > high exactly if z > upper, and x < low exactly if z < lower, for every
+    float32 x except NaN. A feature with sd 0 gets -inf and inf: its level is always 0.
 
     >>> low, high = thresholds(np.array([10.0, 3.0]), np.array([2.0, 0.0]), -0.25, 0.125)
     >>> low.tolist(), high.tolist()
     ([9.5, -inf], [10.25, inf])
 
-    Settings:
-        mean, sd: float64 (dim,), of the features.
-        lower, upper: in standard deviations.
+    Args:
+        mean, sd: Mean and standard deviation of each feature, float64 (dim,).
+        lower, upper: Thresholds in standard deviations from the mean.
 
     Raises:
-        ValueError: lower is above upper, sd is negative, or a number is not finite.
+        ValueError: lower is greater than upper, an sd is negative, or a number is not finite.
     Source: Garcia-Gasulla et al. 2017, arXiv:1705.07706, section 3.3, for -0.25 and 0.15.
     """
     mean, sd = np.asarray(mean, dtype=np.float64), np.asarray(sd, dtype=np.float64)
@@ -53,10 +53,10 @@ def thresholds(
 
 
 def _last_below(passes: Any, dim: int) -> np.ndarray:
-    """float32 (dim,): the largest numbers at which passes(x), false at -inf and true from somewhere on, is false."""
+    """float32 (dim,): the largest x for which passes(x) is false; passes is false at -inf and rises to true once."""
     infinity = np.int64(0x7F800000)
     fails, succeeds = np.full(dim, -infinity), np.full(dim, infinity)
-    for _ in range(32):  # halves the float32 numbers between them, counted in their order
+    for _ in range(32):  # bisects the ordered float32 numbers
         middle = (fails + succeeds) >> 1
         high = passes(_number(middle).astype(np.float64))
         fails, succeeds = np.where(high, fails, middle), np.where(high, middle, succeeds)
@@ -64,13 +64,13 @@ def _last_below(passes: Any, dim: int) -> np.ndarray:
 
 
 def _number(place: np.ndarray) -> np.ndarray:
-    """The float32 at a place in the order of all float32 numbers; 0 is at 0."""
+    """The float32 at a position in the order of all float32 numbers; 0 is at position 0."""
     magnitude = np.abs(place).astype(np.int32).view(np.float32)
     return np.where(place < 0, -magnitude, magnitude)
 
 
 def levels(features: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """int8 (n, dim): 1 where a feature is above its high threshold, -1 where it is below its low one, else 0.
+    """Ternarizes features: int8 (n, dim), 1 above the high threshold, -1 below the low one, otherwise 0.
 
     >>> levels(np.array([[9, 10, 11]], np.float32), np.full(3, 9.5, np.float32), np.full(3, 10.3, np.float32)).tolist()
     [[-1, 0, 1]]
@@ -87,11 +87,11 @@ def levels(features: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarra
 def _refuse_nan(row: int, features: np.ndarray, first: int) -> None:
     if row >= 0:
         column = int(np.argmax(np.isnan(features[row])))
-        raise ValueError(f"expected features that are numbers, got NaN in row {first + row}, column {column}")
+        raise ValueError(f"features must not be NaN, got NaN in row {first + row}, column {column}")
 
 
 class TernaryMatrix:
-    """An int8 matrix (n, dim) of -1, 0 and 1, kept in two bits a number; give it to Vectors as its matrix.
+    """A matrix (n, dim) of -1, 0 and 1, packed in two bits per number; Vectors accepts it as matrix.
 
     >>> rows = TernaryMatrix.from_rows(np.array([[1, 0, -1], [0, 0, 1], [1, 1, -1]], dtype=np.int8))
     >>> rows.shape, rows[0].tolist(), rows[1:].tolist()
@@ -100,11 +100,12 @@ class TernaryMatrix:
     >>> ids.tolist(), [round(cosine, 4) for cosine in cosines[0].tolist()]
     ([[0, 2]], [1.0, 0.8165])
 
-    Reading rows unpacks these rows alone; nothing turns the whole into an array but to_float32.
+    Indexing unpacks only the selected rows, as int8. Only to_float32 unpacks the whole matrix.
 
-    Learned or given:
-        planes: uint64 (n, 2, words), as kernels.bit_planes makes it; used as given, so it may be memory-mapped.
-        dim: numbers per row.
+    Attributes:
+        planes: uint64 (n, 2, words), the bits of the 1s and of the -1s, in the layout of kernels.bit_planes. It is used
+            as given, so it may be memory-mapped.
+        dim: Number of columns.
     """
 
     dtype = np.dtype(np.int8)
@@ -123,17 +124,17 @@ class TernaryMatrix:
 
     @classmethod
     def from_rows(cls, rows: np.ndarray) -> "TernaryMatrix":
-        """Packs a matrix (n, dim) of any type that holds -1, 0 and 1 and nothing else, a block at a time.
+        """Packs a matrix (n, dim) of any dtype that only holds -1, 0 and 1, chunk by chunk.
 
         Raises:
-            ValueError: another number, or no matrix.
+            ValueError: the array holds another number, or is not a matrix.
         """
         if rows.ndim != 2 or not rows.shape[1]:
             raise ValueError(f"expected a matrix with at least one column, got shape {rows.shape}")
         n, dim = rows.shape
         planes = kernels.bit_planes(n, dim)
         half = np.full(dim, 0.5, dtype=np.float32)
-        for lo, hi in _blocks(n, dim):
+        for lo, hi in _chunks(n, dim):
             block = np.asarray(rows[lo:hi])
             wrong = np.argwhere(~((block == 0) | (block == 1) | (block == -1)))
             if len(wrong):
@@ -152,14 +153,14 @@ class TernaryMatrix:
         *,
         device: str = "cpu",
     ) -> "TernaryMatrix":
-        """Compares each feature with its two thresholds: see thresholds, and levels.
+        """Ternarizes features with two thresholds per column: see thresholds and levels.
 
-        Settings:
-            features: float32 (n, dim), which may be mapped; read once, 16 MB at a time. With a device also a
-                CuPy's array on it, in C order, which never leaves it.
-            low, high: float32 (dim,).
-            planes: where the result goes, say a mapped file; new memory when None.
-            device: "cpu", or "cuda", "cuda:1", "auto" as in Word2Vec: where rows are packed, to the same bits.
+        Args:
+            features: float32 (n, dim), possibly memory-mapped; read once, 16 MB at a time. On a device also a
+                C-contiguous CuPy array, which stays there.
+            low, high: Thresholds, float32 (dim,).
+            planes: Array for the result, for example a memory-mapped file. Default: a new one.
+            device: Where to pack: "cpu", "cuda", "cuda:1" or "auto", as in Word2Vec. All give the same bits.
 
         Raises:
             ValueError: a feature is NaN.
@@ -171,12 +172,12 @@ class TernaryMatrix:
         found, _ = kernels.device(device)
         if found is not None:
             packer = kernels.device_packer(found, low, high)
-            wrong = [packer.pack(features[lo:hi], planes[lo:hi], lo) for lo, hi in _blocks(n, dim)]
+            wrong = [packer.pack(features[lo:hi], planes[lo:hi], lo) for lo, hi in _chunks(n, dim)]
             for first, row in filter(None, [*wrong, packer.finish()]):
                 column = int(np.isnan(packer.row(features, first + row)).argmax())
-                raise ValueError(f"expected features that are numbers, got NaN in row {first + row}, column {column}")
+                raise ValueError(f"features must not be NaN, got NaN in row {first + row}, column {column}")
             return cls(planes, dim)
-        for lo, hi in _blocks(n, dim):
+        for lo, hi in _chunks(n, dim):
             block = np.ascontiguousarray(features[lo:hi], dtype=np.float32)
             _refuse_nan(kernels.ternary_pack(block, low, high, planes[lo:hi]), block, lo)
         return cls(planes, dim)
@@ -187,7 +188,7 @@ class TernaryMatrix:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the planes."""
+        """Size of the planes in bytes."""
         return self.planes.nbytes
 
     def __len__(self) -> int:
@@ -197,9 +198,9 @@ class TernaryMatrix:
         return f"TernaryMatrix({len(self)} rows, dim={self.dim})"
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        """int8 (dim,) of one row, or (m, dim) of a slice, of row numbers, or of a mask."""
+        """One row, int8 (dim,), or the rows of a slice, of row numbers or of a mask, int8 (m, dim)."""
         if isinstance(rows, tuple):
-            raise TypeError("expected row numbers; columns cannot be taken from bit planes")
+            raise TypeError("expected row numbers; a TernaryMatrix cannot be indexed by column")
         planes = np.ascontiguousarray(self.planes[rows])
         if planes.ndim == 2:
             return self._unpacked(planes[None])[0]
@@ -212,28 +213,28 @@ class TernaryMatrix:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         raise TypeError(
-            f"a TernaryMatrix is not unpacked unasked: matrix[a:b] is int8, matrix.to_float32() all of it in "
-            f"{4 * self.dim * len(self) / 2**20:,.0f} MB"
+            f"a TernaryMatrix does not convert implicitly; unpack rows with matrix[a:b] (int8), or all of it with "
+            f"matrix.to_float32(), which takes {4 * self.dim * len(self) / 2**20:,.0f} MB"
         )
 
     def take(self, rows: Any) -> "TernaryMatrix":
-        """These rows, still packed: a view for a slice, else a copy."""
+        """The selected rows, still packed: a view for a slice, otherwise a copy."""
         return TernaryMatrix(self.planes[rows], self.dim)
 
     def to_float32(self) -> np.ndarray:
-        """The whole as float32 (n, dim), 16 times the memory."""
+        """The whole matrix as float32 (n, dim), which takes 16 times the memory."""
         out = np.empty(self.shape, dtype=np.float32)
-        for lo, hi in _blocks(*self.shape):
+        for lo, hi in _chunks(*self.shape):
             out[lo:hi] = self[lo:hi]
         return out
 
     @property
     def nonzeros(self) -> np.ndarray:
-        """int32 (n,): how many numbers of each row are not 0; counted once."""
+        """int32 (n,): the number of nonzeros in each row; counted at first use and kept."""
         if self._nonzeros is None:
             counts = np.empty(len(self), dtype=np.int32)
-            for lo in range(0, len(self), _ROWS):
-                kernels.ternary_nonzeros(self.planes[lo : lo + _ROWS], counts[lo : lo + _ROWS])
+            for lo in range(0, len(self), _CHUNK_ROWS):
+                kernels.ternary_nonzeros(self.planes[lo : lo + _CHUNK_ROWS], counts[lo : lo + _CHUNK_ROWS])
             self._nonzeros = counts
         return self._nonzeros
 
@@ -247,20 +248,20 @@ class TernaryMatrix:
         own: np.ndarray | None = None,
         threads: int | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The k rows of highest cosine for each query, exactly; of equal cosines the lower row comes first.
+        """The k rows of highest cosine for each query, exact; rows with equal cosines are ordered by row number.
 
-        Settings:
-            queries: m rows of the same dim.
-            stop: search the rows before it only.
-            excluded: row numbers that are never returned.
-            own: int64 (m,), for each query a row that is not returned to it, or -1.
-            threads: all cores when None; the answer does not depend on them.
+        Args:
+            queries: m rows with the same number of columns.
+            stop: Search only the rows before this one.
+            excluded: Row numbers that are never returned.
+            own: int64 (m,), one row per query that is not returned for it, or -1.
+            threads: Number of threads. Default: all cores. The result does not depend on it.
         Returns:
-            ids int64 (m, k), best first, and float32 (m, k), the cosines; -1 and -inf where rows run out. The cosine
-            with a row of zeros is 0.
+            ids int64 (m, k), best first, and cosines float32 (m, k). If fewer than k rows qualify the rest is -1 and
+            -inf. The cosine with a zero row is 0.
 
-        Reads the planes once, front to back, for every 256 queries. Beside the answer it holds 16 bytes for each of k
-        rows, 256 queries and thread.
+        Every 256 queries read the planes once, front to back. Besides the answer the search holds 16 * 256 * k bytes
+        per thread.
         """
         if queries.dim != self.dim:
             raise ValueError(f"expected queries of {self.dim} numbers, got {queries.dim}")
@@ -271,11 +272,11 @@ class TernaryMatrix:
         if excluded is not None and len(excluded):
             left_out = np.zeros(len(self), dtype=np.uint8)
             left_out[excluded] = 1
-        step = max(1, min(_ROWS, _WORK // (words * max(1, min(m, _QUERIES)))))
+        step = max(1, min(_CHUNK_ROWS, _CHUNK_WORDS // (words * max(1, min(m, _CHUNK_QUERIES)))))
         for lo in range(0, stop, step):
             hi = min(lo + step, stop)
-            for first in range(0, m, _QUERIES):
-                part = slice(first, first + _QUERIES)
+            for first in range(0, m, _CHUNK_QUERIES):
+                part = slice(first, first + _CHUNK_QUERIES)
                 kernels.ternary_top(
                     queries.planes[part],
                     self.planes[lo:hi],
@@ -291,6 +292,6 @@ class TernaryMatrix:
         return ids, (np.sign(keys) * np.sqrt(np.abs(keys) / lengths)).astype(np.float32)
 
 
-def _blocks(n: int, dim: int) -> list[tuple[int, int]]:
-    step = max(1, _NUMBERS // dim)
+def _chunks(n: int, dim: int) -> list[tuple[int, int]]:
+    step = max(1, _CHUNK_NUMBERS // dim)
     return [(lo, min(lo + step, n)) for lo in range(0, n, step)]

@@ -14,7 +14,8 @@ import numpy as np
 from embfast import kernels
 from embfast.errors import FormatError
 from embfast.files.durable import FilePath, replacing
-from embfast.files.tensors import TensorFile, Texts, word_tensors, write_tensors
+from embfast.files.tensors import TensorFile, word_tensors, write_tensors
+from embfast.files.texts import Texts
 from embfast.text import sources
 from embfast.text.sources import ReadProgress
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from embfast.errors import FormatError
 from embfast.files.durable import FilePath
-from embfast.files.tensors import Texts
+from embfast.files.texts import Texts
 from embfast.text.sources import plain_chunks
 
 END, UNKNOWN = "<end>", "<unk>"

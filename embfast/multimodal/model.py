@@ -15,7 +15,8 @@ import numpy as np
 from embfast.errors import FormatError
 from embfast.evaluate.retrieval import Ranking, Retrieval
 from embfast.files.durable import FilePath
-from embfast.files.tensors import TensorFile, Texts, word_tensors
+from embfast.files.tensors import TensorFile, word_tensors
+from embfast.files.texts import Texts
 from embfast.multimodal.captions import SPECIAL, Captions, Linked, vocabulary
 from embfast.multimodal.examples import (
     CAPTIONS,

@@ -12,7 +12,7 @@ import numpy as np
 
 from embfast.evaluate.retrieval import Retrieval, retrieval, similarities
 from embfast.files.durable import FilePath
-from embfast.files.tensors import Texts
+from embfast.files.texts import Texts
 from embfast.multimodal.captions import Captions, Linked, encode, tokenize
 from embfast.multimodal.examples import CAPTIONS, IMAGES, Examples, Rows, Words, check_finite
 from embfast.training.estimator import Estimator

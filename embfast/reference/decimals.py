@@ -1,4 +1,4 @@
-"""Numbers read from text and written to it: csrc/text/decimals.h."""
+"""Decimal numbers in text, read and written: the reference of csrc/text/decimals.h."""
 
 import re
 from fractions import Fraction
@@ -9,8 +9,8 @@ _DECIMAL = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def nearest_float32(token):
-    """The float32 nearest to a decimal in bytes, of two that are as near the even one; None where that is no number,
-    overflows, or becomes 0 though it is not.
+    """The float32 nearest to a decimal in bytes, ties to even; None if the token is not a number, overflows, or is a
+    nonzero number that rounds to 0.
 
     >>> nearest_float32(b"+1e-1")
     np.float32(0.1)
@@ -30,7 +30,7 @@ def nearest_float32(token):
 
 
 def parse_lines(text, dim, threads):
-    """What kernels.parse_lines does, one number at a time."""
+    """Reference of kernels.parse_lines, one number at a time."""
     bounds, row, plain, values = [], [], [], []
     begin = 0
     for line in re.findall(rb"[^\n]*\n", text):
@@ -54,13 +54,14 @@ def parse_lines(text, dim, threads):
 
 
 def format_lines(keys, rows, separator, threads):
-    """What kernels.format_lines does: of the spellings that read back to the same float32, the shortest, then the
-    nearest; without an exponent where that is no longer."""
+    """Reference of kernels.format_lines: of the spellings that read back to the same float32, the shortest, then the
+    nearest; without an exponent unless the exponent makes it shorter.
+    """
 
     def shortest(x):
         if x == 0:
             return "-0" if np.signbit(x) else "0"
-        fixed = str(int(x)) if abs(x) >= 2**24 else np.format_float_positional(x, trim="-")  # large ones are exact
+        fixed = str(int(x)) if abs(x) >= 2**24 else np.format_float_positional(x, trim="-")  # large: exact
         mantissa, exponent = np.format_float_scientific(x, trim="-", exp_digits=2).split("e")
         scientific = f"{mantissa}e{exponent}"
         return fixed if len(fixed) <= len(scientific) else scientific

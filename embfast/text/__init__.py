@@ -1,1 +1,1 @@
-"""Text in, a Corpus out: files, token lists and tables of words become encoded sequences."""
+"""Text to Corpus: files, token lists and table columns become encoded sequences."""

@@ -1,6 +1,6 @@
-"""Where a corpus is read from: files, plain and compressed, sentences, and columns of Parquet files.
+"""Sources of a corpus: plain and compressed files, lists of tokens, and columns of Parquet files.
 
-Each source feeds a kernels.TextEncoder, and turns its faults into errors that name the file and the line.
+Each source feeds a kernels.TextEncoder and turns its faults into errors that name file and line.
 """
 
 from __future__ import annotations
@@ -27,20 +27,21 @@ from embfast.files.durable import FilePath
 from embfast.text.storage import holds_corpus
 from embfast.text.tags import TagsBuilder
 
-ReadProgress = Callable[[int, int], None]  # told bytes read and bytes in all
+ReadProgress = Callable[[int, int], None]  # called by readers with (bytes read, bytes in all)
 
-BLOCK_BYTES = 1 << 20  # what one thread takes at a time: fits in L2 with the table's busy part
-SLICE_BYTES = 64 << 20  # between two reports of progress, and the longest that Ctrl-C waits for
-_MAGIC = {  # longer than file(1) needs, since a text may well start with "BZh"
+BLOCK_BYTES = 1 << 20  # text that a thread takes at a time: fits in L2 with the busy part of the word table
+SLICE_BYTES = 64 << 20  # text between two progress reports, and the most that Ctrl-C waits for
+_MAGIC_BYTES = 10  # the longest of _MAGIC
+_MAGIC = {  # longer than in file(1), since a text may well start with "BZh"
     "gz": re.compile(rb"\x1f\x8b\x08"),
     "bz2": re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", re.DOTALL),
     "xz": re.compile(rb"\xfd7zXZ\x00"),
-    "zst": re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", re.DOTALL),  # or a skippable frame, as pzstd starts
+    "zst": re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18", re.DOTALL),  # or pzstd's skippable frame
 }
 
 
 def find_files(path: FilePath | Iterable[FilePath]) -> list[Path]:
-    """One path, several, or the files of a directory, by name; hidden ones and corpora saved there are skipped."""
+    """The given files, and those in given directories, by name, without hidden files and saved corpora."""
     paths = [Path(path)] if isinstance(path, str | os.PathLike) else [Path(p) for p in path]
     files: list[Path] = []
     for start in paths:
@@ -58,7 +59,7 @@ def find_files(path: FilePath | Iterable[FilePath]) -> list[Path]:
             and saved.isdisjoint(p.parents)
         ]
         if not inside:
-            raise ValueError(f"{start}: a directory without files (hidden ones and saved corpora are skipped)")
+            raise ValueError(f"{start}: no files in this directory (hidden files and saved corpora are skipped)")
         files += sorted(inside, key=lambda p: p.relative_to(start).parts)
     if not files:
         raise ValueError("expected at least one file, got none")
@@ -66,11 +67,11 @@ def find_files(path: FilePath | Iterable[FilePath]) -> list[Path]:
 
 
 class TooManyWords(Exception):
-    """More distinct words than max_distinct: count again, pruning."""
+    """The text has more distinct words than max_distinct; it must be counted again with pruning."""
 
 
 def _check(fault: tuple[str, int, int, int, bytes] | None, name: str, place: Callable[[int], str]) -> None:
-    """Turns a fault of the encoder into an exception; `place` names a document by its number in all sources."""
+    """Raises a fault of the encoder as an exception; `place` names a document by its number in all sources."""
     if fault is None:
         return
     kind, offset, document, error, token = fault
@@ -80,14 +81,14 @@ def _check(fault: tuple[str, int, int, int, bytes] | None, name: str, place: Cal
         what = "a NUL" if b"\0" in token else "bytes that are not UTF-8"
         raise FormatError(
             f"{place(document)}: {what} in the token {token!r}, at byte {offset:,} of the text. "
-            f'Is this text, in UTF-8? errors="replace" or errors="skip" reads on.'
+            f'Is this UTF-8 text? errors="replace" or errors="skip" continues.'
         )
     if kind == "long_token":
         raise FormatError(
             f"{name}: a token of more than 2**30 bytes around byte {offset:,}, near {token!r}. Is this text?"
         )
     if kind == "shrank":
-        raise OSError(f"{name}: the file became shorter while it was read; it ends at byte {offset:,} now")
+        raise OSError(f"{name}: the file was truncated while it was read; it now ends at byte {offset:,}")
     if kind == "spill_failed":
         raise OSError(error, f"{os.strerror(error)}: cannot write ids to a temporary file (TMPDIR chooses where)")
     raise OSError(error, os.strerror(error), name)
@@ -95,7 +96,7 @@ def _check(fault: tuple[str, int, int, int, bytes] | None, name: str, place: Cal
 
 @dataclass
 class Files:
-    """Text files; a line is a document."""
+    """Text files; each line is a document."""
 
     paths: list[Path]
     progress: ReadProgress | None
@@ -103,7 +104,7 @@ class Files:
 
     @property
     def once(self) -> str:
-        """What of it cannot be read twice; empty when all can."""
+        """The first path that cannot be read twice; empty if all can."""
         return next((str(path) for path in self.paths if not path.is_file()), "")
 
     def __str__(self) -> str:
@@ -121,9 +122,7 @@ class Files:
             with open(path, "rb", buffering=0) as file:
                 regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
                 size = os.fstat(file.fileno()).st_size
-                start = b""
-                while len(start) < 10 and (more := file.read(10 - len(start))):  # a pipe gives what it has
-                    start += more
+                start = _first_bytes(file)
                 if regular and _kind(start) is None:
                     step = max(SLICE_BYTES // BLOCK_BYTES, 1) * BLOCK_BYTES
                     for begin in range(0, size, step):
@@ -150,18 +149,16 @@ class Files:
 
 @dataclass
 class TaggedFiles(Files):
-    """Lines of tags, a tab and text: the text goes to the encoder, the tags to the builder."""
+    """Lines of tags, a tab and text; the text goes to the encoder, the tags to `builder`."""
 
     def feed(self, encoder: Any, threads: int) -> None:
-        self.builder = TagsBuilder()  # anew, since a text may be read twice
+        self.builder = TagsBuilder()  # a new one, since a text may be read twice
         total = sum(path.stat().st_size for path in self.paths)
         done = 0
         for path in self.paths:
             first = encoder.n_documents
             with open(path, "rb", buffering=0) as file:
-                start = b""
-                while len(start) < 10 and (more := file.read(10 - len(start))):
-                    start += more
+                start = _first_bytes(file)
                 rest: list[bytes] = []
                 for chunk in _without_mark(_plain_bytes(path, file, start)):
                     head, newline, tail = chunk.rpartition(b"\n")
@@ -193,7 +190,7 @@ class TaggedFiles(Files):
 
 @dataclass
 class Sentences:
-    """Lists of tokens, one at a time."""
+    """Lists of tokens, consumed one at a time."""
 
     sentences: Iterable[Iterable[str]]
     tokens = True
@@ -216,7 +213,7 @@ class Sentences:
 
 @dataclass
 class Parquet:
-    """A column of strings, or of lists of strings; a row is a document."""
+    """A Parquet column of strings or of lists of strings; each row is a document."""
 
     paths: list[Path]
     column: str
@@ -242,7 +239,7 @@ class Parquet:
             schema = file.schema_arrow
             for name in (self.column, self.tag_column):
                 if name is not None and name not in schema.names:
-                    raise KeyError(f"{path}: no column {name!r}; there are {', '.join(map(repr, schema.names))}")
+                    raise KeyError(f"{path}: no column {name!r}; the file has {', '.join(map(repr, schema.names))}")
             kind = schema.field(self.column).type
             is_list, inner = self._inner(kind)
             kinds.add(is_list)
@@ -280,14 +277,14 @@ class Parquet:
                     self.progress(encoder.n_documents, total)
 
     def _inner(self, kind: Any) -> tuple[bool, Any]:
-        """Whether a column of this type holds lists, and the type of what it, or its lists, hold."""
+        """Whether a column of this type holds lists, and the type of its values or of the values in its lists."""
         types = self.arrow.types
         is_list = types.is_list(kind) or types.is_large_list(kind)
         inner = kind.value_type if is_list else kind
         return is_list, inner.value_type if types.is_dictionary(inner) else inner
 
     def _joined(self, rows: Any) -> Any:
-        """The rows as one buffer, ended by the bytes that the encoder takes for ends."""
+        """The rows as one buffer, with the bytes that end tokens and documents for the encoder."""
         pa, compute = self.arrow, self.arrow.compute
         if self.tokens:
             rows = rows.cast(pa.large_list(pa.large_string())).fill_null([])
@@ -304,13 +301,11 @@ class Parquet:
 
 
 def plain_chunks(path: Path, progress: ReadProgress | None) -> Iterator[bytes]:
-    """The text of one file, plain or compressed, in pieces of about a megabyte."""
+    """Yields the text of one file, plain or compressed, in chunks of about a megabyte."""
     with open(path, "rb", buffering=0) as file:
         regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
         size = os.fstat(file.fileno()).st_size
-        start = b""
-        while len(start) < 10 and (more := file.read(10 - len(start))):
-            start += more
+        start = _first_bytes(file)
         for chunk in _without_mark(_plain_bytes(path, file, start)):
             yield chunk
             if progress and regular:
@@ -318,7 +313,7 @@ def plain_chunks(path: Path, progress: ReadProgress | None) -> Iterator[bytes]:
 
 
 def _without_mark(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Without the byte order mark of UTF-8 that a text may begin with."""
+    """Removes the UTF-8 byte order mark that may start a text."""
     start = b""
     for chunk in chunks:
         start += chunk
@@ -331,7 +326,16 @@ def _without_mark(chunks: Iterator[bytes]) -> Iterator[bytes]:
 # Compressed files ---------------------------------------------------------------------------------------------------
 
 
+def _first_bytes(file: Any) -> bytes:
+    """The bytes that tell the kind of a file; a pipe returns them piece by piece."""
+    start = b""
+    while len(start) < _MAGIC_BYTES and (more := file.read(_MAGIC_BYTES - len(start))):
+        start += more
+    return start
+
+
 def _kind(start: bytes) -> str | None:
+    """The compression of a file that starts with these bytes, a key of _MAGIC, or None."""
     return next((kind for kind, magic in _MAGIC.items() if magic.match(start)), None)
 
 
@@ -339,7 +343,7 @@ _OPENERS = {"gz": lambda file: gzip.GzipFile(fileobj=file, mode="rb"), "bz2": bz
 
 
 def _plain_bytes(path: Path, file: Any, start: bytes) -> Iterator[bytes]:
-    """The decompressed text in bounded chunks. `start` was read from the file already (and a pipe cannot go back)."""
+    """Yields the decompressed text in bounded chunks. `start` was already read: a pipe cannot seek back."""
     kind = _kind(start)
     source = _Unread(file, start)
     try:
@@ -353,22 +357,22 @@ def _plain_bytes(path: Path, file: Any, start: bytes) -> Iterator[bytes]:
                 while chunk := opened.read(1 << 20):
                     yield chunk
     except EOFError:
-        raise FormatError(f"{path}: the {kind} data end in the middle; was the file cut short?") from None
+        raise FormatError(f"{path}: the {kind} data are truncated; was the file cut short?") from None
     except (gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
         raise FormatError(f"{path}: expected {kind} data, got: {error}") from None
     except OSError as error:
-        if error.errno is None:  # bz2 says "Invalid data stream" so
+        if error.errno is None:  # bz2 reports "Invalid data stream" this way
             raise FormatError(f"{path}: expected {kind} data, got: {error}") from None
         raise
 
 
 def _zstd_bytes(path: Path, source: _Unread) -> Iterator[bytes]:
-    """Frame after frame: zstandard's stream_reader takes a file cut short for one that ends."""
+    """Decompresses frame by frame; zstandard's stream_reader does not notice a truncated file."""
     unpacker, untouched = zstandard.ZstdDecompressor().decompressobj(), True
     batch: list[bytes] = []
     size = 0
     rest = b""
-    while data := rest or source.read(4096):  # small, since 4 bytes of zstd may hold 128 KB of text
+    while data := rest or source.read(4096):  # small, since 4 bytes of zstd may expand to 128 KB of text
         text = unpacker.decompress(data)
         rest, untouched = b"", False
         batch.append(text)
@@ -385,7 +389,7 @@ def _zstd_bytes(path: Path, source: _Unread) -> Iterator[bytes]:
 
 
 class _Unread:
-    """A file whose first bytes were read already, for the decompressors."""
+    """A file whose first bytes were already read, as the decompressors need it."""
 
     def __init__(self, file: Any, start: bytes) -> None:
         self.file, self.start = file, start

@@ -1,4 +1,4 @@
-"""The tags of documents: the names that document vectors are learned for."""
+"""Tags of documents: the keys for which document vectors are trained."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 
 
 class Tags:
-    """Which tags each document has; a tag may stand at several documents, and a document may have several or none.
+    """The tags of each document. A tag may belong to several documents; a document may have several tags or none.
 
     >>> tags = Tags.of(["x", ["y", "x"]], 2)
     >>> tags.keys, tags.offsets.tolist(), tags.ids.tolist()
     (['x', 'y'], [0, 1, 3], [0, 1, 0])
 
     Attributes:
-        keys: list of str, the distinct tags by first occurrence.
-        ids: int32, indices into keys; document d has ids[offsets[d]:offsets[d + 1]], no tag twice.
+        keys: list of str, the distinct tags in order of first occurrence.
+        ids: int32, indices into keys; document d has ids[offsets[d]:offsets[d + 1]], without repetitions.
         offsets: int64 (documents + 1,).
 
-    Memory: 4 bytes a tag of a document and 8 a document, and about 150 bytes for each distinct tag.
+    Memory: 8 bytes per document, 4 per tag of a document, and about 150 per distinct tag.
     """
 
     def __init__(self, keys: list[str], offsets: np.ndarray, ids: np.ndarray) -> None:
@@ -31,12 +31,12 @@ class Tags:
     def of(
         cls, given: Tags | Iterable[str] | Iterable[Iterable[str]] | None, n: int, taken: Collection[str] = ()
     ) -> Tags:
-        """The tags of n documents: Tags as they are, a str or a list of str for each, or, of None, their numbers.
+        """Tags of n documents from Tags (returned as they are), or from a str or a list of str for each document.
 
-        Numbers count on from as many tags as are taken, past those among them.
+        None numbers the documents: tags are "0", "1", ..., starting at len(taken) and skipping tags in `taken`.
 
         Raises:
-            ValueError: there are not n.
+            ValueError: the number of documents is not n.
             TypeError: a tag is not a str.
         """
         if given is None:
@@ -58,11 +58,11 @@ class Tags:
                 builder.add(own)
             given = builder.tags()
         if len(given) != n:
-            raise ValueError(f"tags: expected those of {n:,} documents, got those of {len(given):,}")
+            raise ValueError(f"tags: expected tags of {n:,} documents, got tags of {len(given):,}")
         return given
 
     def repeated(self, times: int) -> Tags:
-        """The same with each tag of a document so many times in a row."""
+        """The tags with every entry of a document repeated `times` times in a row."""
         return self if times == 1 else Tags(self.keys, self.offsets * times, np.repeat(self.ids, times))
 
     def __len__(self) -> int:
@@ -73,14 +73,14 @@ class Tags:
 
 
 class TagsBuilder:
-    """Collects tags, document by document."""
+    """Collects tags document by document."""
 
     def __init__(self) -> None:
         self.index: dict[str, int] = {}
         self.ids, self.ends = array("i"), array("q", [0])
 
     def add(self, tags: Iterable[str]) -> None:
-        """The tags of the next document."""
+        """Adds the tags of the next document."""
         index = self.index
         self.ids.extend(dict.fromkeys(index.setdefault(tag, len(index)) for tag in tags))
         self.ends.append(len(self.ids))

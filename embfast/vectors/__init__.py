@@ -1,1 +1,1 @@
-"""Keys and rows of numbers: lookup, search, statistics and pictures of them."""
+"""Vectors: keys and their rows, with lookup, search, statistics and plots."""

@@ -1,7 +1,7 @@
-"""A picture of vectors: their keys, or thumbnails, on a plane, near each other where the vectors have a high cosine.
+"""Plots of vectors: keys on a plane, close to each other if their vectors have a high cosine.
 
-PCA keeps the directions of largest variance (K. Pearson 1901), t-SNE the neighbours of each key (L. van der Maaten and
-G. Hinton 2008), UMAP neighbours at several scales (L. McInnes et al. 2018, arXiv:1802.03426).
+PCA preserves the directions of largest variance (K. Pearson 1901), t-SNE the neighbours of each key (L. van der Maaten
+and G. Hinton 2008), and UMAP neighbours at several scales (L. McInnes et al. 2018, arXiv:1802.03426).
 """
 
 import os
@@ -17,7 +17,7 @@ from embfast.vectors.vectors import Vectors
 
 METHODS = ("pca", "tsne", "umap")
 
-_LABELS = 400  # of more keys only those get a label that find room
+_LABELS = 400  # above this number of keys, labels that would overlap are dropped
 
 
 def plot(
@@ -29,23 +29,24 @@ def plot(
     seed: int = 0,
     clusters: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """Draws keys as labelled points to a file, and returns where they are.
+    """Plots keys as labelled points to a file, and returns the coordinates of each key.
 
-    Of more than 400 keys a label is left out where one of a key before it stands already.
+    Above 400 keys, labels that would overlap the label of an earlier key are dropped.
 
-    Settings:
-        path: the extension says the format: png, svg, pdf and what else matplotlib can write.
-        keys: which to draw; the first n when None, which are the most frequent words of a trained model.
-        method: "pca", "tsne", or "umap" (which needs umap-learn).
-        seed: of "tsne", "umap" and clusters.
-        clusters: colours so many clusters of the drawn keys, found by k-means of the directions of their vectors, and
-            lists the size and the first keys of each; 0 for one colour.
+    Args:
+        path: Output file. Its extension selects the format: png, svg, pdf or another format of matplotlib.
+        keys: Keys to plot. Default: the first n, which are the most frequent words of a trained model.
+        n: Number of keys to plot if `keys` is None.
+        method: Projection: "pca", "tsne", or "umap" (needs umap-learn).
+        seed: Seed of "tsne", "umap" and clusters.
+        clusters: Number of clusters to colour, found by k-means on the directions of the plotted vectors; a legend
+            lists the size and the first keys of each. 0 plots in one colour.
 
     Raises:
-        KeyError: a key is not there.
-        ImportError: matplotlib, scikit-learn or umap-learn is missing; says what to install.
-        ValueError: fewer than 3 keys (4 for "umap"), fewer than 2 numbers per vector, more clusters than
-            keys, no such method or format.
+        KeyError: a key is missing.
+        ImportError: matplotlib, scikit-learn or umap-learn is missing; the message says what to install.
+        ValueError: fewer than 3 keys (4 for "umap"), a vector size below 2, more clusters than keys, or an unknown
+            method or format.
     """
     extension = Path(path).suffix.removeprefix(".").lower()
     formats = _figure().canvas.get_supported_filetypes()
@@ -61,7 +62,7 @@ def plot(
 
 
 def project(rows: np.ndarray, method: str = "pca", seed: int = 0) -> np.ndarray:
-    """Rows, float32 (n, dim), as points on a plane, float64 (n, 2), by their directions: lengths do not count.
+    """Projects the directions of rows, float32 (n, dim), to a plane: float64 (n, 2). Row norms have no effect.
 
     Raises:
         ImportError, ValueError: as plot does.
@@ -70,7 +71,7 @@ def project(rows: np.ndarray, method: str = "pca", seed: int = 0) -> np.ndarray:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     (n, dim), least = rows.shape, 4 if method == "umap" else 3
     if n < least or dim < 2:
-        raise ValueError(f"a plane needs at least {least} vectors of at least 2 numbers, got {n} of {dim}")
+        raise ValueError(f"a plot needs at least {least} vectors of size 2 or more, got {n} of size {dim}")
     units = _units(rows)
     if method == "umap":
         try:
@@ -85,18 +86,18 @@ def project(rows: np.ndarray, method: str = "pca", seed: int = 0) -> np.ndarray:
         raise ImportError("plots need scikit-learn: pip install embfast[plot]") from None
     if method == "pca":
         return PCA(2, svd_solver="full").fit_transform(units).astype(np.float64)
-    if np.ptp(units, axis=0).max() < 1e-6:  # t-SNE cannot take rows that are all alike
+    if np.ptp(units, axis=0).max() < 1e-6:  # t-SNE fails on identical rows
         return np.zeros((n, 2))
-    around = min(30.0, (n - 1) / 3)  # neighbours that count; fewer than there are
-    return TSNE(2, perplexity=around, init="pca", random_state=seed).fit_transform(units).astype(np.float64)
+    perplexity = min(30.0, (n - 1) / 3)  # effective number of neighbours, must be below n
+    return TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(units).astype(np.float64)
 
 
 def cluster(rows: np.ndarray, clusters: int, seed: int = 0) -> np.ndarray:
-    """The cluster of each row, int32 (n,), by k-means of their directions, ten times from other beginnings.
+    """Cluster of each row, int32 (n,), by k-means on the directions of the rows, the best of ten initialisations.
 
     Raises:
         ImportError: scikit-learn is missing.
-        ValueError: not 1 to n clusters.
+        ValueError: `clusters` is not from 1 to n.
     """
     if not 1 <= clusters <= len(rows):
         raise ValueError(f"clusters must be from 1 to the {len(rows)} vectors, got {clusters}")
@@ -112,7 +113,7 @@ def _units(rows: np.ndarray) -> np.ndarray:
 
 
 def _figure(**options: Any) -> Any:
-    """A figure that belongs to no window, so that none opens and no display is needed."""
+    """A matplotlib figure without a window, which needs no display."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -140,8 +141,8 @@ def _draw(keys: list[str], places: np.ndarray, groups: np.ndarray | None, stream
         for entry in axes.legend(**box, fontsize=8, markerscale=(40 / size) ** 0.5).get_texts():
             entry.set_parse_math(False)
     label = {"xytext": (2, 2), "textcoords": "offset points", "fontsize": 7, "parse_math": False}
-    for i in _apart(keys, places, 0.8 * 72 * side) if crowded else range(len(keys)):  # the rest: margins and the list
-        axes.annotate(keys[i], places[i], **label)  # a key may hold a $, which is no formula here
+    for i in _apart(keys, places, 0.8 * 72 * side) if crowded else range(len(keys)):  # 20 %: margins, legend
+        axes.annotate(keys[i], places[i], **label)  # a key may contain a $, which must not start a formula
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         figure.savefig(stream, format=extension, dpi=150)
@@ -151,14 +152,14 @@ def _draw(keys: list[str], places: np.ndarray, groups: np.ndarray | None, stream
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     if missing:
         warnings.warn(
-            f"{len(set(missing))} characters are not in matplotlib's font and show as boxes; name another font as "
+            f"{len(set(missing))} characters are not in matplotlib's font and appear as boxes; set another font as "
             f"font.family in a matplotlibrc. The first: {missing[0]}",
             stacklevel=3,
         )
 
 
 def _colours(n: int) -> np.ndarray:
-    """Colours that are told apart, (n, 4)."""
+    """n distinguishable colours, (n, 4)."""
     from matplotlib import colormaps
 
     if n <= 20:
@@ -167,7 +168,7 @@ def _colours(n: int) -> np.ndarray:
 
 
 def _apart(keys: list[str], places: np.ndarray, side: float) -> list[int]:
-    """Keys, the first ones before others, whose labels of 7 points do not overlap on a square of so many points."""
+    """Indices of keys whose 7 pt labels do not overlap on a square of `side` points; earlier keys take precedence."""
     span = np.maximum(places.max(axis=0) - places.min(axis=0), 1e-30)
     corners = (places - places.min(axis=0)) / span * side
     chosen: list[int] = []

@@ -18,7 +18,8 @@ from embfast.errors import FormatError
 from embfast.files.durable import FilePath, replacing
 from embfast.files.scratch import scratch_array
 from embfast.files.tensors import TensorFile, tensor_header, word_tensors
-from embfast.text.corpus import Corpus, read_vocab
+from embfast.text.corpus import Corpus
+from embfast.text.vocabulary import read_vocab
 from embfast.training.blocks import forget_read
 from embfast.training.estimator import check_corpus
 from embfast.training.settings import check_flag, check_float, check_int, check_machine

@@ -6,7 +6,7 @@ import numpy as np
 
 from embfast.files.durable import FilePath
 from embfast.files.tensors import TensorFile
-from embfast.text.corpus import Corpus, by_count, fingerprint
+from embfast.text.corpus import Corpus, by_count
 from embfast.training.estimator import FitRun, WindowModel, check_corpus
 from embfast.training.progress import ProgressOption
 from embfast.training.sampling import negative_sharing
@@ -142,7 +142,7 @@ class Word2Vec(WindowModel):
         check_corpus(corpus)
         if self.hs:
             corpus = by_count(corpus)
-        if not self._resumed(run, fingerprint(corpus)):
+        if not self._resumed(run, corpus.fingerprint()):
             self._first_tables(len(corpus.words))
             self._tree_counts = np.array(corpus.counts) if self.hs else None
             self.words_, self.counts_ = list(corpus.words), np.array(corpus.counts)

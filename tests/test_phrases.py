@@ -4,6 +4,7 @@ import math
 import shutil
 import subprocess
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -172,3 +173,14 @@ def test_settings():
             Phrases(**settings_).fit(corpus)
     with pytest.raises(ValueError, match="fit first"):
         Phrases().transform(corpus)
+
+
+def test_a_word_joined_just_now_is_no_part_of_another_phrase():
+    """Its number lies behind those of the text, where the key of a pair is that of other words."""
+    phrases = Phrases(min_count=1)
+    phrases.phrases_ = {("new", "york"): 1.0, ("b", "new_york"): 1.0}
+    text = [["c"] * 5, ["new", "york"], ["b"], ["x", "c"]]  # ids 0 to 4: b and a word 5 have the key of x and c
+    found = phrases.transform(Corpus.from_sentences(text, min_count=1))
+    assert [[found.words[i] for i in found.ids[a:b]] for a, b in pairwise(found.offsets)] == [
+        ["c"] * 5, ["new_york"], ["b"], ["x", "c"]
+    ]  # fmt: skip

@@ -177,7 +177,7 @@ class Phrases:
         joined: list[tuple[int, int]] = []  # key, id of the joined word
         for phrase in self.phrases_:
             parts = [index.get(word, -1) for word in phrase]
-            if min(parts) < 0:
+            if not all(0 <= part < len(links.corpus.words) for part in parts):  # also not a word joined just now
                 continue
             word = self.delimiter.join(phrase)
             if word not in index:  # it may already be in the text, or be joined from other parts, ("a_b", "c")

@@ -4,6 +4,7 @@
 // Tags of documents: Le & Mikolov 2014, arXiv:1405.4053.
 #pragma once
 
+#include "sequences/cbow.h"
 #include "sequences/outputs.h"
 #include "sequences/passes.h"
 

@@ -1,5 +1,6 @@
-// The output layer: input rows meet output rows in one small matrix product, a logistic step, and two rank updates,
-// all from the values before the step (one step of gradient descent on the summed loss of the block).
+// The output layer. Scores of input rows and output rows are one small matrix product; after the logistic step, two
+// rank updates change both. All use the values before the step: one step of gradient descent on the summed loss of the
+// batch.
 // Source: Ji et al. 2016, arXiv:1604.04661 (shared negatives, level-3 blocks); the loss is Mikolov et al. 2013,
 // arXiv:1310.4546, eq. 4. The sigmoid is exact; word2vec.c reads it from a table cut off at 6.
 #pragma once
@@ -9,19 +10,19 @@
 
 namespace embfast::EMBFAST_ISA {
 
-// What a pass does with the gradient of input row i.
-enum class To { row, delta, delta_add };  // row += gradient; delta = gradient; delta += gradient
+// Where a pass puts the gradient of input row i.
+enum class GradientTo { row, delta, delta_add };  // row += gradient; delta = gradient; delta += gradient
 
-// Rows that later batches need. A core that asks for more lines than it can have under way (some 24) stands still, so
-// the passes below ask for them bit by bit: for a row with each few scores, then for column d of the others while they
-// are at column d themselves.
-struct Ahead {
+// Rows that later batches need. A core that requests more cache lines than it can have in flight (about 24) stalls, so
+// the passes below request them gradually: one row after every few scores, then column d of the others while they
+// process column d themselves.
+struct PrefetchQueue {
   float** row;
   int n;
 
-  // To be written: a line that another core holds is asked for once, not again when it is stored to.
+  // Requested for writing: a line that another core holds is then transferred once, not again at the store.
   EMBFAST_INLINE void prefetch_column(int64_t d) const {
-    if (d % 16 != 0) return;  // within a line that has been asked for
+    if (d % 16 != 0) return;  // this line has been requested
     for (int i = 0; i < n; ++i) __builtin_prefetch(row[i] + d, 1, 3);
   }
   EMBFAST_INLINE void prefetch_last(int64_t dim) {
@@ -31,26 +32,26 @@ struct Ahead {
   }
 };
 
-// Row i of the inputs against row j of the outputs: entry i * n_out + j of weight (how often the pair counts, 0 for
-// not at all) and label (1: was this your word, 0: or one drawn at random).
+// Input rows against output rows. The pair of input row i and output row j has entry i * n_out + j of weight (how often
+// it counts, 0 for never) and label (1 for a center, 0 for a negative).
 struct Block {
   float* const* in;
   int n_in;
   float* const* out;
   int n_out;
-  const float* weight;  // both padded with W zeros
+  const float* weight;  // weight and label are padded with W zeros
   const float* label;
-  float* delta;  // n_in rows of dim floats for To::delta
-  float* step;   // scratch, n_in * n_out + 2 W floats
-  float* pairs;  // scratch, of max_tile rows and 16 (n_in + 1) floats
+  float* delta;  // n_in rows of dim floats for GradientTo::delta
+  float* step;   // working memory: n_in * n_out + 2 W floats
+  float* pairs;  // working memory: max_tile rows, and 16 (n_in + 1) floats
   int64_t dim;   // a multiple of W
   float lr;
-  Ahead* ahead;
+  PrefetchQueue* queue;
 };
 
 #ifdef __AVX512BF16__
 
-// Output rows in pairs of neighbouring columns: J registers for each 2 W of them.
+// Packs the output rows into pairs of neighbouring columns: J registers for each 2 W columns.
 template <int J>
 EMBFAST_INLINE void pair_outputs(const Block& b) {
   float* pairs = b.pairs;
@@ -64,7 +65,7 @@ EMBFAST_INLINE void pair_outputs(const Block& b) {
 
 #endif
 
-// I x J scores at once, of the input rows from `first`: each row is loaded once for the tile.
+// I x J scores at once, for the input rows from `first` on: each row is loaded once per tile.
 template <int I, int J>
 EMBFAST_INLINE void dots(const Block& b, int first) {
   constexpr int n = (I * J + W - 1) / W * W;
@@ -98,15 +99,15 @@ EMBFAST_INLINE void dots(const Block& b, int first) {
   unrolled<n / W>(EMBFAST_UNROLLED { store_unaligned(b.step + first * J + i * W, transposed_sums(acc + i * W)); });
 }
 
-// Scores to steps: lr * weight * (label - sigmoid(score)). Adds the weighted losses.
+// Turns scores into steps, lr * weight * (label - sigmoid(score)), and adds the weighted losses.
 EMBFAST_INLINE V logistic(V score, V weight, V label, float lr, V& loss) {
   const V denominator = exp_minus(score) + 1.0f;
-  // log of the denominator is below -score only where exp_minus is held at its end
+  // the log of the denominator is below -score only where exp_minus is clamped
   loss += weight * (larger(log_positive(denominator), -score) + (score - label * score));
   return (label - reciprocal(denominator)) * (weight * lr);
 }
 
-// Scores and losses of a block of J output rows: fills b.step.
+// Computes the scores of J output rows, fills b.step and returns the loss.
 template <int J>
 EMBFAST_INLINE V score_block(const Block& b) {
 #ifdef __AVX512BF16__
@@ -118,7 +119,7 @@ EMBFAST_INLINE V score_block(const Block& b) {
   int i = 0;
   for (; i + I <= b.n_in; i += I) {
     dots<I, J>(b, i);
-    b.ahead->prefetch_last(b.dim);
+    b.queue->prefetch_last(b.dim);
   }
   if constexpr (I > 1) {
     for (; i < b.n_in; ++i) dots<1, J>(b, i);
@@ -131,25 +132,27 @@ EMBFAST_INLINE V score_block(const Block& b) {
   return loss;
 }
 
-// How a pass of updates loads and stores input row i at column d.
-template <To to>
-struct Moving {
+// Start value and destination of the gradient of input row i at column d, in an update pass.
+template <GradientTo to>
+struct GradientTarget {
   const Block& b;
   int64_t d;
-  EMBFAST_INLINE float* place(int i) const { return to == To::row ? b.in[i] + d : b.delta + i * b.dim + d; }
-  EMBFAST_INLINE V start(int i, V x) const { return to == To::row ? x : to == To::delta ? zero() : load(place(i)); }
+  EMBFAST_INLINE float* address(int i) const { return to == GradientTo::row ? b.in[i] + d : b.delta + i * b.dim + d; }
+  EMBFAST_INLINE V start(int i, V x) const {
+    return to == GradientTo::row ? x : to == GradientTo::delta ? zero() : load(address(i));
+  }
 };
 
-// Moves rows by the steps in b.step: one sweep over the registers of a row, each row loaded and stored once. Of frozen
-// output rows only the inputs' gradients are taken.
-template <int J, To to, bool frozen>
+// Updates rows by the steps in b.step, in one sweep over the registers of a row: each row is loaded and stored once.
+// Frozen output rows contribute to the gradients of the inputs and do not change.
+template <int J, GradientTo to, bool frozen>
 EMBFAST_INLINE void update_block(const Block& block) {
-  const Block b = block;  // copies: as far as the compiler knows, a store to a row may change what it could read again
+  const Block b = block;  // copied, since the compiler must assume that a store to a row changes *block
   float* out[J];
   unrolled<J>(EMBFAST_UNROLLED { out[i] = b.out[i]; });
 #ifdef __AVX512BF16__
-  // Two input rows at a time. Products come in pairs: for an input's gradient of two outputs, for an output's of the
-  // two inputs. The steps of both rows are paired accordingly: the one's, the other's, and the one with the other.
+  // Two input rows at a time, since products come in pairs: the gradient of an input sums over two outputs, that of an
+  // output over the two inputs. The steps are paired to match: within the first row, within the second, and across.
   constexpr int halves = (J + 1) / 2;
   auto* const steps = reinterpret_cast<uint32_t*>(b.pairs);
   for (int row = 0; row < b.n_in; row += 2) {
@@ -162,7 +165,7 @@ EMBFAST_INLINE void update_block(const Block& block) {
 #endif
 #pragma GCC unroll 1
   for (int64_t d = 0; d < b.dim; d += W) {
-    const Moving<to> moving{b, d};
+    const GradientTarget<to> target{b, d};
     V dy[J];
     unrolled<J>(EMBFAST_UNROLLED { dy[i] = zero(); });
 #ifdef __AVX512BF16__
@@ -172,9 +175,9 @@ EMBFAST_INLINE void update_block(const Block& block) {
       y[i] = pair_up(load(out[2 * i] + d), second < J ? load(out[second < J ? second : 0] + d) : zero());
     });
     const auto move = [&](int row, V x, const uint32_t* step) __attribute__((always_inline)) {
-      V moved[2] = {moving.start(row, x), zero()};  // two chains, half as long
+      V moved[2] = {target.start(row, x), zero()};  // two chains, half as long
       unrolled<halves>(EMBFAST_UNROLLED { moved[i % 2] = add_products(moved[i % 2], splat(step[i]), y[i]); });
-      store(moving.place(row), moved[0] + moved[1]);
+      store(target.address(row), moved[0] + moved[1]);
     };
     const auto move_outputs = [&](V x0, V x1, const uint32_t* step) __attribute__((always_inline)) {
       if constexpr (frozen) return;
@@ -197,31 +200,31 @@ EMBFAST_INLINE void update_block(const Block& block) {
     }
 #else
     V y[J];
-    if constexpr (W == 16) {  // 32 registers hold them; with 16 they are read again below
+    if constexpr (W == 16) {  // 32 registers can hold them; with 16 registers they are read again below
       unrolled<J>(EMBFAST_UNROLLED { y[i] = load(out[i] + d); });
     }
     const float* step = b.step;
 #pragma GCC unroll 1
     for (int row = 0; row < b.n_in; ++row, step += J) {
       const V x = load(b.in[row] + d);
-      V moved[2] = {moving.start(row, x), zero()};  // two chains, half as long
+      V moved[2] = {target.start(row, x), zero()};  // two chains, half as long
       unrolled<J>(EMBFAST_UNROLLED {
         const V g = splat(step[i]);
         moved[i % 2] += g * (W == 16 ? y[i] : load(out[i] + d));
         if constexpr (!frozen) dy[i] += g * x;
       });
-      store(moving.place(row), moved[0] + moved[1]);
+      store(target.address(row), moved[0] + moved[1]);
     }
 #endif
-    b.ahead->prefetch_column(d);
-    // Loaded again: the same word may stand twice among the outputs, and both steps count.
+    b.queue->prefetch_column(d);
+    // Loaded again: a word may occur twice among the outputs, and both steps count.
     if constexpr (!frozen) unrolled<J>(EMBFAST_UNROLLED { store(out[i] + d, load(out[i] + d) + dy[i]); });
   }
-  b.ahead->n = 0;
+  b.queue->n = 0;
 }
 
-// Both passes for one input row whose output rows are all distinct: the steps stay in registers, and each row is loaded
-// and stored once, with no sums between.
+// Both passes for one input row with distinct output rows. The steps stay in registers, and output rows are updated
+// directly, without accumulators.
 template <int J, bool frozen>
 EMBFAST_INLINE V train_pair(const Block& b) {
   constexpr int n = (J + W - 1) / W * W;
@@ -253,13 +256,13 @@ EMBFAST_INLINE V train_pair(const Block& b) {
       if constexpr (!frozen) store(out[i] + d, y + g[i] * x);
     });
     store(in + d, moved[0] + moved[1]);
-    b.ahead->prefetch_column(d);
+    b.queue->prefetch_column(d);
   }
-  b.ahead->n = 0;
+  b.queue->n = 0;
   return loss;
 }
 
-// The passes above for each number of output rows up to max_tile, chosen at run time.
+// The passes above, instantiated for each number of output rows up to max_tile; the instance is chosen at run time.
 template <class Argument>
 struct Losses {
   V (*of[max_tile])(const Argument&);
@@ -273,7 +276,7 @@ template <int... J>
 constexpr Losses<Block> each_score(std::integer_sequence<int, J...>) {
   return {{[](const Block& b) { return score_block<J + 1>(b); }...}};
 }
-template <To to, bool frozen, int... J>
+template <GradientTo to, bool frozen, int... J>
 constexpr Moves each_update(std::integer_sequence<int, J...>) {
   return {{[](const Block& b) { update_block<J + 1, to, frozen>(b); }...}};
 }
@@ -285,21 +288,21 @@ using Each = std::make_integer_sequence<int, max_tile>;
 constexpr auto score = each_score(Each{});
 constexpr auto pair = each_pair<false>(Each{}), frozen_pair = each_pair<true>(Each{});
 
-// What a pass of updates does, once for outputs that move and once for frozen ones.
+// Update passes by destination of the gradient; one set for outputs that are trained, one for frozen outputs.
 struct Updates {
   Moves row, delta, delta_add;
-  EMBFAST_INLINE void operator()(const Block& b, To to) const {
-    (to == To::row ? row : to == To::delta ? delta : delta_add)(b);
+  EMBFAST_INLINE void operator()(const Block& b, GradientTo to) const {
+    (to == GradientTo::row ? row : to == GradientTo::delta ? delta : delta_add)(b);
   }
 };
 template <bool frozen>
 constexpr Updates each_updates() {
-  return {each_update<To::row, frozen>(Each{}), each_update<To::delta, frozen>(Each{}),
-          each_update<To::delta_add, frozen>(Each{})};
+  return {each_update<GradientTo::row, frozen>(Each{}), each_update<GradientTo::delta, frozen>(Each{}),
+          each_update<GradientTo::delta_add, frozen>(Each{})};
 }
-constexpr Updates moving_updates = each_updates<false>(), frozen_updates = each_updates<true>();
+constexpr Updates trained_updates = each_updates<false>(), frozen_updates = each_updates<true>();
 
-// N registers of scale * (sum of n rows), so that each row pointer is read once for them.
+// N registers of scale * (sum of n rows): each row pointer is read once for all of them.
 template <int N>
 EMBFAST_INLINE void sum_registers(float* dst, float* const* rows, int n, int64_t d, float scale) {
   V acc[N];
@@ -340,29 +343,29 @@ EMBFAST_INLINE void add_rows(float* dst, float* const* rows, int n, int64_t dim)
   if (n == 1) add_n_rows<1>(dst, rows, dim);
 }
 
-// Trains on n_out output rows in tiles of at most max_tile: all are scored before any is moved, so their rows must be
-// distinct. fill(begin, width) puts the weights and labels of columns begin.. where tile points; step is the scratch of
-// all tiles.
+// Trains on n_out output rows in tiles of at most max_tile. All tiles are scored before any row changes, so the rows
+// must be distinct. fill(begin, width) writes the weights and labels of the columns from begin on to the tile's arrays;
+// step is working memory for all tiles.
 template <class Fill>
-EMBFAST_INLINE V sweep_tiles(Block tile, float* const* out, int n_out, float* step, To to, const Updates& update,
-                             Fill&& fill) {
+EMBFAST_INLINE V sweep_tiles(Block tile, float* const* out, int n_out, float* step, GradientTo to,
+                             const Updates& update, Fill&& fill) {
   const int tiles = (n_out + max_tile - 1) / max_tile;
   V loss = zero();
-  for (const bool moving : {false, true}) {
+  for (const bool updating : {false, true}) {
     tile.step = step;
     for (int t = 0; t < tiles; ++t) {
       const int begin = n_out * t / tiles, width = n_out * (t + 1) / tiles - begin;
       tile.out = out + begin, tile.n_out = width;
-      if (!moving) {
+      if (!updating) {
         fill(begin, width);
         loss += score(tile);
       } else {
-        update(tile, tiles == 1 ? to : t == 0 ? To::delta : To::delta_add);
+        update(tile, tiles == 1 ? to : t == 0 ? GradientTo::delta : GradientTo::delta_add);
       }
       tile.step += tile.n_in * width + 2 * W;
     }
   }
-  if (to == To::row && tiles > 1) {
+  if (to == GradientTo::row && tiles > 1) {
     for (int i = 0; i < tile.n_in; ++i) {
       float* delta = tile.delta + i * tile.dim;
       add_rows(tile.in[i], &delta, 1, tile.dim);
@@ -371,43 +374,43 @@ EMBFAST_INLINE V sweep_tiles(Block tile, float* const* out, int n_out, float* st
   return loss;
 }
 
-// Scratch of train_tiles: a tile's weights and labels, the steps of all tiles, the distinct output rows.
+// Working memory of train_tiles: weights and labels of one tile, steps of all tiles, distinct output rows.
 struct Tiles {
   float *weight, *label, *step;
   float** out;
   int* column;
 };
 
-// Any number of outputs: tiles of at most max_tile columns, all scored before any is moved. Columns that are one and
-// the same output row are merged first, or a later tile would see it moved.
-[[gnu::noinline]] static V train_tiles(const Block& b, float* weight, float* label, To to, const Updates& update,
-                                       const Tiles& s) {
+// Trains on any number of outputs, in tiles. Columns with the same output row are merged first; otherwise a later tile
+// would see the row changed.
+[[gnu::noinline]] static V train_tiles(const Block& b, float* weight, float* label, GradientTo to,
+                                       const Updates& update, const Tiles& memory) {
   int n_out = 0;
   for (int j = 0; j < b.n_out; ++j) {
     int twin = 0;
-    while (twin < n_out && s.out[twin] != b.out[j]) ++twin;
+    while (twin < n_out && memory.out[twin] != b.out[j]) ++twin;
     if (twin == n_out) {
-      s.column[n_out] = j;
-      s.out[n_out++] = b.out[j];
+      memory.column[n_out] = j;
+      memory.out[n_out++] = b.out[j];
       continue;
     }
-    for (int i = 0; i < b.n_in; ++i) {  // one column of weight w + v whose label is their mean: same steps, same loss
-      float *w = weight + i * b.n_out + s.column[twin], *l = label + i * b.n_out + s.column[twin];
+    for (int i = 0; i < b.n_in; ++i) {  // weight w + v with the weighted mean label: same steps, same loss
+      float *w = weight + i * b.n_out + memory.column[twin], *l = label + i * b.n_out + memory.column[twin];
       const float v = weight[i * b.n_out + j], total = *w + v;
       if (total > 0.0f) *l = (*w * *l + v * label[i * b.n_out + j]) / total;
       *w = total;
     }
   }
   Block tile = b;
-  tile.weight = s.weight, tile.label = s.label;
-  return sweep_tiles(tile, s.out, n_out, s.step, to, update, [&](int begin, int width) {
+  tile.weight = memory.weight, tile.label = memory.label;
+  return sweep_tiles(tile, memory.out, n_out, memory.step, to, update, [&](int begin, int width) {
     for (int i = 0; i < b.n_in; ++i) {
       for (int j = 0; j < width; ++j) {
-        s.weight[i * width + j] = weight[i * b.n_out + s.column[begin + j]];
-        s.label[i * width + j] = label[i * b.n_out + s.column[begin + j]];
+        memory.weight[i * width + j] = weight[i * b.n_out + memory.column[begin + j]];
+        memory.label[i * width + j] = label[i * b.n_out + memory.column[begin + j]];
       }
     }
-    for (int p = 0; p < W; ++p) s.weight[b.n_in * width + p] = s.label[b.n_in * width + p] = 0.0f;
+    for (int p = 0; p < W; ++p) memory.weight[b.n_in * width + p] = memory.label[b.n_in * width + p] = 0.0f;
   });
 }
 

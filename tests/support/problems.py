@@ -1,4 +1,4 @@
-"""Small training problems for kernels.train_sequences and its reference; run as a script, solves all with the kernel.
+"""Small training problems for kernels.train_sequences and its reference. As a script, solves all with the kernel.
 
 EMBFAST_ISA=avx2 python tests/support/problems.py solved.npz
 """
@@ -14,7 +14,7 @@ from embfast import kernels, reference
 
 @dataclass(frozen=True)
 class Problem:
-    """Settings of a run; everything random follows from them."""
+    """Settings of a training problem, which also determine everything random in it."""
 
     dim: int = 8
     words: int = 12
@@ -26,22 +26,22 @@ class Problem:
     shared: bool = True
     centers: int = 1
     drawn: int = 5
-    noise: int = 997  # draws in the pool: less than a run takes, so that it begins again
+    noise: int = 997  # size of the pool of negatives: less than a problem takes, so that reading wraps around
     scale: float = 1.0
     sampling: bool = True
     hs: bool = False
     subsampled: bool = False
-    score: float = 1.0  # standard deviation of the scores at the start
+    score: float = 1.0  # standard deviation of the initial scores
     lr: float = 0.05
     seed: int = 1
-    period: int = 0  # words repeat after so many tokens, in place of random ones
-    tags: int = 0  # of a document: from none (save with concat, where all have as many) to this many; 0: no documents
-    tag_weight: int = 1  # a tag stands so many times
-    predict: bool = True  # words of the window predict, beside the tags
+    period: int = 0  # words repeat after this many tokens, instead of being random
+    tags: int = 0  # tags per document: 0 to this many, with concat exactly this many; 0: no documents
+    tag_weight: int = 1  # repetitions of each tag
+    predict: bool = True  # the words of a window predict, besides the tags
     concat: bool = False
 
     def arguments(self, dtype=np.float32):
-        """Fresh arguments of train_sequences, weights of this dtype: what float32 holds, whatever the dtype."""
+        """New arguments of train_sequences. Weights have this dtype, and values that float32 represents exactly."""
         rng = np.random.default_rng([self.seed, self.dim, self.words, self.tokens])
         spread = self.score**0.5 / self.dim**0.25
 
@@ -59,7 +59,7 @@ class Problem:
         made_by = kernels if dtype == np.float32 else reference
 
         def wide(rows):
-            """Output rows: as many parts as a hidden row has, each with its padding."""
+            """Output rows: one part per part of a hidden row, each with its padding."""
             if not self.concat:
                 return table(rows)
             return np.concatenate([table(rows) for _ in range(self.tags + 2 * self.window)], axis=1)
@@ -111,24 +111,24 @@ class Problem:
         }
 
     def offsets(self):
-        """Documents: empty ones in front, between and behind, one of one token, one of two, one of half the text."""
+        """Documents: empty ones at the start, within and at the end; of one token, of two, and of half the text."""
         n = self.tokens
         return np.array([0, 0, 1, 3, 3, n // 4, 3 * n // 4, 3 * n // 4, n, n], np.int64)
 
     def blocks(self):
-        """Blocks that cut documents, one of them empty, one of a single token."""
+        """Blocks that cut documents, one of which is empty and one of which has a single token."""
         n = self.tokens
         return np.array([0, n // 3, n // 3, n // 3 + 1, n], np.int64)
 
     def solve(self, how, dtype=np.float32):
-        """Trains with kernels or reference. Returns arrays: the tally, then the tables by name."""
+        """Trains with kernels or reference. Returns the tally and the tables, by name."""
         arguments = self.arguments(dtype)
         tally = train(how, arguments)
         tables = {name: arguments[name] for name in TABLES if arguments.get(name) is not None}
         return {"tally": np.array(tally, np.float64), **tables}
 
     def infer(self, how, dtype=np.float32, **changed):
-        """Fits new rows to the problem's documents. Returns arrays: the tally, and all tables by name."""
+        """Fits new rows to the problem's documents. Returns the tally and all tables, by name."""
         arguments = self.arguments(dtype)
         for name in ("tag_offsets", "tags", "words", "shared", "blocks", "first_block", "last_block", "epoch"):
             arguments.pop(name)
@@ -143,14 +143,14 @@ class Problem:
 
 
 def job_and_arrays(arguments):
-    """The record of settings and the arrays of a call, from both in one dictionary."""
+    """Splits a dictionary into the record of settings and the arrays of a call."""
     names = kernels.SEQUENCE_JOB.names
     settings = {name: value for name, value in arguments.items() if name in names}
     return kernels.sequence_job(**settings), {name: arguments[name] for name in arguments if name not in names}
 
 
 def train(how, arguments):
-    """train_sequences of kernels or reference."""
+    """Calls train_sequences of kernels or reference."""
     arguments = dict(arguments)
     calls = {name: arguments.pop(name) for name in ("first_block", "last_block", "threads")}
     return how.train_sequences(*job_and_arrays(arguments), **calls)
@@ -160,7 +160,7 @@ TABLES = ("w_in", "w_out", "w_nodes", "w_docs")
 
 
 def aligned(table):
-    """A copy as kernels want it."""
+    """A copy that meets the alignment requirements of kernels."""
     if table.dtype != np.float32:
         return table
     made = kernels.weight_table(len(table), table.shape[1])
@@ -184,10 +184,10 @@ DOCUMENTS = {
 
 
 def every_problem():
-    """Problems by name: the product of dims, windows and modes, with the other settings taking turns; then the odd."""
+    """Problems by name: the product of dims, windows and modes, other settings in rotation; then special cases."""
     found = {}
-    # Lengths of the turns share no factor with each other, so that combinations keep changing. Half of the
-    # vocabularies are wide enough for windows without repeats, half so narrow that every draw collides.
+    # The lengths of the cycles are coprime, so that combinations keep changing. Half of the vocabularies are large
+    # enough for windows without repeated words, half so small that every negative collides with a center.
     drawn = cycle([(5, 1.0), (1, 5.0), (13, 5 / 13), (8, 0.625), (30, 1.0), (11, 0.5), (12, 1.0)])
     words = cycle([500, 2, 500, 3, 12])
     centers = cycle([1, 2, 4])
@@ -231,7 +231,7 @@ def every_problem():
         found[f"{kind}-tiny-centers{together}"] = replace(plain, words=2, tokens=60, drawn=30, scale=0.2, lr=0.01)
         found[f"{kind}-saturated-centers{together}"] = replace(plain, score=25.0, lr=0.002, words=100)
         found[f"{kind}-no-negatives-centers{together}"] = replace(plain, drawn=0)
-        # The first word of a window is its last, or just outside it: the far edge of a search for repeats.
+        # The first word of a window recurs as its last, or just outside: the far edge of the search for repetitions.
         for period in (2 * plain.window + together - 1, 2 * plain.window + together):
             found[f"{kind}-period{period}-centers{together}"] = replace(plain, period=period)
     found["window-wider-than-any-document"] = Problem(window=100, tokens=30)
@@ -266,7 +266,7 @@ def every_problem():
         found[f"{kind}-weight3-few-words-centers{together}"] = replace(heavy, words=2, tokens=60, lr=0.01)
         if together == 1:
             found[f"{kind}-weight3-hs"] = replace(heavy, hs=True)
-    # Where few words get many moves in one step, long steps run away, and rounding with them.
+    # If few words get many changes in one step, long steps diverge, and amplify rounding errors.
     return {name: replace(p, lr=p.lr / 10) if p.words < 12 and p.window > 1 else p for name, p in found.items()}
 
 

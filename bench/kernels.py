@@ -198,7 +198,7 @@ def work(kernel: Kernel, text: Text, dim: int) -> dict[str, int]:
 
 
 def roofline(seconds: float) -> dict[str, float]:
-    """FLOP/s and bytes/s of one core, each measured for `seconds`. Unknown cache sizes are those of a common machine."""
+    """FLOP/s and bytes/s of one core, each measured for `seconds`. Unknown cache sizes get common values."""
     bytes_of = {"L1": 32 << 10, "L2": 1 << 20, "L3": 16 << 20}
     cache = Path("/sys/devices/system/cpu/cpu0/cache")
     for index in cache.glob("index*"):

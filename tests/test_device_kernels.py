@@ -215,7 +215,7 @@ def test_simultaneous_blocks_see_the_same_examples(kind, library):
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_small_steps_are_those_of_the_cpu(kind):
-    """Compared with reference.train_sequences, which is compared with calculus: at a small lr the order is immaterial."""
+    """Compared with reference.train_sequences, and so with calculus: at a small lr the order of steps is immaterial."""
     problem = Problem(dim=6, words=40, tokens=24, window=3, lr=1e-6, **MODELS[kind])
     edges = np.array([0, 24], np.int64)
     device, cpu = device_arguments(problem, np.float64), problem.arguments(np.float64)

@@ -20,7 +20,7 @@ PROBLEMS = every_problem()
 
 @pytest.fixture(scope="session", params=["baseline", "avx2", "avx512", "avx512bf16"])
 def solved(request, solve_on):
-    """Every problem solved by the kernel on one instruction set, in a separate process, since a process chooses once."""
+    """Every problem, solved by the kernel on one instruction set: in a new process, since a process chooses once."""
     return solve_on(request.param, "problems.py")
 
 

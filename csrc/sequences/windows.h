@@ -107,7 +107,7 @@ struct Trainer {
     return !twice;
   }
 
-  // Makes the tags of the batch input rows. Returns their number.
+  // Puts the rows of the batch's tags first among the input rows. Returns their number.
   EMBFAST_INLINE int gather_tags(const Batch& b) const {
     for (int i = 0; i < b.n_tags; ++i) memory.in[i] = job.w_docs[b.tags[i]];
     return b.n_tags;

@@ -9,8 +9,8 @@ from embfast.reference.sequences import (
     Model,
     document_row,
     document_seed,
-    edges,
     draw_radius,
+    edges,
     linear_decay,
     logistic_step,
     read_job,
@@ -38,7 +38,7 @@ class DeviceWindow:
 
 
 def device_outputs(model, center, drawn):
-    """The outputs of a center: (table, row, label) of path, center, negatives; None for a negative equal to the center."""
+    """Path, center and negatives as a list of (table, row, label); None for a negative that equals the center."""
     outputs = []
     if model.w_nodes is not None:
         path = slice(model.tree.offsets[center], model.tree.offsets[center + 1])

@@ -66,7 +66,7 @@ def logistic_step(x, y, weight, label, lr):
 
 @dataclass
 class Model:
-    """The tables that a batch trains: w_out for negative sampling, w_nodes and tree for hierarchical softmax, or both."""
+    """The tables in training: w_out for negative sampling, w_nodes and tree for hierarchical softmax, or both."""
 
     w_in: np.ndarray | None
     w_out: np.ndarray | None
@@ -129,9 +129,9 @@ class Batch:
 def skip_gram_batch(model, batch, words=True):
     """Each word of a window predicts its center; all pairs of the batch are one step. Returns the loss and the pairs.
 
-    Sources: Mikolov et al. 2013, arXiv:1301.3781; a window shares its negatives as in Ji et al. 2016, arXiv:1604.04661,
-    and here all centers of the batch do. A word that occurs twice gets both changes. Tags predict every center (PV-DBOW,
-    Le & Mikolov 2014, arXiv:1405.4053); with words=False, only tags predict.
+    Sources: Mikolov et al. 2013, arXiv:1301.3781; the pairs of a window share their negatives as in Ji et al. 2016,
+    arXiv:1604.04661, and here all pairs of the batch do. A word that occurs twice gets both changes. Tags predict every
+    center (PV-DBOW, Le & Mikolov 2014, arXiv:1405.4053); with words=False, only tags predict.
     """
     n_tags = len(batch.tags)
     near = np.ones((n_tags, len(batch.centers)))

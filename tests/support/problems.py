@@ -64,22 +64,7 @@ class Problem:
                 return table(rows)
             return np.concatenate([table(rows) for _ in range(self.tags + 2 * self.window)], axis=1)
 
-        documents = {}
-        if self.tags:
-            n = len(self.offsets()) - 1
-            lists = [
-                rng.permutation(2 * n)[: self.tags if self.concat else rng.integers(self.tags + 1)] for _ in range(n)
-            ]
-            if self.tags == 1:
-                lists = [np.array([d]) for d in range(n)]
-            lists = [np.repeat(own, self.tag_weight) for own in lists]
-            documents = {
-                "w_docs": table(2 * n),
-                "tag_offsets": np.cumsum([0, *map(len, lists)]).astype(np.int64),
-                "tags": np.concatenate(lists).astype(np.int32),
-                "words": self.predict,
-                "concat": self.concat,
-            }
+        documents = self.documents(rng, table) if self.tags else {}
         return documents | {
             "w_in": table(self.words + self.concat) if self.predict else None,
             "w_out": aligned(wide(self.words)) if self.sampling else None,
@@ -108,6 +93,21 @@ class Problem:
             "tokens_total": 3 * self.tokens,
             "dim": self.dim,
             "threads": 1,
+        }
+
+    def documents(self, rng, table):
+        """Rows of tags, the tags of each document, and the settings of documents."""
+        n = len(self.offsets()) - 1
+        lists = [rng.permutation(2 * n)[: self.tags if self.concat else rng.integers(self.tags + 1)] for _ in range(n)]
+        if self.tags == 1:
+            lists = [np.array([d]) for d in range(n)]
+        lists = [np.repeat(own, self.tag_weight) for own in lists]
+        return {
+            "w_docs": table(2 * n),
+            "tag_offsets": np.cumsum([0, *map(len, lists)]).astype(np.int64),
+            "tags": np.concatenate(lists).astype(np.int32),
+            "words": self.predict,
+            "concat": self.concat,
         }
 
     def offsets(self):
@@ -183,36 +183,42 @@ DOCUMENTS = {
 }
 
 
-def every_problem():
-    """Problems by name: the product of dims, windows and modes, other settings in rotation; then special cases."""
+class Rotation:
+    """Settings that problems take in rotation."""
+
+    def __init__(self):
+        # The lengths of the cycles are coprime, so that combinations keep changing. Half of the vocabularies are large
+        # enough for windows without repeated words, half so small that every negative collides with a center.
+        self.drawn = cycle([(5, 1.0), (1, 5.0), (13, 5 / 13), (8, 0.625), (30, 1.0), (11, 0.5), (12, 1.0)])
+        self.words = cycle([500, 2, 500, 3, 12])
+        self.centers = cycle([1, 2, 4])
+        self.extras = cycle(
+            [
+                {},
+                {"subsampled": True},
+                {"shrink": False},
+                {"score": 4.0, "lr": 0.01},
+                {"score": 16.0, "lr": 0.002},
+                {"shrink": False, "subsampled": True},
+                {"seed": 2**63 + 5},
+                {"score": 4.0, "lr": 0.01, "shrink": False},
+                {},
+                {"seed": 2},
+                {"seed": 3, "subsampled": True, "score": 16.0, "lr": 0.002},
+            ]
+        )
+
+
+def word_problems(turns):
+    """Problems without documents, by name: the product of dims, windows and modes, then special cases."""
     found = {}
-    # The lengths of the cycles are coprime, so that combinations keep changing. Half of the vocabularies are large
-    # enough for windows without repeated words, half so small that every negative collides with a center.
-    drawn = cycle([(5, 1.0), (1, 5.0), (13, 5 / 13), (8, 0.625), (30, 1.0), (11, 0.5), (12, 1.0)])
-    words = cycle([500, 2, 500, 3, 12])
-    centers = cycle([1, 2, 4])
-    extras = cycle(
-        [
-            {},
-            {"subsampled": True},
-            {"shrink": False},
-            {"score": 4.0, "lr": 0.01},
-            {"score": 16.0, "lr": 0.002},
-            {"shrink": False, "subsampled": True},
-            {"seed": 2**63 + 5},
-            {"score": 4.0, "lr": 0.01, "shrink": False},
-            {},
-            {"seed": 2},
-            {"seed": 3, "subsampled": True, "score": 16.0, "lr": 0.002},
-        ]
-    )
     modes = product((1, 7, 8, 16, 100, 300), (1, 2, 5, 12), WINDOWS, ("ns", "hs", "both"))
     for dim, window, kind, output in modes:
-        many, scale = (0, 1.0) if output == "hs" else next(drawn)
-        together = 1 if output != "ns" or kind == "pairs" else next(centers)
+        many, scale = (0, 1.0) if output == "hs" else next(turns.drawn)
+        together = 1 if output != "ns" or kind == "pairs" else next(turns.centers)
         found[f"{kind}-{output}-dim{dim}-window{window}"] = Problem(
             dim=dim,
-            words=next(words),
+            words=next(turns.words),
             tokens=40 if kind == "pairs" else 80,
             window=window,
             centers=together,
@@ -221,43 +227,49 @@ def every_problem():
             sampling=output != "hs",
             hs=output != "ns",
             **WINDOWS[kind],
-            **next(extras),
+            **next(turns.extras),
         )
     for (kind, how), together in product(WINDOWS.items(), (1, 2, 3, 4, 8, 16)):
         if kind == "pairs" and together > 1:
             continue
-        plain = Problem(dim=20, words=600, tokens=150, window=5, centers=together, shrink=False, **how)
-        found[f"{kind}-fast-path-centers{together}"] = plain
-        found[f"{kind}-tiny-centers{together}"] = replace(plain, words=2, tokens=60, drawn=30, scale=0.2, lr=0.01)
-        found[f"{kind}-saturated-centers{together}"] = replace(plain, score=25.0, lr=0.002, words=100)
-        found[f"{kind}-no-negatives-centers{together}"] = replace(plain, drawn=0)
+        base = Problem(dim=20, words=600, tokens=150, window=5, centers=together, shrink=False, **how)
+        found[f"{kind}-fast-path-centers{together}"] = base
+        found[f"{kind}-tiny-centers{together}"] = replace(base, words=2, tokens=60, drawn=30, scale=0.2, lr=0.01)
+        found[f"{kind}-saturated-centers{together}"] = replace(base, score=25.0, lr=0.002, words=100)
+        found[f"{kind}-no-negatives-centers{together}"] = replace(base, drawn=0)
         # The first word of a window recurs as its last, or just outside: the far edge of the search for repetitions.
-        for period in (2 * plain.window + together - 1, 2 * plain.window + together):
-            found[f"{kind}-period{period}-centers{together}"] = replace(plain, period=period)
+        for period in (2 * base.window + together - 1, 2 * base.window + together):
+            found[f"{kind}-period{period}-centers{together}"] = replace(base, period=period)
     found["window-wider-than-any-document"] = Problem(window=100, tokens=30)
     found["far-saturated"] = Problem(score=900.0, words=100, lr=1e-3)
     found["long-paths"] = Problem(hs=True, words=3000, drawn=20, tokens=60)
+    return found
+
+
+def document_problems(turns):
+    """Problems with tags of documents, by name: the product of dims and modes, then special cases."""
+    found = {}
     for (dim, kind, output), several in product(
         product((1, 7, 8, 16, 100, 300), DOCUMENTS, ("ns", "hs", "both")), (1, 3)
     ):
-        many, scale = (0, 1.0) if output == "hs" else next(drawn)
+        many, scale = (0, 1.0) if output == "hs" else next(turns.drawn)
         name = f"{kind}-{output}-dim{dim}-tags{several}"
         found[name] = Problem(
             dim=dim,
-            words=next(words),
+            words=next(turns.words),
             tags=several,
-            centers=next(centers) if output == "ns" else 1,
+            centers=next(turns.centers) if output == "ns" else 1,
             drawn=many,
             scale=scale,
             sampling=output != "hs",
             hs=output != "ns",
-            **{"window": 1 if kind == "dbow" else 3, **next(extras), **DOCUMENTS[kind]},
+            **{"window": 1 if kind == "dbow" else 3, **next(turns.extras), **DOCUMENTS[kind]},
         )
     for (kind, how), together in product(DOCUMENTS.items(), (1, 4)):
-        plain = Problem(dim=20, words=600, tokens=150, window=5, tags=1, drawn=8, centers=together, **how)
-        found[f"{kind}-fast-path-centers{together}"] = plain
-        found[f"{kind}-period7-centers{together}"] = replace(plain, period=7)
-        found[f"{kind}-saturated-centers{together}"] = replace(plain, score=25.0, lr=0.002, words=100)
+        base = Problem(dim=20, words=600, tokens=150, window=5, tags=1, drawn=8, centers=together, **how)
+        found[f"{kind}-fast-path-centers{together}"] = base
+        found[f"{kind}-period7-centers{together}"] = replace(base, period=7)
+        found[f"{kind}-saturated-centers{together}"] = replace(base, score=25.0, lr=0.002, words=100)
     for kind, together in product(("dm-mean", "dm-sum"), (1, 2)):
         heavy = Problem(dim=20, words=600, tokens=150, window=5, tags=1, drawn=8, centers=together, **DOCUMENTS[kind])
         heavy = replace(heavy, tag_weight=3)
@@ -266,6 +278,13 @@ def every_problem():
         found[f"{kind}-weight3-few-words-centers{together}"] = replace(heavy, words=2, tokens=60, lr=0.01)
         if together == 1:
             found[f"{kind}-weight3-hs"] = replace(heavy, hs=True)
+    return found
+
+
+def every_problem():
+    """All problems, by name."""
+    turns = Rotation()
+    found = word_problems(turns) | document_problems(turns)
     # If few words get many changes in one step, long steps diverge, and amplify rounding errors.
     return {name: replace(p, lr=p.lr / 10) if p.words < 12 and p.window > 1 else p for name, p in found.items()}
 

@@ -223,8 +223,8 @@ EMBFAST_INLINE void update_block(const Block& block) {
   b.queue->n = 0;
 }
 
-// Both passes for one input row with distinct output rows. The steps stay in registers, and output rows are updated
-// directly, without accumulators.
+// Both passes for one input row with distinct output rows. The steps stay in registers, and the update loads and stores
+// each row once, without accumulators.
 template <int J, bool frozen>
 EMBFAST_INLINE V train_pair(const Block& b) {
   constexpr int n = (J + W - 1) / W * W;

@@ -150,8 +150,8 @@ struct Trainer {
                         [&](int begin, int width) {
                           float label[max_tile + W];
                           for (int j = 0; j < width; ++j) label[j] = 1.0f - codes[begin + j];
-                          for (int row = 0; row < n_in;
-                               ++row) {  // whole registers: the next row overwrites what passes the end of this one
+                          // Whole registers: the next row overwrites what passes the end of this one.
+                          for (int row = 0; row < n_in; ++row) {
                             for (int j = 0; j < width; j += W) {
                               store_unaligned(memory.weight + row * width + j, splat(occurrences[row]));
                               store_unaligned(memory.label + row * width + j, load_unaligned(label + j));

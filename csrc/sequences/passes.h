@@ -32,9 +32,9 @@ struct PrefetchQueue {
   }
 };
 
-// Input rows against output rows. The pair of input row i and output row j has entry i * n_out + j of weight (how often
-// it counts, 0 for never) and label (1 for a center, 0 for a negative).
-struct Block {
+// A product of input rows and output rows. The pair of input row i and output row j has entry i * n_out + j of weight
+// (how often it counts, 0 for never) and label (1 for a center, 0 for a negative).
+struct Product {
   float* const* in;
   int n_in;
   float* const* out;
@@ -53,12 +53,12 @@ struct Block {
 
 // Packs the output rows into pairs of neighbouring columns: J registers for each 2 W columns.
 template <int J>
-EMBFAST_INLINE void pair_outputs(const Block& b) {
-  float* pairs = b.pairs;
+EMBFAST_INLINE void pair_outputs(const Product& m) {
+  float* pairs = m.pairs;
 #pragma GCC unroll 1
-  for (int64_t d = 0; d + 2 * W <= b.dim; d += 2 * W, pairs += J * W) {
+  for (int64_t d = 0; d + 2 * W <= m.dim; d += 2 * W, pairs += J * W) {
     unrolled<J>(EMBFAST_UNROLLED {
-      store(pairs + i * W, reinterpret_cast<V>(pair_neighbours(load(b.out[i] + d), load(b.out[i] + d + W))));
+      store(pairs + i * W, reinterpret_cast<V>(pair_neighbours(load(m.out[i] + d), load(m.out[i] + d + W))));
     });
   }
 }
@@ -67,16 +67,16 @@ EMBFAST_INLINE void pair_outputs(const Block& b) {
 
 // I x J scores at once, for the input rows from `first` on: each row is loaded once per tile.
 template <int I, int J>
-EMBFAST_INLINE void dots(const Block& b, int first) {
+EMBFAST_INLINE void dots(const Product& m, int first) {
   constexpr int n = (I * J + W - 1) / W * W;
-  float* const* in = b.in + first;
+  float* const* in = m.in + first;
   V acc[n];
   unrolled<n>(EMBFAST_UNROLLED { acc[i] = zero(); });
   int64_t d = 0;
 #ifdef __AVX512BF16__
-  const float* pairs = b.pairs;
+  const float* pairs = m.pairs;
 #pragma GCC unroll 1
-  for (; d + 2 * W <= b.dim; d += 2 * W, pairs += J * W) {
+  for (; d + 2 * W <= m.dim; d += 2 * W, pairs += J * W) {
     Pairs x[I];
     unrolled<I>(EMBFAST_UNROLLED { x[i] = pair_neighbours(load(in[i] + d), load(in[i] + d + W)); });
     unrolled<J>(EMBFAST_UNROLLED {
@@ -87,16 +87,16 @@ EMBFAST_INLINE void dots(const Block& b, int first) {
   }
 #endif
 #pragma GCC unroll 1
-  for (; d < b.dim; d += W) {
+  for (; d < m.dim; d += W) {
     V y[J];
-    unrolled<J>(EMBFAST_UNROLLED { y[i] = in_register(load(b.out[i] + d)); });
+    unrolled<J>(EMBFAST_UNROLLED { y[i] = in_register(load(m.out[i] + d)); });
     unrolled<I>(EMBFAST_UNROLLED {
       constexpr int row = i;
       const V x = load(in[row] + d);
       unrolled<J>(EMBFAST_UNROLLED { acc[row * J + i] += x * y[i]; });
     });
   }
-  unrolled<n / W>(EMBFAST_UNROLLED { store_unaligned(b.step + first * J + i * W, transposed_sums(acc + i * W)); });
+  unrolled<n / W>(EMBFAST_UNROLLED { store_unaligned(m.step + first * J + i * W, transposed_sums(acc + i * W)); });
 }
 
 // Turns scores into steps, lr * weight * (label - sigmoid(score)), and adds the weighted losses.
@@ -107,27 +107,27 @@ EMBFAST_INLINE V logistic(V score, V weight, V label, float lr, V& loss) {
   return (label - reciprocal(denominator)) * (weight * lr);
 }
 
-// Computes the scores of J output rows, fills b.step and returns the loss.
+// Computes the scores of J output rows, fills m.step and returns the loss.
 template <int J>
-EMBFAST_INLINE V score_block(const Block& b) {
+EMBFAST_INLINE V score_rows(const Product& m) {
 #ifdef __AVX512BF16__
   constexpr int I = J == 7 ? 3 : W / J > 4 ? 4 : W / J;
-  pair_outputs<J>(b);
+  pair_outputs<J>(m);
 #else
   constexpr int I = J >= W ? 1 : W / J > 4 ? 4 : W / J;
 #endif
   int i = 0;
-  for (; i + I <= b.n_in; i += I) {
-    dots<I, J>(b, i);
-    b.queue->prefetch_last(b.dim);
+  for (; i + I <= m.n_in; i += I) {
+    dots<I, J>(m, i);
+    m.queue->prefetch_last(m.dim);
   }
   if constexpr (I > 1) {
-    for (; i < b.n_in; ++i) dots<1, J>(b, i);
+    for (; i < m.n_in; ++i) dots<1, J>(m, i);
   }
   V loss = zero();
-  for (int p = 0; p < b.n_in * J; p += W) {
-    const V weight = load_unaligned(b.weight + p), label = load_unaligned(b.label + p);
-    store_unaligned(b.step + p, logistic(load_unaligned(b.step + p), weight, label, b.lr, loss));
+  for (int p = 0; p < m.n_in * J; p += W) {
+    const V weight = load_unaligned(m.weight + p), label = load_unaligned(m.label + p);
+    store_unaligned(m.step + p, logistic(load_unaligned(m.step + p), weight, label, m.lr, loss));
   }
   return loss;
 }
@@ -135,37 +135,37 @@ EMBFAST_INLINE V score_block(const Block& b) {
 // Start value and destination of the gradient of input row i at column d, in an update pass.
 template <GradientTo to>
 struct GradientTarget {
-  const Block& b;
+  const Product& m;
   int64_t d;
-  EMBFAST_INLINE float* address(int i) const { return to == GradientTo::row ? b.in[i] + d : b.delta + i * b.dim + d; }
+  EMBFAST_INLINE float* address(int i) const { return to == GradientTo::row ? m.in[i] + d : m.delta + i * m.dim + d; }
   EMBFAST_INLINE V start(int i, V x) const {
     return to == GradientTo::row ? x : to == GradientTo::delta ? zero() : load(address(i));
   }
 };
 
-// Updates rows by the steps in b.step, in one sweep over the registers of a row: each row is loaded and stored once.
+// Updates rows by the steps in m.step, in one sweep over the registers of a row: each row is loaded and stored once.
 // Frozen output rows contribute to the gradients of the inputs and do not change.
 template <int J, GradientTo to, bool frozen>
-EMBFAST_INLINE void update_block(const Block& block) {
-  const Block b = block;  // copied, since the compiler must assume that a store to a row changes *block
+EMBFAST_INLINE void update_rows(const Product& product) {
+  const Product m = product;  // copied, since the compiler must assume that a store to a row changes *product
   float* out[J];
-  unrolled<J>(EMBFAST_UNROLLED { out[i] = b.out[i]; });
+  unrolled<J>(EMBFAST_UNROLLED { out[i] = m.out[i]; });
 #ifdef __AVX512BF16__
   // Two input rows at a time, since products come in pairs: the gradient of an input sums over two outputs, that of an
   // output over the two inputs. The steps are paired to match: within the first row, within the second, and across.
   constexpr int halves = (J + 1) / 2;
-  auto* const steps = reinterpret_cast<uint32_t*>(b.pairs);
-  for (int row = 0; row < b.n_in; row += 2) {
+  auto* const steps = reinterpret_cast<uint32_t*>(m.pairs);
+  for (int row = 0; row < m.n_in; row += 2) {
     constexpr __mmask16 columns = (1u << J) - 1;
-    const V first = V(_mm512_maskz_loadu_ps(columns, b.step + row * J));
-    const V second = V(_mm512_maskz_loadu_ps(row + 1 < b.n_in ? columns : __mmask16{0}, b.step + (row + 1) * J));
+    const V first = V(_mm512_maskz_loadu_ps(columns, m.step + row * J));
+    const V second = V(_mm512_maskz_loadu_ps(row + 1 < m.n_in ? columns : __mmask16{0}, m.step + (row + 1) * J));
     *reinterpret_cast<Pairs*>(steps + row * W) = pair_neighbours(first, second);
     *reinterpret_cast<Pairs*>(steps + (row + 1) * W) = pair_up(first, second);
   }
 #endif
 #pragma GCC unroll 1
-  for (int64_t d = 0; d < b.dim; d += W) {
-    const GradientTarget<to> target{b, d};
+  for (int64_t d = 0; d < m.dim; d += W) {
+    const GradientTarget<to> target{m, d};
     V dy[J];
     unrolled<J>(EMBFAST_UNROLLED { dy[i] = zero(); });
 #ifdef __AVX512BF16__
@@ -187,14 +187,14 @@ EMBFAST_INLINE void update_block(const Block& block) {
     const uint32_t* step = steps;
     int row = 0;
 #pragma GCC unroll 1
-    for (; row + 1 < b.n_in; row += 2, step += 2 * W) {
-      const V x0 = load(b.in[row] + d), x1 = load(b.in[row + 1] + d);
+    for (; row + 1 < m.n_in; row += 2, step += 2 * W) {
+      const V x0 = load(m.in[row] + d), x1 = load(m.in[row + 1] + d);
       move(row, x0, step);
       move(row + 1, x1, step + W / 2);
       move_outputs(x0, x1, step + W);
     }
-    if (row < b.n_in) {
-      const V x = load(b.in[row] + d);
+    if (row < m.n_in) {
+      const V x = load(m.in[row] + d);
       move(row, x, step);
       move_outputs(x, zero(), step + W);
     }
@@ -203,10 +203,10 @@ EMBFAST_INLINE void update_block(const Block& block) {
     if constexpr (W == 16) {  // 32 registers can hold them; with 16 registers they are read again below
       unrolled<J>(EMBFAST_UNROLLED { y[i] = load(out[i] + d); });
     }
-    const float* step = b.step;
+    const float* step = m.step;
 #pragma GCC unroll 1
-    for (int row = 0; row < b.n_in; ++row, step += J) {
-      const V x = load(b.in[row] + d);
+    for (int row = 0; row < m.n_in; ++row, step += J) {
+      const V x = load(m.in[row] + d);
       V moved[2] = {target.start(row, x), zero()};  // two chains, half as long
       unrolled<J>(EMBFAST_UNROLLED {
         const V g = splat(step[i]);
@@ -216,38 +216,38 @@ EMBFAST_INLINE void update_block(const Block& block) {
       store(target.address(row), moved[0] + moved[1]);
     }
 #endif
-    b.queue->prefetch_column(d);
+    m.queue->prefetch_column(d);
     // Loaded again: a word may occur twice among the outputs, and both steps count.
     if constexpr (!frozen) unrolled<J>(EMBFAST_UNROLLED { store(out[i] + d, load(out[i] + d) + dy[i]); });
   }
-  b.queue->n = 0;
+  m.queue->n = 0;
 }
 
 // Both passes for one input row with distinct output rows. The steps stay in registers, and the update loads and stores
 // each row once, without accumulators.
 template <int J, bool frozen>
-EMBFAST_INLINE V train_pair(const Block& b) {
+EMBFAST_INLINE V train_pair(const Product& m) {
   constexpr int n = (J + W - 1) / W * W;
-  float* const in = b.in[0];
+  float* const in = m.in[0];
   float* out[J];
   V acc[n];
-  unrolled<J>(EMBFAST_UNROLLED { out[i] = b.out[i]; });
+  unrolled<J>(EMBFAST_UNROLLED { out[i] = m.out[i]; });
   unrolled<n>(EMBFAST_UNROLLED { acc[i] = zero(); });
 #pragma GCC unroll 1
-  for (int64_t d = 0; d < b.dim; d += W) {
+  for (int64_t d = 0; d < m.dim; d += W) {
     const V x = in_register(load(in + d));
     unrolled<J>(EMBFAST_UNROLLED { acc[i] += x * load(out[i] + d); });
   }
   alignas(V) float step[n];
   V loss = zero();
   unrolled<n / W>(EMBFAST_UNROLLED {
-    const V weight = load_unaligned(b.weight + i * W), label = load_unaligned(b.label + i * W);
-    store(step + i * W, logistic(transposed_sums(acc + i * W), weight, label, b.lr, loss));
+    const V weight = load_unaligned(m.weight + i * W), label = load_unaligned(m.label + i * W);
+    store(step + i * W, logistic(transposed_sums(acc + i * W), weight, label, m.lr, loss));
   });
   V g[J];
   unrolled<J>(EMBFAST_UNROLLED { g[i] = splat(step[i]); });
 #pragma GCC unroll 1
-  for (int64_t d = 0; d < b.dim; d += W) {
+  for (int64_t d = 0; d < m.dim; d += W) {
     const V x = load(in + d);
     V moved[2] = {x, zero()};
     unrolled<J>(EMBFAST_UNROLLED {
@@ -256,9 +256,9 @@ EMBFAST_INLINE V train_pair(const Block& b) {
       if constexpr (!frozen) store(out[i] + d, y + g[i] * x);
     });
     store(in + d, moved[0] + moved[1]);
-    b.queue->prefetch_column(d);
+    m.queue->prefetch_column(d);
   }
-  b.queue->n = 0;
+  m.queue->n = 0;
   return loss;
 }
 
@@ -266,23 +266,23 @@ EMBFAST_INLINE V train_pair(const Block& b) {
 template <class Argument>
 struct Losses {
   V (*of[max_tile])(const Argument&);
-  EMBFAST_INLINE V operator()(const Argument& b) const { return of[b.n_out - 1](b); }
+  EMBFAST_INLINE V operator()(const Argument& m) const { return of[m.n_out - 1](m); }
 };
 struct Moves {
-  void (*of[max_tile])(const Block&);
-  EMBFAST_INLINE void operator()(const Block& b) const { of[b.n_out - 1](b); }
+  void (*of[max_tile])(const Product&);
+  EMBFAST_INLINE void operator()(const Product& m) const { of[m.n_out - 1](m); }
 };
 template <int... J>
-constexpr Losses<Block> each_score(std::integer_sequence<int, J...>) {
-  return {{[](const Block& b) { return score_block<J + 1>(b); }...}};
+constexpr Losses<Product> each_score(std::integer_sequence<int, J...>) {
+  return {{[](const Product& m) { return score_rows<J + 1>(m); }...}};
 }
 template <GradientTo to, bool frozen, int... J>
 constexpr Moves each_update(std::integer_sequence<int, J...>) {
-  return {{[](const Block& b) { update_block<J + 1, to, frozen>(b); }...}};
+  return {{[](const Product& m) { update_rows<J + 1, to, frozen>(m); }...}};
 }
 template <bool frozen, int... J>
-constexpr Losses<Block> each_pair(std::integer_sequence<int, J...>) {
-  return {{[](const Block& b) { return train_pair<J + 1, frozen>(b); }...}};
+constexpr Losses<Product> each_pair(std::integer_sequence<int, J...>) {
+  return {{[](const Product& m) { return train_pair<J + 1, frozen>(m); }...}};
 }
 using Each = std::make_integer_sequence<int, max_tile>;
 constexpr auto score = each_score(Each{});
@@ -291,8 +291,8 @@ constexpr auto pair = each_pair<false>(Each{}), frozen_pair = each_pair<true>(Ea
 // Update passes by destination of the gradient; one set for outputs that are trained, one for frozen outputs.
 struct Updates {
   Moves row, delta, delta_add;
-  EMBFAST_INLINE void operator()(const Block& b, GradientTo to) const {
-    (to == GradientTo::row ? row : to == GradientTo::delta ? delta : delta_add)(b);
+  EMBFAST_INLINE void operator()(const Product& m, GradientTo to) const {
+    (to == GradientTo::row ? row : to == GradientTo::delta ? delta : delta_add)(m);
   }
 };
 template <bool frozen>
@@ -347,7 +347,7 @@ EMBFAST_INLINE void add_rows(float* dst, float* const* rows, int n, int64_t dim)
 // must be distinct. fill(begin, width) writes the weights and labels of the columns from begin on to the tile's arrays;
 // step is working memory for all tiles.
 template <class Fill>
-EMBFAST_INLINE V sweep_tiles(Block tile, float* const* out, int n_out, float* step, GradientTo to,
+EMBFAST_INLINE V sweep_tiles(Product tile, float* const* out, int n_out, float* step, GradientTo to,
                              const Updates& update, Fill&& fill) {
   const int tiles = (n_out + max_tile - 1) / max_tile;
   V loss = zero();
@@ -383,34 +383,34 @@ struct Tiles {
 
 // Trains on any number of outputs, in tiles. Columns with the same output row are merged first; otherwise a later tile
 // would see the row changed.
-[[gnu::noinline]] static V train_tiles(const Block& b, float* weight, float* label, GradientTo to,
+[[gnu::noinline]] static V train_tiles(const Product& m, float* weight, float* label, GradientTo to,
                                        const Updates& update, const Tiles& memory) {
   int n_out = 0;
-  for (int j = 0; j < b.n_out; ++j) {
+  for (int j = 0; j < m.n_out; ++j) {
     int twin = 0;
-    while (twin < n_out && memory.out[twin] != b.out[j]) ++twin;
+    while (twin < n_out && memory.out[twin] != m.out[j]) ++twin;
     if (twin == n_out) {
       memory.column[n_out] = j;
-      memory.out[n_out++] = b.out[j];
+      memory.out[n_out++] = m.out[j];
       continue;
     }
-    for (int i = 0; i < b.n_in; ++i) {  // weight w + v with the weighted mean label: same steps, same loss
-      float *w = weight + i * b.n_out + memory.column[twin], *l = label + i * b.n_out + memory.column[twin];
-      const float v = weight[i * b.n_out + j], total = *w + v;
-      if (total > 0.0f) *l = (*w * *l + v * label[i * b.n_out + j]) / total;
+    for (int i = 0; i < m.n_in; ++i) {  // weight w + v with the weighted mean label: same steps, same loss
+      float *w = weight + i * m.n_out + memory.column[twin], *l = label + i * m.n_out + memory.column[twin];
+      const float v = weight[i * m.n_out + j], total = *w + v;
+      if (total > 0.0f) *l = (*w * *l + v * label[i * m.n_out + j]) / total;
       *w = total;
     }
   }
-  Block tile = b;
+  Product tile = m;
   tile.weight = memory.weight, tile.label = memory.label;
   return sweep_tiles(tile, memory.out, n_out, memory.step, to, update, [&](int begin, int width) {
-    for (int i = 0; i < b.n_in; ++i) {
+    for (int i = 0; i < m.n_in; ++i) {
       for (int j = 0; j < width; ++j) {
-        memory.weight[i * width + j] = weight[i * b.n_out + memory.column[begin + j]];
-        memory.label[i * width + j] = label[i * b.n_out + memory.column[begin + j]];
+        memory.weight[i * width + j] = weight[i * m.n_out + memory.column[begin + j]];
+        memory.label[i * width + j] = label[i * m.n_out + memory.column[begin + j]];
       }
     }
-    for (int p = 0; p < W; ++p) memory.weight[b.n_in * width + p] = memory.label[b.n_in * width + p] = 0.0f;
+    for (int p = 0; p < W; ++p) memory.weight[m.n_in * width + p] = memory.label[m.n_in * width + p] = 0.0f;
   });
 }
 

@@ -67,7 +67,7 @@ struct ThreadMemory {
   float *weight, *label, *step;
   float *tile_weight, *tile_label, *tile_step;
   float *hidden, *delta;  // one row per center, one per input row
-  float* pairs;           // see Block
+  float* pairs;           // see Product
   float** prefetch_rows;  // rows that later batches need
   float* node_copy;       // the thread's copies of the n_copies nodes nearest to the root; none with a single thread
   float* node_before;     // values of these nodes at the last merge

@@ -41,20 +41,20 @@ struct Trainer {
   V loss;
   int64_t examples;
 
-  EMBFAST_INLINE Block block(int n_in, int n_out) const {
+  EMBFAST_INLINE Product product(int n_in, int n_out) const {
     return {memory.in,   n_in,         memory.out, n_out, memory.weight, memory.label, memory.delta,
             memory.step, memory.pairs, job.width,  lr,    &queue};
   }
 
   EMBFAST_INLINE const Updates& update() const { return job.frozen ? frozen_updates : trained_updates; }
 
-  EMBFAST_INLINE void train(const Block& b, GradientTo to) {
-    if (b.n_out > max_tile) {
+  EMBFAST_INLINE void train(const Product& m, GradientTo to) {
+    if (m.n_out > max_tile) {
       const Tiles tiles{memory.tile_weight, memory.tile_label, memory.tile_step, memory.rows, memory.column};
-      loss += train_tiles(b, memory.weight, memory.label, to, update(), tiles);
+      loss += train_tiles(m, memory.weight, memory.label, to, update(), tiles);
     } else {
-      loss += score(b);
-      update()(b, to);
+      loss += score(m);
+      update()(m, to);
     }
   }
 
@@ -146,7 +146,7 @@ struct Trainer {
     if (n_in == 0) return;
     examples += b.n_tags + (job.words ? last - first - 1 : 0);
     const uint8_t* codes = job.path_codes + job.path_offsets[memory.token[b.center]];
-    loss += sweep_tiles(block(n_in, 0), memory.out, n_path, memory.tile_step, GradientTo::row, update(),
+    loss += sweep_tiles(product(n_in, 0), memory.out, n_path, memory.tile_step, GradientTo::row, update(),
                         [&](int begin, int width) {
                           float label[max_tile + W];
                           for (int j = 0; j < width; ++j) label[j] = 1.0f - codes[begin + j];
@@ -170,7 +170,7 @@ struct Trainer {
     const bool is_full = b.n_centers == job.centers && (!job.words || last - first == b.n_centers + 2 * b.radius);
     const int skipped = b.n_centers > 1 ? -1 : b.center;  // several centers are in each other's windows
     if (is_full && n_path == 0 && n_out <= max_tile && !collide(center, b.n_centers, b.drawn)) {
-      Block full = block(gather_tags(b), n_out);
+      Product full = product(gather_tags(b), n_out);
       full.label = memory.full_label;
       const float* weight = memory.full_weight[b.radius] + (job.most_tags - b.n_tags) * n_out;
       examples += (b.n_tags + (job.words ? 2 * b.radius : 0)) * b.n_centers;
@@ -206,7 +206,7 @@ struct Trainer {
     const int n_in = weigh_window(b, outputs, first, last);
     if (n_in == 0) return;
     pad(n_in * n_out);
-    train(block(n_in, n_out), GradientTo::row);
+    train(product(n_in, n_out), GradientTo::row);
   }
 
   // Input rows, weights and labels of any skip-gram window: the tags, then the words of the kept tokens first..last. A
@@ -250,7 +250,7 @@ struct Trainer {
       }
       memory.in[0] = job.w_in[memory.token[p]];
       const Outputs outputs = gather_outputs(center, 1, drawn);
-      Block one = block(1, outputs.n());
+      Product one = product(1, outputs.n());
       if (outputs.n_path == 0 && one.n_out <= max_tile && distinct_draws(drawn) && !collide(center, 1, drawn)) {
         one.weight = memory.full_weight[0], one.label = memory.full_label;
         loss += pair(one);
@@ -273,7 +273,7 @@ struct Trainer {
         job.drawn > 0 && job.drawn <= max_tile && job.centers == cbow_centers &&
         !collide(word, cbow_centers, b.drawn)) {
       const float share = 1.0f / static_cast<float>(2 * b.radius + b.n_tags);
-      Cbow windows{block(last - first, job.drawn), memory.rows, b.radius, b.n_tags, job.mean ? share : 1.0f,
+      Cbow windows{product(last - first, job.drawn), memory.rows, b.radius, b.n_tags, job.mean ? share : 1.0f,
                    job.mean ? 1.0f : share};
       windows.weight = memory.full_weight[0], windows.label = memory.full_label;
       for (int p = first; p < last; ++p) memory.in[p - first] = job.w_in[memory.token[p]];
@@ -305,7 +305,7 @@ struct Trainer {
       center[n++] = c;
     }
     if (n == 0) return;
-    train(hidden_block(b, center, n), GradientTo::delta);
+    train(hidden_product(b, center, n), GradientTo::delta);
     if (!job.mean) {
       for (int r = 0; r < n; ++r) {
         float* delta = memory.delta + r * dim;
@@ -327,7 +327,7 @@ struct Trainer {
   }
 
   // The n hidden rows in memory.in, one per center, against the outputs of the batch.
-  EMBFAST_INLINE Block hidden_block(const Batch& b, const int* center, int n) {
+  EMBFAST_INLINE Product hidden_product(const Batch& b, const int* center, int n) {
     examples += n;
     const int32_t* word = memory.token + b.center;
     const Outputs outputs = gather_outputs(word, b.n_centers, b.drawn);
@@ -338,7 +338,7 @@ struct Trainer {
       outputs.weigh(share, b.n_centers, memory.weight + r * n_out, memory.label + r * n_out);
     }
     pad(n * n_out);
-    return block(n, n_out);
+    return product(n, n_out);
   }
 
   // A hidden row concatenates the rows of the tags and of the words around a center; each row gets its part of the
@@ -360,7 +360,7 @@ struct Trainer {
         sum_rows(memory.in[t] + i * dim, &row, 1, dim, 1.0f);
       }
     }
-    Block wide = hidden_block(b, center, b.n_centers);
+    Product wide = hidden_product(b, center, b.n_centers);
     wide.dim = job.hidden_width;
     train(wide, GradientTo::delta);
     for (int t = 0; t < b.n_centers; ++t) {

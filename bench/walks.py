@@ -34,7 +34,8 @@ from bench.machine import machine_and_commit, write_json
 from bench.node2vec import SETTINGS
 from bench.word2vec import say
 from embfast.graphs.graph import Graph
-from embfast.graphs.walks import _TOGETHER, Walks, _member_word, _own_words, next_draw
+from embfast.graphs.walk_kernels import GROUP, member_word, own_words
+from embfast.graphs.walks import Walks, next_draw
 
 OFFSETS, NEIGHBOURS, MEMBERS, LABELS = range(4)  # what a phase of a turn reads
 
@@ -153,11 +154,11 @@ def trace(
                 if previous[i] < 0 or height[i] < least:
                     continue
                 back, n_back = offsets[previous[i]], offsets[previous[i] + 1] - offsets[previous[i]]
-                word, bits = _member_word(back, n_back, n_nodes, np.int32(x[i]))
+                word, bits = member_word(back, n_back, n_nodes, np.int32(x[i]))
                 addresses[n], slots[n] = np.int64(word), i
                 n += 1
                 found[i] = members[word] & bits == bits
-                if found[i] and x[i] != previous[i] and _own_words(back, n_back)[1] * 64 < n_nodes:
+                if found[i] and x[i] != previous[i] and own_words(back, n_back)[1] * 64 < n_nodes:
                     looks[n_looks], lows[n_looks], sizes[n_looks] = i, back, n_back
                     n_looks += 1
         left = n_looks
@@ -253,15 +254,17 @@ class Reads:
 
     def __init__(self, walks: Walks, n: int) -> None:
         graph = walks.graph
-        members = np.empty(0, np.uint64) if walks._members is None else walks._members
+        members = (
+            np.empty(0, np.uint64) if walks.device_job()[1]["members"] is None else walks.device_job()[1]["members"]
+        )
         tables = (graph.offsets, graph.neighbours, members)
-        starts = np.resize(walks._starts(0, 0, n), n)
+        starts = np.resize(walks.start_nodes(0, 0, n), n)
         self.addresses, slots, self.begins, self.kinds = trace(
-            *tables, 1 / walks.p, 1 / walks.q, starts, walks.length, _TOGETHER, np.uint64(7)
+            *tables, 1 / walks.p, 1 / walks.q, starts, walks.length, GROUP, np.uint64(7)
         )
         self.steps = n * (walks.length - 1)
         self.tries = float(np.diff(self.begins)[self.kinds == OFFSETS].sum() / self.steps)
-        values = np.zeros(_TOGETHER + walks.length, np.int64)
+        values = np.zeros(GROUP + walks.length, np.int64)
         self._arguments = (
             *tables, walks.label, self.addresses, slots, self.begins, self.kinds, values, np.int64(0)
         )  # fmt: skip
@@ -283,7 +286,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         seconds: dict[str, list[float]] = {"small": [], "large": []}
         bare: dict[str, list[float]] = {"small": [], "large": []}
         for name, walks in both.items():
-            walks.read(0, 0, _TOGETHER)
+            walks.read(0, 0, GROUP)
             reads[name].seconds()
         for _ in range(options.repeats):
             for name, walks in both.items():

@@ -35,7 +35,7 @@ _ONE = np.uint64(1)
 
 # For functions that only other kernels call. Without the runtime (_nrt) a function allocates nothing and counts no
 # references; counting those of the arrays in a tuple made walks of second order 5 % slower.
-_step = njit(_nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+_step = njit(forceinline=True, _nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 class WalkTables(NamedTuple):

@@ -33,8 +33,8 @@ _LAST_TRY = 1 << 16
 _LOW = np.uint64(0xFFFFFFFF)
 _ONE = np.uint64(1)
 
-# For functions that only other kernels call. Without the runtime (_nrt) a function allocates nothing and counts no
-# references; counting those of the arrays in a tuple made walks of second order 5 % slower.
+# For functions that only kernels call. _nrt=False: such a function allocates nothing and counts no references; counting
+# those of the arrays in Group and Tries made second-order walks 5 % slower, and 2.5 times in reads of 16 walks.
 _step = njit(forceinline=True, _nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 

@@ -1,4 +1,4 @@
-"""Random walks on a graph: embfast/graphs/walks.py and csrc/graph/walks.cu."""
+"""Random walks on a graph: the specification of embfast/graphs/walk_kernels.py and csrc/graph/walks.cu."""
 
 from itertools import pairwise
 
@@ -8,9 +8,9 @@ from embfast.reference.draws import NoiseTable, Purpose, Stream, below, mix64
 
 
 def bias(graph, previous, current, x, p, q, thresholds=None):
-    """What multiplies the weight of the edge from current to x for a walk that came from previous.
+    """The factor on the weight of the edge from current to x for a walk that came from previous.
 
-    node2vec's (Grover and Leskovec 2016); with thresholds of the nodes, node2vec+'s (Liu, Hirn and Krishnan 2023).
+    node2vec's bias (Grover and Leskovec 2016), or with the nodes' thresholds node2vec+'s (Liu, Hirn and Krishnan 2023).
     """
     if x == previous:
         return 1.0 / p
@@ -25,7 +25,7 @@ def bias(graph, previous, current, x, p, q, thresholds=None):
 
 
 def edge_weight(graph, a, b):
-    """The weight of the edge from a to b; 0 without one."""
+    """The weight of the edge from a to b; 0 if there is none."""
     row = slice(graph.offsets[a], graph.offsets[a + 1])
     place = np.flatnonzero(graph.neighbours[row] == b)
     if not len(place):
@@ -34,13 +34,13 @@ def edge_weight(graph, a, b):
 
 
 def noise_thresholds(graph, gamma):
-    """node2vec+: mean + gamma * standard deviation of each node's weights, 0 or more."""
+    """node2vec+: max(0, mean + gamma * standard deviation) of each node's weights."""
     rows = [graph.weights[a:b].astype(np.float64) for a, b in pairwise(graph.offsets)]
     return np.array([max(0.0, row.mean() + gamma * row.std()) if len(row) else 0.0 for row in rows])
 
 
 def transition_probabilities(graph, previous, current, p, q, thresholds=None):
-    """float64 (degree,): of each neighbour of current, by enumeration; previous = -1 in the first step of a walk."""
+    """float64 (degree,): the probability of each neighbour of current; previous = -1 in the first step of a walk."""
     row = slice(graph.offsets[current], graph.offsets[current + 1])
     mass = np.ones(row.stop - row.start) if graph.weights is None else graph.weights[row].astype(np.float64)
     if previous >= 0:
@@ -50,7 +50,7 @@ def transition_probabilities(graph, previous, current, p, q, thresholds=None):
 
 def random_walk(graph, start, repetition, *, length, p=1.0, q=1.0, restart=0.0, thresholds=None, types=None,
                 metapath=None, seed=0):  # fmt: skip
-    """The walk of a node in a repetition, as walks.Walks has it: a list of nodes."""
+    """The walk that graphs.walks.Walks starts from a node in a repetition: a list of nodes."""
     stream = Stream(seed, repetition, Purpose.WALK)
     walk = Stream.__new__(Stream)
     walk.key = stream(start)

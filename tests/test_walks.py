@@ -289,7 +289,7 @@ def test_transition_that_leaves_the_graph_is_an_error():
 
 
 def test_node2vec_plus_requires_weights():
-    with pytest.raises(ValueError, match="requires a weighted graph"):
+    with pytest.raises(ValueError, match="needs a graph with weights"):
         Walks(small_graph("plain"), plus=True)
 
 

@@ -96,7 +96,7 @@ class Walks:
             check_float(name, value, lowest, highest)
         _check_transition(transition)
         if plus and graph.weights is None:
-            raise ValueError("plus=True requires a weighted graph; this graph has no weights")
+            raise ValueError("plus=True needs a graph with weights; this one has none")
         self.graph, self.length, self.per_node, self.seed = graph, length, per_node, seed
         self.p, self.q, self.restart, self.plus, self.transition = float(p), float(q), float(restart), plus, transition
         self.metapath = metapath

@@ -48,6 +48,16 @@ def transition_probabilities(graph, previous, current, p, q, thresholds=None):
     return mass / mass.sum()
 
 
+def candidate(draw, degree, weights):
+    """The place in a row that a draw picks, by weight."""
+    cell = int(below(draw, degree))
+    if weights is None:
+        return cell
+    table = NoiseTable(weights.astype(np.float64))
+    coin = int(mix64(draw)) & 0xFFFFFFFF
+    return cell if coin < table.thresholds[cell] else int(table.aliases[cell])
+
+
 def random_walk(graph, start, repetition, *, length, p=1.0, q=1.0, restart=0.0, thresholds=None, types=None,
                 metapath=None, seed=0):  # fmt: skip
     """The walk that graphs.walks.Walks starts from a node in a repetition: a list of nodes."""
@@ -58,15 +68,6 @@ def random_walk(graph, start, repetition, *, length, p=1.0, q=1.0, restart=0.0, 
     excess = max(0.0, 1.0 / p - most)
     first_order = p == q == 1
     nodes, previous = [start], -1
-
-    def candidate(draw):
-        cell = int(below(draw, degree))
-        if weights is None:
-            return cell
-        table = NoiseTable(weights.astype(np.float64))
-        coin = int(mix64(draw)) & 0xFFFFFFFF
-        return cell if coin < table.thresholds[cell] else int(table.aliases[cell])
-
     for step in range(1, length):
         current = nodes[-1]
         row = slice(graph.offsets[current], graph.offsets[current + 1])
@@ -85,7 +86,7 @@ def random_walk(graph, start, repetition, *, length, p=1.0, q=1.0, restart=0.0, 
             continue
         if previous < 0 or first_order:
             previous = current
-            nodes.append(int(neighbours[candidate(walk(number))]))
+            nodes.append(int(neighbours[candidate(walk(number), degree, weights)]))
             continue
         mass = np.ones(degree) if graph.weights is None else graph.weights[row].astype(np.float64)
         total = float(np.cumsum(mass)[-1])
@@ -98,7 +99,7 @@ def random_walk(graph, start, repetition, *, length, p=1.0, q=1.0, restart=0.0, 
             if height >= total * most:
                 chosen = previous
                 break
-            x = int(neighbours[candidate(draw)])
+            x = int(neighbours[candidate(draw, degree, weights)])
             height /= total
             if x == previous:
                 accepted = height < 1.0 / p

@@ -60,8 +60,8 @@ struct Csr {
   int32_t repeated[2] = {-1, -1};
 };
 
-// Rows sorted by neighbour. both_ways: every edge is in the rows of both its ends, a self loop once. A repeated edge adds
-// its weight (1 without weights), or is ignored with keep_first. Node numbers are not checked.
+// Rows sorted by neighbour. both_ways: every edge is in the rows of both its ends, a self loop once. A repeated edge
+// adds its weight (1 without weights), or is ignored with keep_first. Node numbers are not checked.
 Csr csr(const int32_t* sources, const int32_t* targets, const float* weights, int64_t n_edges, int64_t n_nodes,
         bool both_ways, bool keep_first);
 

@@ -83,7 +83,7 @@ class Group(NamedTuple):
 
 
 class Tries(NamedTuple):
-    """The current try of each walk of a group, and working space."""
+    """The current try of each walk of a group."""
 
     draws: np.ndarray  # uint64
     places: np.ndarray  # uint64: entry of the candidate in neighbours
@@ -95,12 +95,17 @@ class Tries(NamedTuple):
     bits: np.ndarray  # uint64: bits to test in it
     is_member: np.ndarray  # bool: all of them are set
     moved: np.ndarray  # bool: the try was accepted
+
+
+class Search(NamedTuple):
+    """Working space for candidates that the table of members does not decide."""
+
     unsure: np.ndarray  # int64: walks whose limit the bits do not decide
     perhaps: np.ndarray  # int64: those of them to search the row of previous for
-    find_begins: np.ndarray  # int64: the search of each
-    find_sizes: np.ndarray  # int64
-    find_xs: np.ndarray  # int32
-    found_places: np.ndarray  # int64: its result
+    begins: np.ndarray  # int64: the part of the row that is searched
+    sizes: np.ndarray  # int64
+    xs: np.ndarray  # int32: the node to find
+    found: np.ndarray  # int64: its entry, or -1
     places_back: np.ndarray  # int64: the result by walk: entry of the candidate in the row of previous, or -1
 
 
@@ -322,16 +327,16 @@ def walk_first_order(tables: WalkTables, job: Job) -> None:
 @njit(nogil=True, cache=True)
 def walk_second_order(tables: WalkTables, job: Job) -> None:
     """node2vec's and node2vec+'s walks, by rejection."""
-    group, tries = _new_group(), _new_tries()
+    group, tries, search = _new_group(), _new_tries(), _new_search()
     n, begun = 0, 0
     while n or begun < len(job.starts):
-        n, begun = _begin_walks(tables, job, group, n, begun)
+        n, begun = _begin_walks(tables.offsets, job, group, n, begun)
         if tables.restart > 0:
             _restart_walks(tables, job, group, n)
         n = _end_walks(job, group, n)
         _draw_candidates(tables, group, tries, n)
         _set_limits(tables, group, tries, n)
-        _search_unsure(tables, tables.weights, tables.thresholds, group, tries, n)
+        _search_unsure(tables, tables.weights, tables.thresholds, group, tries, search, n)
         _take_steps(tables, job, group, tries, n)
         _set_return_mass(tables, tables.weights, group, tries, n)
 
@@ -352,15 +357,21 @@ def _new_tries() -> Tries:
         np.empty(GROUP, np.uint64), np.empty(GROUP, np.uint64), np.empty(GROUP, np.int32),
         np.empty(GROUP, np.float64), np.empty(GROUP, np.float64), np.empty(GROUP, np.float64),
         np.empty(GROUP, np.uint64), np.empty(GROUP, np.uint64), np.empty(GROUP, np.bool_), np.empty(GROUP, np.bool_),
+    )  # fmt: skip
+
+
+@njit(inline="always")
+def _new_search() -> Search:
+    return Search(
         np.empty(GROUP, np.int64), np.empty(GROUP, np.int64), np.empty(GROUP, np.int64), np.empty(GROUP, np.int64),
         np.empty(GROUP, np.int32), np.empty(GROUP, np.int64), np.empty(GROUP, np.int64),
     )  # fmt: skip
 
 
 @_step
-def _begin_walks(tables: WalkTables, job: Job, group: Group, n: int, begun: int) -> tuple[int, int]:
+def _begin_walks(offsets: np.ndarray, job: Job, group: Group, n: int, begun: int) -> tuple[int, int]:
     """Fills the group with walks not begun yet and looks up each walk's row of neighbours."""
-    offsets, starts, rows = tables.offsets, job.starts, job.rows
+    starts, rows = job.starts, job.rows
     current, begins, degrees = group.current, group.begins, group.degrees
     while n < GROUP and begun < len(starts):
         v = starts[begun]
@@ -476,7 +487,13 @@ def _set_limits(tables: WalkTables, group: Group, tries: Tries, n: int) -> None:
 
 @_step
 def _search_unsure(
-    tables: WalkTables, weights: np.ndarray | None, thresholds: np.ndarray | None, group: Group, tries: Tries, n: int
+    tables: WalkTables,
+    weights: np.ndarray | None,
+    thresholds: np.ndarray | None,
+    group: Group,
+    tries: Tries,
+    search: Search,
+    n: int,
 ) -> None:
     """The bias of candidates that the bits do not decide: set bits mean "perhaps" in rows with fewer bits than nodes,
     and node2vec+ needs the weight of the edge."""
@@ -485,9 +502,8 @@ def _search_unsure(
     current, previous = group.current, group.previous
     back_begins, back_degrees = group.back_begins, group.back_degrees
     drawn, places, height, limit, is_member = tries.drawn, tries.places, tries.height, tries.limit, tries.is_member
-    unsure, perhaps, places_back = tries.unsure, tries.perhaps, tries.places_back
-    find_begins, find_sizes, find_xs = tries.find_begins, tries.find_sizes, tries.find_xs
-    found_places = tries.found_places
+    unsure, perhaps, places_back = search.unsure, search.perhaps, search.places_back
+    begins, sizes, xs, found = search.begins, search.sizes, search.xs, search.found
     n_unsure, n_perhaps = 0, 0
     for i in range(n):
         _, n_own = own_words(back_begins[i], back_degrees[i])
@@ -503,10 +519,10 @@ def _search_unsure(
         n_perhaps += is_member[i]
     for j in range(n_perhaps):
         i = perhaps[j]
-        find_begins[j], find_sizes[j], find_xs[j] = back_begins[i], back_degrees[i], drawn[i]
-    _find_each(tables.neighbours, find_begins, find_sizes, find_xs, n_perhaps, found_places)
+        begins[j], sizes[j], xs[j] = back_begins[i], back_degrees[i], drawn[i]
+    _find_each(tables.neighbours, begins, sizes, xs, n_perhaps, found)
     for j in range(n_perhaps):
-        places_back[perhaps[j]] = found_places[j]
+        places_back[perhaps[j]] = found[j]
     for j in range(n_unsure):
         i = unsure[j]
         limit[i] = _bias(weights, thresholds, inverse_q, places_back[i], places[i], drawn[i], current[i])

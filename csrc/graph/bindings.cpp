@@ -1,4 +1,6 @@
 // Python bindings of the edge reader and of sorted rows.
+#include "core/bindings.h"
+
 #include <pybind11/stl.h>
 
 #include <algorithm>
@@ -10,7 +12,6 @@
 #include <utility>
 #include <vector>
 
-#include "core/bindings.h"
 #include "core/check.h"
 #include "graph/edges.h"
 

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "core/pages.h"
-#include "text/text.h"
 #include "core/words.h"
+#include "text/text.h"
 
 namespace embfast {
 

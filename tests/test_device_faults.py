@@ -132,10 +132,10 @@ def test_the_tests_run_every_line_of_the_kernels(tmp_path):
         for kind, p, q, plus in settings:
             drawn = walks.Walks(walks.graph_named(kind), length=9, per_node=2, p=p, q=q, plus=plus, restart=0.1, seed=3)
             walks.ShimWalks(library, drawn).read(0, 0, 60 if kind == "wide" else len(drawn))
-        walks.test_a_step_that_refuses_all_is_drawn_from_the_enumerated_probabilities(library)
+        walks.test_a_step_that_rejects_all_is_drawn_from_the_enumerated_probabilities(library)
         walks.test_walks_of_the_first_order_by_types(library)
-        ternary.test_levels_and_planes_have_the_bits_of_the_cpu(33, "forward", library)
-        ternary.test_search_gives_the_rows_and_keys_of_the_cpu(64, 5, library)
+        ternary.test_levels_and_planes_equal_the_cpus(33, "forward", library)
+        ternary.test_search_equals_the_cpus(64, 5, library)
         images, captions, groups = ranking.batch(70, 70, 40, True)
         for mode in ("sum", "max"):
             for kind in ("cosine", "order"):

@@ -303,5 +303,5 @@ def test_every_kernel_of_the_sources_can_be_launched(library):
 
 def test_the_job_is_laid_out_as_in_the_source(library):
     assert library.arguments("skip_gram_warp") == [sequences.device_job(kernels.sequence_job()).nbytes]
-    assert shim.fields("job.h", "SequenceJob") == list(kernels.SEQUENCE_JOB.names)
+    assert shim.fields("sequences/job.h", "SequenceJob") == list(kernels.SEQUENCE_JOB.names)
     assert shim.fields("sequences.cu", "DeviceJob : SequenceJob") == [name for name, _ in ADDRESSES]

@@ -25,8 +25,8 @@ t.solve(library, EntryProblem(dim=20, words=8, n=60), grid=2, threads=64)
     "ternary": """
 import shim, test_device_ternary as t
 library = shim.Shim(path)
-t.test_levels_and_planes_have_the_bits_of_the_cpu(513, "random", library)
-t.test_search_gives_the_rows_and_keys_of_the_cpu(700, 40, library)
+t.test_levels_and_planes_equal_the_cpus(513, "random", library)
+t.test_search_equals_the_cpus(700, 40, library)
 """,
     "ranking": """
 import shim, test_device_ranking as t

@@ -41,7 +41,7 @@ def ranking_loss(
 ) -> tuple[float, Any, Any]:
     """The loss of embfast.multimodal.ranking.ranking_loss for modes "sum", "max" and "semihard", and its two gradients.
 
-    images, captions: CuPy arrays on the device, float32 (n, dim) and (m, dim) in C order. cupy.from_dlpack makes them
+    images, captions: CuPy arrays on the device, float32 (n, dim) and (m, dim) in C order. CuPy's from_dlpack makes them
     from torch tensors without a copy. The gradients are such arrays too. Extra memory: 28 bytes per row, and the
     gradients themselves.
     """

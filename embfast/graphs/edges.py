@@ -11,7 +11,7 @@ import numpy as np
 from embfast import kernels
 from embfast.errors import FormatError
 from embfast.files.durable import FilePath
-from embfast.files.tensors import Texts
+from embfast.files.texts import Texts
 from embfast.text import sources
 from embfast.text.sources import ReadProgress
 

@@ -25,7 +25,7 @@ class NodeClassification:
     micro_deviation: float
     splits: int
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
 
@@ -38,7 +38,7 @@ class NodeClassification:
 
 def node_classification(
     vectors: Vectors,
-    labels: Mapping[str, Iterable[str]] | str | os.PathLike,
+    labels: Mapping[str, Iterable[str]] | str | os.PathLike[str],
     *,
     train: float | Iterable[float] = 0.5,
     splits: int = 10,
@@ -101,7 +101,7 @@ def node_classification(
     return results
 
 
-def read_labels(path: str | os.PathLike) -> dict[str, list[str]]:
+def read_labels(path: str | os.PathLike[str]) -> dict[str, list[str]]:
     """Lines `node label label ...`, plain or compressed; a node may have none."""
     text = b"".join(sources.plain_chunks(Path(path), None))
     labels: dict[str, list[str]] = {}

@@ -1,6 +1,7 @@
 """Recall of captions by images and of images by captions."""
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +47,7 @@ class Retrieval:
         """The six recalls added up, in percent, 0..600: by this, validation chooses an epoch."""
         return 100 * sum(r for side in (self.captions, self.images) for r in (side.r1, side.r5, side.r10))
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {**asdict(self), "recall_sum": self.recall_sum}
 
@@ -145,10 +146,13 @@ def _ranking(
             ranks.append(places[0])
             precision.append(np.mean(np.arange(1, len(own) + 1) / places))
     found = np.array(ranks)
-    within = [float(np.mean(found <= k)) for k in (1, 5, 10)]
-    return Ranking(*within, float(np.median(found)), float(found.mean()), float(np.mean(precision)), len(found))
+    r1, r5, r10 = (float(np.mean(found <= k)) for k in (1, 5, 10))
+    return Ranking(r1, r5, r10, float(np.median(found)), float(found.mean()), float(np.mean(precision)), len(found))
 
 
 def _mean_ranking(folds: tuple[Ranking, ...]) -> Ranking:
-    names = ("r1", "r5", "r10", "median", "mean", "map")
-    return Ranking(*(float(np.mean([getattr(one, n) for one in folds])) for n in names), sum(f.queries for f in folds))
+    means = {
+        name: float(np.mean([getattr(one, name) for one in folds]))
+        for name in ("r1", "r5", "r10", "median", "mean", "map")
+    }
+    return Ranking(queries=sum(one.queries for one in folds), **means)

@@ -155,9 +155,9 @@ class Graph:
             )
             names = list(index)
         else:
-            n_nodes = _n_nodes(sources, targets, names, n_nodes)
-            sources, targets = _numbers("sources", sources, n_nodes), _numbers("targets", targets, n_nodes)
-        names = [str(i) for i in range(n_nodes)] if names is None else list(names)
+            n = _n_nodes(sources, targets, names, n_nodes)
+            sources, targets = _numbers("sources", sources, n), _numbers("targets", targets, n)
+            names = [str(i) for i in range(n)] if names is None else list(names)
         return _build(cls, sources, targets, weights, names, directed, duplicates, "the edges")
 
     @classmethod
@@ -388,7 +388,7 @@ class Graph:
             self.neighbours[: 1 << 18],
             () if self.weights is None else self.weights[: 1 << 18],
         ):
-            crc = zlib.crc32(np.ascontiguousarray(array), crc)
+            crc = zlib.crc32(np.ascontiguousarray(array).data, crc)
         return {"nodes": len(self), "entries": len(self.neighbours), "directed": int(self.directed), "crc": crc}
 
     # ---- on disk ---------------------------------------------------------------------------------------------------
@@ -511,7 +511,7 @@ def _from_matrix_market(
         raise FormatError(f"{path}:1: expected a general or symmetric matrix, got {fields[4]}")
     place = _size_line(head)
     sizes = head[place[0] : place[1]].split() if place else []
-    if len(sizes) != 3 or not all(size.isdigit() for size in sizes):
+    if place is None or len(sizes) != 3 or not all(size.isdigit() for size in sizes):
         raise FormatError(f"{path}:{place[2] if place else 1}: expected rows, columns and entries, got {sizes}")
     n, n_columns, n_entries = map(int, sizes)
     if n != n_columns or not 0 < n < 2**31:

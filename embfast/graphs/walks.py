@@ -880,7 +880,7 @@ def _by_type(offsets: Any, neighbours: Any, weights: Any, types: Any, n_types: A
     for i in range(1, len(begins)):
         begins[i] += begins[i - 1]
     sorted_neighbours = np.empty_like(neighbours)
-    sorted_weights = None if weights is None else np.empty_like(weights)
+    sorted_weights: Any = None if weights is None else np.empty_like(weights)
     next_place = begins[:-1].copy()
     for row in range(n_nodes):
         for i in range(offsets[row], offsets[row + 1]):

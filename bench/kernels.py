@@ -1,19 +1,19 @@
-"""The training kernels alone, on one core, against what the core can do at most.
+"""Speed of the training kernels on one core, compared with the limits of the core.
 
 python -m bench.kernels
 python -m bench.kernels --dims 100 --tokens 500000 --repeats 3
 EMBFAST_ISA=avx2 python -m bench.kernels
 
-The text is drawn from Zipf's law; window 5, 5 negatives, sample 1e-3, and the batches that Word2Vec would make. Kernels
-take turns; times are CPU seconds, medians over --repeats. Every kernel is held against the numpy reference first.
+The text is sampled from Zipf's law, with window 5, 5 negatives, sample 1e-3 and the batches of Word2Vec. Kernels run
+alternately; times are CPU seconds, medians over --repeats. Every kernel is first compared with the numpy reference.
 
-Useful FLOPs: each pair of an input and an output row costs three multiply-adds per number (score, and a move of either
-row), each counted as two; CBOW and PV-DM add up their window and hand the gradient back, one addition each per number
-and pair of center and context. PV-DM by concatenation has rows of (1 + 2 * window) * D numbers, and only hands back.
-Words that stand twice in a batch count as two rows, though the kernel merges them. The peak is of multiply-adds of
-float32 in registers alone (avx512bf16 does up to twice as many); bandwidths are of reading, from memory of half the
-size of L1, L2 and L3, and of DRAM. Output bytes are those of the output rows that a word reads and writes, once each:
-what must come from memory where caches do not hold them.
+Useful FLOPs: each pair of an input and an output row costs three multiply-adds per column (the score, and an update of
+either row), each counted as two. CBOW and PV-DM sum their window and add the gradient to its rows: one addition each
+per column and pair of center and context. PV-DM with concatenation has rows of (1 + 2 * window) * D columns, and only
+the second addition. A word that occurs twice in a batch counts as two rows, though the kernel merges them. The peak is
+that of float32 multiply-adds in registers (avx512bf16 does up to twice as many). Bandwidths are those of reads, from
+arrays of half the size of L1, L2 and L3, and from DRAM. Output bytes are those of the output rows that a word reads and
+writes, once each: the traffic to memory if caches do not hold them.
 """
 
 import argparse
@@ -42,13 +42,13 @@ class Kernel:
     cbow: bool = False
     hs: bool = False
     negatives_shared: bool = True
-    documents: bool = False  # each document has a row of its own
+    documents: bool = False  # each document has its own row
     words: bool = True
     concat: bool = False
 
     @property
     def pieces(self) -> int:
-        """Rows end to end in a hidden row."""
+        """Number of rows that a hidden row concatenates."""
         return 1 + 2 * WINDOW if self.concat else 1
 
     def sharing(self) -> NegativeSharing:
@@ -69,7 +69,7 @@ KERNELS = {
 
 
 class Text:
-    """Ids drawn from Zipf's law, frequent words first, in documents of DOCUMENT tokens."""
+    """Ids sampled from Zipf's law, frequent words first, in documents of DOCUMENT tokens."""
 
     def __init__(self, n_tokens: int, n_words: int) -> None:
         rng = np.random.default_rng(SEED)
@@ -86,7 +86,7 @@ class Text:
 
 
 def arguments(kernel: Kernel, text: Text, dim: int, how: Any = kernels, spread: float = 0.0) -> tuple:
-    """Of train_sequences, with fresh weights; `spread` in all tables makes for scores that are not near zero."""
+    """Arguments of train_sequences with new weights; `spread` > 0 in all tables gives scores that are not near zero."""
     n, dtype = len(text.counts), np.float32 if how is kernels else np.float64
     n_documents = len(text.offsets) - 1
     tables = {
@@ -136,10 +136,10 @@ def arguments(kernel: Kernel, text: Text, dim: int, how: Any = kernels, spread: 
 
 
 def check(kernel: Kernel, dim: int) -> None:
-    """A fast wrong answer is not a result."""
+    """Compares the kernel with the reference: a fast wrong answer is not a result."""
     text = Text(400, 60)
     fast, slow = (arguments(kernel, text, dim, how, spread=dim**-0.25) for how in (kernels, reference))
-    rounded = kernels.isa() == "avx512bf16"  # factors have 8 bits there
+    rounded = kernels.isa() == "avx512bf16"  # its factors have 8 bits
     fast_tally, slow_tally = kernels.train_sequences(*fast), reference.train_sequences(*slow)
     np.testing.assert_allclose(fast_tally, slow_tally, rtol=4e-3 if rounded else 1e-4)
     for name in ("w_in", "w_docs", "w_out", "w_nodes"):
@@ -149,7 +149,7 @@ def check(kernel: Kernel, dim: int) -> None:
 
 
 def work(kernel: Kernel, text: Text, dim: int) -> dict[str, int]:
-    """Examples of a pass, useful FLOPs and bytes of output rows, from the same draws as the kernel's."""
+    """Examples of an epoch, useful FLOPs and bytes of output rows, computed from the kernel's draws."""
     share = kernel.sharing()
     keep = reference.Stream(SEED, EPOCH, reference.Purpose.SUBSAMPLE)
     width = reference.Stream(SEED, EPOCH, reference.Purpose.WINDOW)
@@ -180,7 +180,7 @@ def work(kernel: Kernel, text: Text, dim: int) -> dict[str, int]:
             kept += n
     examples = centers if kernel.cbow else contexts
     outputs = tokens + batches * share.drawn
-    if kernel.documents:  # its row is in the window of every token
+    if kernel.documents:  # the row of the document is in the window of every token
         examples = tokens
         additions = {(True, False): 2 * (contexts + tokens), (True, True): tokens * kernel.pieces}
         pairs, additions = tokens * (1 + share.drawn), additions.get((kernel.cbow, kernel.concat), 0)
@@ -198,7 +198,7 @@ def work(kernel: Kernel, text: Text, dim: int) -> dict[str, int]:
 
 
 def roofline(seconds: float) -> dict[str, float]:
-    """FLOP/s and bytes/s of one core, from `seconds` of each; sizes that are not told are those of a common machine."""
+    """FLOP/s and bytes/s of one core, each measured for `seconds`. Unknown cache sizes get common values."""
     bytes_of = {"L1": 32 << 10, "L2": 1 << 20, "L3": 16 << 20}
     cache = Path("/sys/devices/system/cpu/cpu0/cache")
     for index in cache.glob("index*"):
@@ -208,7 +208,7 @@ def roofline(seconds: float) -> dict[str, float]:
     sizes = {name: size // 2 for name, size in bytes_of.items() if name in ("L1", "L2", "L3")}
     sizes["DRAM"] = max(4 * bytes_of["L3"], 256 << 20)
     numbers = kernels.weight_table(1, sizes["DRAM"] // 4).ravel()
-    numbers[:] = 1.0  # memory that nobody wrote to is one page of zeros
+    numbers[:] = 1.0  # memory that was never written to is a single page of zeros
     return {
         "fma_flop_per_s": kernels.fma_peak(seconds),
         **{
@@ -225,8 +225,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=2_000_000)
     parser.add_argument("--words", type=int, default=70_000)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each limit of the machine")
-    parser.add_argument("--json", type=Path, help="also write the results here")
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, help="Time to measure each limit of the machine, in seconds."
+    )
+    parser.add_argument("--json", type=Path, help="File to write the results to, in addition.")
     args = parser.parse_args(argv)
 
     limits = roofline(args.seconds)

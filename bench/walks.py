@@ -1,17 +1,17 @@
-"""Random walks on a graph larger than the caches: speed, peak memory, and how much the memory explains of the speed.
+"""Random walks on a graph larger than the caches: speed, peak memory, and how much memory access explains of the speed.
 
 python -m bench.walks                                       1 M nodes and 20 M edges; some minutes
 python -m bench.walks --nodes 100000 --small 2000
 
 Graphs grow by preferential attachment (Barabasi and Albert 1999), so degrees follow a power law; node numbers are
-shuffled. The same walks run on a small graph that the second-level cache holds and on the large one, in turns, one
-thread, steps per CPU second as `Walks.read` gives them. Beside them run the bare reads of such walks: every address was
-noted down before, and is read again in the same order, by as many walks in turns, each read waiting for the one before
-of the same walk, and nothing drawn, compared or written. Those are, of each try, the two offsets of the row, a
-neighbour, a word of the table of bits where the draw leaves it open, and the neighbours that a search looks at where
-the word does; and the labels of the nodes. What these take longer on the large graph is the part of the difference that
-the memory explains. Peak memory is that of a process that opens a saved graph and walks, less what it held before it
-opened the graph; names of nodes are a part of it.
+shuffled. The same walks run alternately on a small graph that fits in the second-level cache and on the large one, on
+one thread; speed is steps per CPU second of `Walks.read`. The benchmark also times the bare memory reads of such walks:
+all addresses are recorded in advance and read again in the same order, by the same number of walks that take turns;
+each read waits for the previous one of its walk, and nothing is drawn, compared or written. Each try reads the two
+offsets of the row, a neighbour, a word of the table of members if the draw leaves the candidate open, and the
+neighbours that a search visits if the word does; each node at the end reads its label. The time that these reads take
+longer on the large graph is the part of the difference that memory access explains. Peak memory is measured in a
+process that opens a saved graph and walks, minus the memory it held before opening; node names are part of it.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -34,9 +34,10 @@ from bench.machine import machine_and_commit, write_json
 from bench.node2vec import SETTINGS
 from bench.word2vec import say
 from embfast.graphs.graph import Graph
-from embfast.graphs.walks import _TOGETHER, Walks, _member_word, _own_words, next_draw
+from embfast.graphs.walk_kernels import GROUP, member_word, own_words
+from embfast.graphs.walks import Walks, next_draw
 
-OFFSETS, NEIGHBOURS, MEMBERS, LABELS = range(4)  # what a phase of a turn reads
+OFFSETS, NEIGHBOURS, MEMBERS, LABELS = range(4)  # the array that a phase of a turn reads
 
 MEMORY = """
 import json, resource, sys
@@ -59,7 +60,7 @@ print(json.dumps({"peak": peak, "csr": csr, "names": loaded - csr}))
 
 @njit
 def attach(n_nodes: Any, per_node: Any, draw: Any) -> Any:
-    """Sources and targets: each new node draws the ends of per_node edges from the ends of all edges so far."""
+    """Sources and targets: each new node draws per_node neighbours from the ends of all edges so far."""
     sources, targets = np.empty(n_nodes * per_node, np.int32), np.empty(n_nodes * per_node, np.int32)
     n = 0
     for v in range(per_node, n_nodes):
@@ -73,15 +74,34 @@ def attach(n_nodes: Any, per_node: Any, draw: Any) -> Any:
 
 
 def power_law(n_nodes: int, per_node: int) -> Graph:
-    """A graph of n_nodes, of about per_node times as many edges."""
+    """A graph with n_nodes nodes and about n_nodes * per_node edges."""
     place = np.random.default_rng(0).permutation(n_nodes).astype(np.int32)
     sources, targets = attach(n_nodes, per_node, np.uint64(1))
     return Graph.from_edges(place[sources], place[targets], n_nodes=n_nodes, duplicates="first")
 
 
+class Tables(NamedTuple):
+    """The arrays that walks read; members is empty if p = q = 1."""
+
+    offsets: np.ndarray
+    neighbours: np.ndarray
+    members: np.ndarray
+    inverse_p: float
+    inverse_q: float
+
+
+class Trace(NamedTuple):
+    """All reads of walks that take turns, in order."""
+
+    addresses: np.ndarray  # uint32
+    slots: np.ndarray  # uint16: walk within the group, for each address
+    begins: np.ndarray  # int64: first address of each phase of a turn, and the end
+    kinds: np.ndarray  # int64: OFFSETS, NEIGHBOURS, MEMBERS or LABELS, for each phase
+
+
 @njit
 def _with_room(array: Any, n: Any) -> Any:
-    """The array, or a longer one that begins alike, for n numbers."""
+    """The array, or a longer copy with room for n numbers."""
     if n <= len(array):
         return array
     longer = np.empty(2 * n, array.dtype)
@@ -91,20 +111,10 @@ def _with_room(array: Any, n: Any) -> Any:
 
 
 @njit
-def trace(
-    offsets: Any,
-    neighbours: Any,
-    members: Any,
-    inverse_p: Any,
-    inverse_q: Any,
-    starts: Any,
-    length: Any,
-    together: Any,
-    draw: Any,
-) -> Any:
-    """All that walks read, in the order in which `together` of them by turns do: addresses, the slot of the walk that
-    each belongs to, and of each phase of a turn its table and where it begins. members is empty where p = q = 1.
-    """
+def trace(tables: Tables, starts: Any, length: Any, together: Any, draw: Any) -> Any:
+    """The Trace of walks from `starts`, `together` of them taking turns. One loop, as it follows walk_second_order."""
+    offsets, neighbours, members = tables.offsets, tables.neighbours, tables.members
+    inverse_p, inverse_q = tables.inverse_p, tables.inverse_q
     n_nodes = len(offsets) - 1
     least, most = min(1.0, inverse_q), max(1.0, inverse_q)
     excess = max(0.0, inverse_p - most)
@@ -122,7 +132,7 @@ def trace(
             rows[active, 0] = starts[begun]
             active += 1
             begun += 1
-        room = n + together * (3 + 32 + length)  # a search looks at 32 places of a row at most
+        room = n + together * (3 + 32 + length)  # a search visits at most 32 places of a row
         addresses, slots = _with_room(addresses, room), _with_room(slots, room)
         room = n_phases + 3 + 33 + together
         begins, kinds = _with_room(begins, room), _with_room(kinds, room)
@@ -153,11 +163,11 @@ def trace(
                 if previous[i] < 0 or height[i] < least:
                     continue
                 back, n_back = offsets[previous[i]], offsets[previous[i] + 1] - offsets[previous[i]]
-                word, bits = _member_word(back, n_back, n_nodes, np.int32(x[i]))
+                word, bits = member_word(back, n_back, n_nodes, np.int32(x[i]))
                 addresses[n], slots[n] = np.int64(word), i
                 n += 1
                 found[i] = members[word] & bits == bits
-                if found[i] and x[i] != previous[i] and _own_words(back, n_back)[1] * 64 < n_nodes:
+                if found[i] and x[i] != previous[i] and own_words(back, n_back)[1] * 64 < n_nodes:
                     looks[n_looks], lows[n_looks], sizes[n_looks] = i, back, n_back
                     n_looks += 1
         left = n_looks
@@ -202,25 +212,16 @@ def trace(
             for j in range(length):
                 rows[i, j] = rows[active, j]
     begins[n_phases] = n
-    return addresses[:n], slots[:n], begins[: n_phases + 1], kinds[:n_phases]
+    return Trace(addresses[:n], slots[:n], begins[: n_phases + 1], kinds[:n_phases])
 
 
 @njit(nogil=True)
-def replay(
-    offsets: Any,
-    neighbours: Any,
-    members: Any,
-    label: Any,
-    addresses: Any,
-    slots: Any,
-    begins: Any,
-    kinds: Any,
-    values: Any,
-    nothing: Any,
-) -> None:
-    """Reads what walks read, as they do: each read waits for the one before of the same walk. `nothing` is 0, which the
+def replay(tables: Tables, label: Any, reads: Trace, values: Any, nothing: Any) -> None:
+    """Reads the arrays as walks do: each read waits for the previous one of its walk. `nothing` is 0, which the
     compiler does not know.
     """
+    offsets, neighbours, members = tables.offsets, tables.neighbours, tables.members
+    addresses, slots, begins, kinds = reads.addresses, reads.slots, reads.begins, reads.kinds
     for phase in range(len(kinds)):
         first, last, kind = np.uint64(begins[phase]), np.uint64(begins[phase + 1]), kinds[phase]
         if kind == OFFSETS:
@@ -249,30 +250,26 @@ def cpu_seconds(work: Callable[[], Any]) -> float:
 
 
 class Reads:
-    """The reads of some walks, to be done again without the walks."""
+    """The memory reads of some walks, to be repeated without the walks."""
 
     def __init__(self, walks: Walks, n: int) -> None:
-        graph = walks.graph
-        members = np.empty(0, np.uint64) if walks._members is None else walks._members
-        tables = (graph.offsets, graph.neighbours, members)
-        starts = np.resize(walks._starts(0, 0, n), n)
-        self.addresses, slots, self.begins, self.kinds = trace(
-            *tables, 1 / walks.p, 1 / walks.q, starts, walks.length, _TOGETHER, np.uint64(7)
-        )
+        _, arrays, settings = walks.device_job()
+        members = np.empty(0, np.uint64) if arrays["members"] is None else arrays["members"]
+        tables = Tables(arrays["offsets"], arrays["neighbours"], members, settings["inverse_p"], settings["inverse_q"])
+        starts = np.resize(walks.start_nodes(0, 0, n), n)
+        self.trace = trace(tables, starts, walks.length, GROUP, np.uint64(7))
         self.steps = n * (walks.length - 1)
-        self.tries = float(np.diff(self.begins)[self.kinds == OFFSETS].sum() / self.steps)
-        values = np.zeros(_TOGETHER + walks.length, np.int64)
-        self._arguments = (
-            *tables, walks.label, self.addresses, slots, self.begins, self.kinds, values, np.int64(0)
-        )  # fmt: skip
+        self.tries = float(np.diff(self.trace.begins)[self.trace.kinds == OFFSETS].sum() / self.steps)
+        values = np.zeros(GROUP + walks.length, np.int64)
+        self._arguments = (tables, walks.label, self.trace, values, np.int64(0))
 
     def seconds(self) -> float:
-        """CPU seconds a step."""
+        """CPU seconds per step."""
         return cpu_seconds(lambda: replay(*self._arguments)) / self.steps
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Speed and explained share by setting."""
+    """Speed, and the explained part of the difference, for each setting."""
     small, large = power_law(options.small, options.per_node), power_law(options.nodes, options.per_node)
     say(f"{small!r}, {large!r}")
     result: dict[str, Any] = {"edges": large.n_edges, "settings": {}}
@@ -283,7 +280,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         seconds: dict[str, list[float]] = {"small": [], "large": []}
         bare: dict[str, list[float]] = {"small": [], "large": []}
         for name, walks in both.items():
-            walks.read(0, 0, _TOGETHER)
+            walks.read(0, 0, GROUP)
             reads[name].seconds()
         for _ in range(options.repeats):
             for name, walks in both.items():
@@ -332,12 +329,12 @@ def show(result: dict[str, Any]) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", type=int, default=1_000_000)
-    parser.add_argument("--small", type=int, default=5_000, help="nodes of the graph that the cache holds")
-    parser.add_argument("--per-node", type=int, default=20, help="edges that a new node brings")
+    parser.add_argument("--small", type=int, default=5_000, help="number of nodes of the graph that fits in the cache")
+    parser.add_argument("--per-node", type=int, default=20, help="number of edges that each new node adds")
     parser.add_argument("--walks", type=int, default=40_000)
-    parser.add_argument("--traced", type=int, default=10_000, help="walks whose reads are done again")
+    parser.add_argument("--traced", type=int, default=10_000, help="number of walks whose reads are repeated")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--output", type=Path, help="write all figures here, as JSON")
+    parser.add_argument("--output", type=Path, help="write all figures to this JSON file")
     options = parser.parse_args(argv)
     machine = machine_and_commit()
     say(json.dumps(machine))

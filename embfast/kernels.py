@@ -17,7 +17,7 @@ except ImportError as error:
         "`pip install .` in a checkout, or `pip install embfast`."
     ) from error
 
-# Text to ids (csrc/text/text.h): used by embfast.text.corpus; its faults become errors with file and line in sources.
+# Text to ids (csrc/text/text.h): used by embfast.text.corpus; sources turns its faults into errors with file and line.
 TextEncoder = _cpu.TextEncoder
 # Decimal text to float32 and back (csrc/text/decimals.h): used by embfast.files.formats.
 parse_lines = _cpu.parse_lines
@@ -32,7 +32,7 @@ SEQUENCE_JOB = _cpu.sequence_job  # the settings, struct SequenceJob of csrc/seq
 train_sequences = _cpu.train_sequences
 infer_documents = _cpu.infer_documents
 CooccurrenceCounter = _cpu.CooccurrenceCounter
-ENTRY = _cpu.entry  # of a co-occurrence matrix: int32 row, int32 column, float32 value
+ENTRY = _cpu.entry  # entry of a co-occurrence matrix: int32 row, int32 column, float32 value
 group_entries = _cpu.group_entries
 random_order = _cpu.random_order
 train_entries = _cpu.train_entries
@@ -61,25 +61,25 @@ def cores() -> int:
 
 
 def padded(dim: int) -> int:
-    """Columns of a weight table for vectors of dim numbers: the next multiple of 16, the widest SIMD register."""
+    """Columns of a weight table for vectors of size dim: the next multiple of 16 floats, the widest SIMD register."""
     return -(-dim // 16) * 16
 
 
 def weight_table(n: int, dim: int) -> np.ndarray:
-    """Zeros, float32 (n, padded(dim)), on huge pages where the system has them; kernels change it in place.
+    """Zeros, float32 (n, padded(dim)), on huge pages where the system has them; kernels change them in place.
 
-    The vectors are table[:, :dim]; the columns beyond hold zeros, and training keeps them so.
+    The vectors are table[:, :dim]. The columns after dim hold zeros, and training keeps them zero.
     """
     return _zeros((n, padded(dim)), np.float32)
 
 
 def bit_planes(n: int, dim: int) -> np.ndarray:
-    """Zeros, uint64 (n, 2, words), for n rows of dim levels as csrc/ternary has them; words is a multiple of 8."""
+    """Zeros, uint64 (n, 2, words), for n rows of dim levels in the layout of csrc/ternary; words is a multiple of 8."""
     return _zeros((n, 2, -(-dim // 512) * 8), np.uint64)
 
 
 def _zeros(shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    """Zeros that begin on a page, on huge pages where the system has them."""
+    """Page-aligned zeros, on huge pages where the system has them."""
     size = math.prod(shape)
     memory = mmap.mmap(-1, max(size * np.dtype(dtype).itemsize, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
@@ -88,12 +88,12 @@ def _zeros(shape: tuple[int, ...], dtype: type) -> np.ndarray:
 
 
 def sequence_job(**settings: Any) -> np.ndarray:
-    """A record of settings for train_sequences, SEQUENCE_JOB (1,), filled by name; what is not given has its default.
+    """A record of settings for train_sequences, SEQUENCE_JOB (1,), filled by name; other fields get their defaults.
 
-    By default: skip-gram with the words of a window, and one center in a batch that shares its negatives.
+    The default is skip-gram with the words of a window, batches of one center, and negatives shared within a batch.
 
     Raises:
-        TypeError, ValueError: a value is no number, or does not fit its field.
+        TypeError, ValueError: a value is not a number, or does not fit its field.
     """
     job = np.zeros(1, SEQUENCE_JOB)
     for name, value in {**_DEFAULTS, **settings}.items():
@@ -119,10 +119,10 @@ _DEFAULTS = {
 
 
 def device(name: str) -> tuple[Any, str]:
-    """The device.Device that a setting names, None for the CPU, and a text that says which it is and why.
+    """The Device of device/cuda.py that a setting names, None for the CPU; and its name with the reason for the choice.
 
     Raises:
-        ImportError, ValueError: there is none; the text says what to install.
+        ImportError, ValueError: the device is not available; the message says what to install.
     """
     if name == "cpu":
         return None, "cpu"
@@ -132,14 +132,14 @@ def device(name: str) -> tuple[Any, str]:
 
 
 def device_sequences(device: Any, job: np.ndarray, tables: Mapping[str, np.ndarray | None], **arrays: Any) -> Any:
-    """Weights on a device, to be trained on sequences: device.sequences.Sequences."""
+    """A session that trains tables on a device on sequences: device.sequences.Sequences."""
     from embfast.device.sequences import Sequences
 
     return Sequences(device, job, tables, **arrays)
 
 
 def describe_devices() -> list[tuple[str, str]]:
-    """What there is to train on beside the CPU, or what is missing: rows of name and text."""
+    """Devices besides the CPU, or what is missing to use one: rows of name and text."""
     from embfast.device.cuda import describe
 
     return describe()
@@ -153,28 +153,28 @@ def device_entries(
     parts: np.ndarray,
     runs: np.ndarray,
 ) -> Any:
-    """GloVe's tables on a device, to be trained on entries in runs: device.entries.Entries."""
+    """A session that trains GloVe's tables on a device on runs of entries: device.entries.Entries."""
     from embfast.device.entries import Entries
 
     return Entries(device, job, tables, entries, parts, runs)
 
 
 def device_walks(device: Any, arrays: dict[str, np.ndarray | None], settings: dict[str, Any]) -> Any:
-    """A graph on a device, to be walked on: device_walks.DeviceWalks."""
+    """A graph on a device, from which walks are drawn: device.walks.DeviceWalks."""
     from embfast.device.walks import DeviceWalks
 
     return DeviceWalks(device, arrays, settings)
 
 
 def device_packer(device: Any, low: np.ndarray, high: np.ndarray) -> Any:
-    """Makes ternary rows on a device: device_ternary.Packer."""
+    """Packs ternary rows on a device: device.ternary.Packer."""
     from embfast.device.ternary import Packer
 
     return Packer(device, low, high)
 
 
 def device_ranking_loss(device: Any, images: Any, captions: Any, **settings: Any) -> tuple[float, Any, Any]:
-    """A ranking loss of rows that are on a device, and its gradients: device_ranking.ranking_loss."""
+    """A ranking loss of rows on a device, and its gradients: device.ranking.ranking_loss."""
     from embfast.device.ranking import ranking_loss
 
     return ranking_loss(device, images, captions, **settings)

@@ -325,7 +325,7 @@ def test_reads_noted_down_are_those_of_walks(p, q):
         bias = np.array([reference.bias(graph, previous, current, x, p, q) for x in row])
         expected.append((len(row) * max(1, 1 / q) + max(0, 1 / p - max(1, 1 / q))) / bias.sum())
     assert reads.tries == pytest.approx(np.mean(expected), rel=0.05)
-    addresses, begins, kinds = reads.addresses, reads.begins, reads.kinds
+    addresses, _, begins, kinds = reads.trace
     seen = {
         kind: np.concatenate([addresses[begins[i] : begins[i + 1]] for i in np.flatnonzero(kinds == kind)])
         for kind in np.unique(kinds)

@@ -1,4 +1,4 @@
-"""Training on a device, with a stand-in for CuPy whose kernels are the .cu files on the CPU; and CuPy's own names."""
+"""Training on a device, with a stand-in for CuPy that runs the .cu files on the CPU; and the API of CuPy itself."""
 
 import inspect
 import json
@@ -61,8 +61,8 @@ WORDS = {
 
 
 @pytest.mark.parametrize("kind", WORDS)
-def test_words_are_those_of_the_reference(kind, cupy, corpus):
-    """Weights of a whole fit, epoch after epoch: what the host sends, launches and brings back is all there is."""
+def test_word_vectors_match_the_reference(kind, cupy, corpus):
+    """The tables after a whole fit, which covers all that the host sends, launches and fetches."""
     model = Word2Vec(**settings(device="cuda", **WORDS[kind])).fit(corpus)
     assert model.device_ == "cuda:0 (Stand-in)"
     corpus = by_count(corpus) if model.hs else corpus
@@ -119,7 +119,7 @@ DOCUMENTS = {
 
 @pytest.mark.parametrize("kind", DOCUMENTS)
 def test_documents_learn_as_on_the_cpu(kind, cupy, corpus):
-    """Several tags a document, training and inference: the losses are near and the vectors alike."""
+    """Several tags per document, training and inference: losses and vectors are close to those of the CPU."""
     tags = [[f"d{d}", f"group{d % 4}"] for d in range(len(corpus))]
     how = settings(lr=0.05, epochs=4, **DOCUMENTS[kind])
     on_cpu = Doc2Vec(**how, threads=1).fit(corpus, tags=tags)
@@ -136,11 +136,11 @@ def test_documents_learn_as_on_the_cpu(kind, cupy, corpus):
     assert np.abs(rows[[0, 2]]).min(axis=1).all()
     with pytest.warns(UserWarning, match="1 of 3"):
         again = on_device.infer([documents[2], documents[3], documents[0]])
-    assert_array_equal(again[[2, 0]], rows[[0, 2]], "a document's vector does not depend on its company")
+    assert_array_equal(again[[2, 0]], rows[[0, 2]], "a document's vector does not depend on the other documents")
 
 
 @pytest.mark.parametrize("kind", ["dm", "dbow"])
-def test_inferred_rows_are_those_of_the_reference(kind, cupy, corpus):
+def test_inferred_rows_match_the_reference(kind, cupy, corpus):
     model = Doc2Vec(**settings(device="cuda", **DOCUMENTS[kind])).fit(corpus)
     part = model._layouts()[0]
     tables = {name: model._tables.get(f"{part.name}_{name}") for name in ("w_in", "w_out", "w_nodes")}
@@ -180,12 +180,12 @@ def test_nodes_learn_as_on_the_cpu(cupy, monkeypatch):
     assert_allclose(on_device.loss_, on_cpu.loss_, rtol=0.05)
 
 
-# ---- the stream of a corpus ---------------------------------------------------------------------------------------
+# ---- sending the corpus -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("chunk", [50, 300, 1 << 20])
 def test_a_corpus_larger_than_the_lanes_passes_through(chunk, cupy, corpus, monkeypatch):
-    """The same examples are drawn; buffers are written only when their last use is over, which the stand-in sees."""
+    """The same examples are drawn, and buffers are reused only after their last use, which the stand-in checks."""
     monkeypatch.setattr(blocks_module, "BLOCK", 64)
     monkeypatch.setattr(sequences, "CHUNK", chunk)
     told = []
@@ -221,10 +221,10 @@ def test_mapped_ids_are_sent(cupy, corpus, tmp_path):
     assert_array_equal(Word2Vec(**settings(device="cuda")).fit(mapped).vectors_.matrix, one.vectors_.matrix)
 
 
-# ---- runs that stop and go on ---------------------------------------------------------------------------------------
+# ---- interrupting and resuming ------------------------------------------------------------------------------------
 
 
-def test_ctrl_c_leaves_a_checkpoint_that_either_device_goes_on_from(cupy, corpus, monkeypatch, tmp_path):
+def test_ctrl_c_writes_a_checkpoint_that_either_device_resumes(cupy, corpus, monkeypatch, tmp_path):
     for module in ("sequences", "blocks"):
         monkeypatch.setattr(f"embfast.training.{module}.BLOCK", 64)
     monkeypatch.setattr("embfast.training.sequences.DEVICE_SLICE", 4)
@@ -267,7 +267,7 @@ def test_more_text_and_new_words(cupy, corpus):
     assert len(model.loss_) == 4
 
 
-# ---- what is missing ----------------------------------------------------------------------------------------------
+# ---- missing software and unsupported settings --------------------------------------------------------------------
 
 
 def test_without_cupy_the_error_says_what_to_install(monkeypatch, corpus, capsys):
@@ -291,7 +291,7 @@ def test_without_a_driver_the_error_says_so(cupy, monkeypatch, corpus):
         Word2Vec(**settings(device="cuda")).fit(corpus)
 
 
-def test_a_device_that_is_not_there_or_too_old(cupy, monkeypatch, corpus):
+def test_a_device_that_is_missing_or_too_old(cupy, monkeypatch, corpus):
     with pytest.raises(ValueError, match="CUDA device 3 does not exist: the driver lists 1"):
         Word2Vec(**settings(device="cuda:3")).fit(corpus)
     monkeypatch.setitem(standin.PROPERTIES, "major", 6)
@@ -300,7 +300,7 @@ def test_a_device_that_is_not_there_or_too_old(cupy, monkeypatch, corpus):
     assert kernels.device("auto")[0] is None
 
 
-def test_tables_that_do_not_fit_are_counted(cupy, monkeypatch, corpus):
+def test_the_error_for_tables_that_do_not_fit_has_their_sizes(cupy, monkeypatch, corpus):
     monkeypatch.setattr(standin, "FREE", [1_000_000])
     n = len(corpus.words)
     with pytest.raises(
@@ -323,12 +323,12 @@ def test_tables_that_do_not_fit_are_counted(cupy, monkeypatch, corpus):
     ],
     ids=str,
 )
-def test_settings_that_a_device_does_not_have(model, message, cupy, corpus):
+def test_settings_that_no_device_supports(model, message, cupy, corpus):
     with pytest.raises(ValueError, match=message):
         model.fit(corpus)
 
 
-def test_auto_keeps_to_the_cpu_where_the_settings_are_of_the_cpu(cupy, corpus, capsys):
+def test_auto_chooses_the_cpu_for_settings_that_no_device_supports(cupy, corpus, capsys):
     model = Word2Vec(**settings(device="auto", negatives_shared=False)).fit(corpus)
     assert model.device_ == "cpu, since negatives_shared=False with skip-gram runs on the CPU only"
     assert f'device="auto": {model.device_}' in capsys.readouterr().err
@@ -346,10 +346,10 @@ def test_ids_out_of_range_never_reach_the_device(cupy, corpus):
             session.train(np.array([1, bad, 2], np.int32), ends, ends, epoch=0, tokens_before=0)
 
 
-# ---- where kernels come from ----------------------------------------------------------------------------------------
+# ---- binaries and sources of kernels ------------------------------------------------------------------------------
 
 
-def test_binaries_are_taken_where_the_driver_is_new_enough(cupy, monkeypatch, tmp_path):
+def test_binaries_are_used_if_the_driver_is_new_enough(cupy, monkeypatch, tmp_path):
     monkeypatch.setattr(device, "HOME", tmp_path)
     monkeypatch.setattr(standin.RawModule, "made", [])
     (tmp_path / "sequences.cu").write_text("the source")
@@ -376,7 +376,7 @@ def test_the_package_has_the_sources_of_the_kernels(cupy):
             assert path.read_text() == original.read_text(), f"{path.name} has changed: build the package"
 
 
-# ---- what is said of a device --------------------------------------------------------------------------------------
+# ---- doctor and bench ---------------------------------------------------------------------------------------------
 
 
 def test_doctor_names_the_device_or_what_is_missing(cupy, monkeypatch, tmp_path):
@@ -406,7 +406,7 @@ def with_drawn(job, drawn):
     return changed
 
 
-def test_the_bench_holds_kernels_to_the_reference_and_models_the_device(cupy, monkeypatch):
+def test_the_bench_compares_kernels_with_the_reference_and_models_the_device(cupy, monkeypatch):
     bench = pytest.importorskip("bench.device")
     found = device.find()
     bench.check(found, 20, cbow=True)
@@ -461,7 +461,7 @@ USED = {
 
 
 def parameters(function):
-    """Names of parameters, from the signature and, of compiled functions, from the first lines of the docstring."""
+    """Names of parameters, from the signature, and for compiled functions from the docstring."""
     found = re.findall(r"\w+\(([^()]*)\)", re.sub(r"=\(\)|\\", "", function.__doc__ or ""))
     names = [name for one in found for name in re.findall(r"(\w+)\s*(?==|,|$)", re.sub(r"=[^,]*", "", one))]
     try:
@@ -470,7 +470,7 @@ def parameters(function):
         return names
 
 
-def test_every_name_of_cupy_that_is_used_exists_with_its_parameters():
+def test_cupy_has_every_name_and_parameter_that_is_used():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         cupy = pytest.importorskip(
@@ -486,7 +486,7 @@ def test_every_name_of_cupy_that_is_used_exists_with_its_parameters():
             assert not missing, f"cupy.{name} has {parameters(found)}"
 
 
-def test_the_names_above_are_all_that_is_used_and_the_stand_in_has_them():
+def test_no_other_names_are_used_and_the_stand_in_has_them():
     source = "".join(path.read_text() for path in sorted((device.HOME.parent / "device").glob("*.py")))
     chains = set(re.findall(r"(?<![\w.])(?:self\.)?_?cupy\.((?:cuda\.)?\w+(?:\.\w+)*)", source)) - {"__version__"}
     assert chains
@@ -495,7 +495,7 @@ def test_the_names_above_are_all_that_is_used_and_the_stand_in_has_them():
         found = standin
         for part in name.replace("ndarray", "Array").split("."):
             if part in ("kernel", "max_dynamic_shared_size_bytes", "data", "flags"):
-                break  # of an instance
+                break  # set on instances only
             found = getattr(found, part)
         else:
             if used and not isinstance(found, type):

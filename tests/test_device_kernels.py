@@ -1,4 +1,4 @@
-"""The device kernels, run on the CPU by the shim: against the reference, under every schedule."""
+"""The device kernels of sequences, run on the CPU by the shim and compared with the reference under every schedule."""
 
 import re
 from dataclasses import replace
@@ -35,7 +35,7 @@ def library():
 
 
 def device_problems():
-    """Problems by name: every model, output and width of a row; windows and the rest take turns."""
+    """Problems by name: every model, output and vector size; windows and other settings in rotation."""
     windows = cycle([1, 2, 5, 12, 3])
     drawn = cycle([5, 1, 13, 35, 4])
     words = cycle([500, 3, 60, 2])
@@ -69,7 +69,7 @@ def device_problems():
     found["sg-long-paths"] = Problem(dim=20, hs=True, words=3000, drawn=30, tokens=12, lr=0.02)
     found["dm-long-document"] = Problem(dim=20, words=300, tokens=120, cbow=True, tags=3, lr=0.02)
     found["no-negatives"] = Problem(drawn=0)
-    # Where few words get many moves, or rows are long, a step of this size lets rounding errors grow.
+    # With few words that get many changes, or with long rows, steps of this size amplify rounding errors.
     return {
         name: replace(p, lr=p.lr / 10, score=1.0, drawn=min(p.drawn, 5), tokens=20) if p.words < 12 else p
         for name, p in found.items()
@@ -91,7 +91,7 @@ def device_arguments(problem, dtype=np.float32):
 
 
 def device_job(arguments, tally, grid=1, shared_most=SHARED_MOST):
-    """The job for a launch, its shape, and the arrays that it points to."""
+    """The job of a launch, its shape, and the arrays that the job points to."""
     table = next(arguments[name] for name in ("w_in", "w_docs") if arguments.get(name) is not None)
     n_tokens, n_pieces = len(arguments["ids"]), len(arguments["pieces"]) - 1
     noise, tree = arguments["noise"], arguments["tree"]
@@ -130,7 +130,7 @@ def device_job(arguments, tally, grid=1, shared_most=SHARED_MOST):
 
 
 def device_solve(library, problem, grid=1, shared_most=SHARED_MOST, **changed):
-    """What the kernels make of a problem: the tally, then the tables by name."""
+    """Solves a problem with the kernels. Returns the tally and the tables, by name."""
     arguments = {**device_arguments(problem), **changed}
     tally = np.zeros(1, TALLY)
     job, shape, arrays = device_job(arguments, tally, grid, shared_most)
@@ -152,9 +152,9 @@ def assert_same(fast, slow, problem):
     assert_allclose(fast["tally"][0], slow["tally"][0], rtol=1e-5)
     assert_array_equal(fast["tally"][1:], slow["tally"][1:], "examples, kept")
     for name in fast.keys() - {"tally"}:
-        # 1e-6, save what float32 itself leaves open in rows that have grown large.
+        # The relative tolerance covers float32 rounding in rows that have grown large.
         assert_allclose(fast[name], slow[name], rtol=1e-6, atol=1e-6, err_msg=name)
-        assert not fast[name][:, problem.dim :].any(), f"{name}: padding moved"
+        assert not fast[name][:, problem.dim :].any(), f"{name}: padding changed"
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
@@ -176,7 +176,7 @@ def test_kernels_match_the_reference_in_any_order_of_threads(name, library):
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("dim", [20, 200])
 def test_a_ring_in_global_memory_gives_the_same_bits(kind, dim, library):
-    """A window too wide for shared memory: same order, other place."""
+    """A window too wide for shared memory: the same operations in another memory."""
     problem = Problem(dim=dim, words=60, window=4, tokens=30, **MODELS[kind])
     library.schedule()
     near = device_solve(library, problem, grid=2)
@@ -197,8 +197,8 @@ def test_shapes_of_launches():
 
 
 @pytest.mark.parametrize("kind", MODELS)
-def test_blocks_that_run_at_once_see_the_same_examples(kind, library):
-    """Other orders of additions: the same draws, and nearly the same rows."""
+def test_simultaneous_blocks_see_the_same_examples(kind, library):
+    """The order of additions differs: the same draws, and nearly the same rows."""
     problem = Problem(dim=20, words=60, tokens=80, window=3, lr=0.01, **MODELS[kind])
     library.schedule()
     alone = device_solve(library, problem, grid=3)
@@ -215,7 +215,7 @@ def test_blocks_that_run_at_once_see_the_same_examples(kind, library):
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_small_steps_are_those_of_the_cpu(kind):
-    """Held to reference.train_sequences, which is held to calculus: a small lr makes the order of steps immaterial."""
+    """Compared with reference.train_sequences, and so with calculus: at a small lr the order of steps is immaterial."""
     problem = Problem(dim=6, words=40, tokens=24, window=3, lr=1e-6, **MODELS[kind])
     edges = np.array([0, 24], np.int64)
     device, cpu = device_arguments(problem, np.float64), problem.arguments(np.float64)
@@ -274,7 +274,7 @@ def test_inference_matches_the_reference(kind, output, subsampled, library):
 
 
 def test_bytes_per_word_are_those_of_the_model(library):
-    """An input row and the rows of a word and its negatives: each read once and added once, and little more."""
+    """An input row and the output rows of a word and its negatives: each read once and added once, and little more."""
     problem = Problem(dim=128, words=500, tokens=200, window=5, drawn=5)
     library.schedule()
     arguments = device_arguments(problem)
@@ -285,7 +285,7 @@ def test_bytes_per_word_are_those_of_the_model(library):
     library.launch(shape.kernel, 1, shape.threads, [job], shape.shared)
     counted = library.counters()
     rows = (1 + 1 + 5) * 512
-    assert 0.97 * rows < counted["bytes_read"] / 200 <= rows  # a negative that is the center is not read
+    assert 0.97 * rows < counted["bytes_read"] / 200 <= rows  # a negative that equals the center is not read
     assert 0.97 * rows < counted["bytes_added"] / 200 <= rows + 1
     assert rows < 3600
 

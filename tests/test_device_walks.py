@@ -1,4 +1,4 @@
-"""The walk kernels of walks.cu, run on the CPU by the shim: draw by draw the walks of embfast.graphs.walks."""
+"""The walk kernels of walks.cu, run on the CPU by the shim, make the same walks as embfast.graphs.walks."""
 
 import sys
 from itertools import pairwise
@@ -27,7 +27,7 @@ def library():
 
 
 class ShimWalks:
-    """Walks, read from the kernels: stands in for Walks where a test asks for walks alone."""
+    """Reads walks from the kernels; replaces Walks in tests that only read."""
 
     def __init__(self, library, walks, *, threads=128, grid=2, p=None, q=None):
         self.library, self.walks, self.threads, self.grid = library, walks, threads, grid
@@ -59,29 +59,22 @@ class ShimWalks:
 
 def walk_job(walks, repetition, begin, end, p=None, q=None):
     """The kernel that draws walks begin..end of a repetition, its job, and the arrays that it points to."""
-    starts = np.ascontiguousarray(walks._starts(repetition, begin, end))
-    first_order, length = walks.first_order, walks.length
-    arrays = {
-        "offsets": walks._offsets if first_order else walks.graph.offsets,
-        "neighbours": walks._neighbours if first_order else walks.graph.neighbours,
-        "weights": walks.graph.weights,
-        "alias": walks._alias,
-        "strengths": walks._strengths,
-        "thresholds": walks._thresholds,
-        "members": walks._members,
-        "pattern": walks._pattern,
+    starts = np.ascontiguousarray(walks.start_nodes(repetition, begin, end))
+    name, arrays, settings = walks.device_job()
+    del arrays["label"]
+    arrays |= {
         "starts": starts,
-        "steps": np.full((length, len(starts)), -7, np.int32),
+        "steps": np.full((walks.length, len(starts)), -7, np.int32),
         "lengths": np.full(len(starts), -1, np.int32),
     }
     job = np.zeros((), WALK_JOB)
-    for name, array in arrays.items():
-        job[name] = 0 if array is None else array.ctypes.data
-    job["seed"], job["repetition"] = walks.seed, repetition
-    job["inverse_p"], job["inverse_q"], job["restart"] = 1 / (p or walks.p), 1 / (q or walks.q), walks.restart
-    job["n_walks"], job["n_nodes"], job["length"] = len(starts), len(walks.graph), length
-    job["returns"], job["n_types"], job["n_pattern"] = not walks.graph.directed, walks._n_types, len(walks._pattern)
-    return "walk_first_order" if first_order else "walk_second_order", job[()], arrays
+    for field, array in arrays.items():
+        job[field] = 0 if array is None else array.ctypes.data
+    for field, value in settings.items():
+        job[field] = value
+    job["repetition"], job["n_walks"] = repetition, len(starts)
+    job["inverse_p"], job["inverse_q"] = 1 / (p or walks.p), 1 / (q or walks.q)
+    return name, job[()], arrays
 
 
 def graph_named(kind):
@@ -123,7 +116,7 @@ def test_walks_of_the_first_order_by_types(library):
 
 
 def test_walks_are_those_of_the_reference(library):
-    """And so it is the plain one, not only the compiled one, that they equal."""
+    """The plain reference itself, not only the compiled kernels that are tested against it."""
     for kind, (p, q) in (("weighted", (0.25, 4)), ("directed", (1e-3, 1e3)), ("directed weighted", (4, 0.25))):
         graph = small_graph(kind)
         walks = Walks(graph, length=12, per_node=1, p=p, q=q, seed=9)
@@ -133,8 +126,8 @@ def test_walks_are_those_of_the_reference(library):
             assert ids[begin:end].tolist() == walk
 
 
-def test_a_step_that_refuses_all_is_drawn_from_the_enumerated_probabilities(library):
-    """From a leaf of a star back to its center, whose other neighbours weigh nothing beside the return."""
+def test_a_step_that_rejects_all_is_drawn_from_the_enumerated_probabilities(library):
+    """In a star: from the center, whose other neighbours have almost no probability compared to the return."""
     leaves = np.arange(1, 400)
     graph = Graph.from_edges(np.zeros_like(leaves), leaves)
     walks = Walks(graph, length=10, per_node=1, p=1e6, q=1e6, seed=4)
@@ -189,7 +182,7 @@ def test_walks_read_from_a_device_are_those_of_the_cpu(kind, p, q, restart, cupy
         assert_array_equal(found, ids)
 
 
-def test_what_a_device_cannot_walk(cupy, monkeypatch):
+def test_walks_that_a_device_refuses(cupy, monkeypatch):
     graph = small_graph("weighted")
     with pytest.raises(ValueError, match="on the CPU: device='cpu'"):
         Walks(graph, transition=njit(lambda *arguments: -1)).to_device(device.find())

@@ -17,7 +17,7 @@ from embfast.vectors.vectors import Vectors
 
 @pytest.fixture
 def world():
-    """300 words in which some analogies hold, and questions in three sections, some with unknown words."""
+    """300 words among which some analogies hold, and questions in three sections, some with unknown words."""
     rng = np.random.default_rng(0)
     stems, endings = rng.normal(size=(60, 12)), rng.normal(size=(5, 12))
     rows = (stems[:, None] + endings + 0.5 * rng.normal(size=(60, 5, 12))).reshape(300, 12).astype(np.float32)
@@ -33,7 +33,7 @@ def world():
 
 
 def slow_analogies(vectors, sections, restrict, method="add"):
-    """Correct, total and skipped of each section, one question at a time."""
+    """Correct, total and skipped questions of each section, computed one question at a time."""
     counts = []
     for questions in sections.values():
         correct = total = skipped = 0
@@ -66,8 +66,8 @@ def test_answers_are_those_of_most_similar(world, monkeypatch, restrict, method)
     expected = slow_analogies(vectors, sections, restrict, method)
     assert 10 < sum(c for c, _, _ in expected) < sum(t for _, t, _ in expected) - 20
     assert counts(evaluate.analogies(vectors, sections, restrict=restrict, method=method)) == expected
-    monkeypatch.setattr(words_module, "_CELLS", 1)
-    monkeypatch.setattr(words_module, "_TOGETHER", 7)
+    monkeypatch.setattr(words_module, "_COSINES_PER_CHUNK", 1)
+    monkeypatch.setattr(words_module, "_QUESTIONS_PER_PASS", 7)
     assert counts(evaluate.analogies(vectors, sections, restrict=restrict, method=method)) == expected
 
 
@@ -110,7 +110,7 @@ def test_a_malformed_question_is_named(tmp_path, make_vectors, text, message):
         evaluate.analogies(make_vectors(3, 2), tmp_path / "q.txt")
 
 
-def test_bytes_that_are_no_text(tmp_path, make_vectors):
+def test_invalid_utf8_is_refused(tmp_path, make_vectors):
     (tmp_path / "q.txt").write_bytes(b": one\n\xff b c d\n")
     with pytest.raises(FormatError, match=r"q\.txt:2: expected UTF-8"):
         evaluate.analogies(make_vectors(3, 2), tmp_path / "q.txt")
@@ -172,7 +172,7 @@ def test_correlations_are_those_of_scipy(make_vectors, judgements):
     assert_allclose(result.pearson, stats.pearsonr(*zip(*known, strict=True)).statistic, rtol=1e-9)
 
 
-def test_correlations_that_are_not_defined(make_vectors):
+def test_undefined_correlations_are_nan(make_vectors):
     vectors = make_vectors(3, 2)
     for pairs in ([], [("w0", "w1", 1.0)], [("w0", "w1", 1.0), ("w0", "w2", 1.0)]):
         result = evaluate.similarity(vectors, pairs)
@@ -221,7 +221,7 @@ def test_evaluate_runs_without_scipy():
 
 
 def labelled_nodes(n=120, noise=0.3):
-    """Three groups around three corners; every fourth node is in the next group too, and lies between both."""
+    """Three groups around three corners; every fourth node is in two groups and lies between both corners."""
     rng = np.random.default_rng(3)
     corners = np.eye(3, 6)
     labels, rows = {}, []
@@ -246,8 +246,8 @@ def test_node_classification(tmp_path):
     assert "80 % labelled: Macro-F1" in str(high)
 
 
-def test_node_classification_counts_as_many_labels_as_a_node_has():
-    """With the labels themselves as vectors nothing is wrong, though nodes have one, two or three."""
+def test_node_classification_predicts_the_true_number_of_labels():
+    """With the labels themselves as vectors all predictions are right for nodes with one, two or three labels."""
     rng = np.random.default_rng(1)
     has = rng.random((200, 5)) < 0.4
     has[~has.any(1), 0] = True
@@ -256,16 +256,16 @@ def test_node_classification_counts_as_many_labels_as_a_node_has():
     assert found.macro == found.micro == 1.0
 
 
-def test_node_labels_that_do_not_fit(tmp_path):
+def test_invalid_node_labels_are_refused(tmp_path):
     vectors, labels = labelled_nodes(12)
     with pytest.raises(KeyError, match="nobody"):
         evaluate.node_classification(vectors, {**labels, "nobody": ["g1"]})
-    with pytest.raises(ValueError, match="2 labels or more"):
+    with pytest.raises(ValueError, match="at least 2 labelled nodes and 2 labels"):
         evaluate.node_classification(vectors, {"n1": ["a"], "n2": ["a"]})
     with pytest.raises(ValueError, match="train must be"):
         evaluate.node_classification(vectors, labels, train=1.0)
     (tmp_path / "l").write_text("a 1\nb 2\na 3\n")
-    with pytest.raises(FormatError, match=r"l:3: node 'a' came before"):
+    with pytest.raises(FormatError, match=r"l:3: node 'a' is listed twice"):
         evaluate.read_labels(tmp_path / "l")
 
 
@@ -298,12 +298,12 @@ def test_edges_are_split_without_breaking_the_graph():
     assert len(set(split.absent)) == len(split.absent)
     with pytest.raises(ValueError, match="outside a spanning forest"):
         evaluate.split_edges(graph, 0.95)
-    with pytest.raises(ValueError, match="not directed"):
+    with pytest.raises(ValueError, match="expected an undirected graph"):
         evaluate.split_edges(Graph.from_edges([0], [1], directed=True))
 
 
 def test_link_prediction():
-    """Two groups, edges only inside: their corners tell an edge from a missing one, and noise does not."""
+    """Two groups with edges only inside: vectors near their corners tell edges from missing ones, noise does not."""
     edges = np.array([(i, j) for i in range(40) for j in range(i) if i % 2 == j % 2]).T
     split = evaluate.split_edges(Graph.from_edges(*edges), 0.4)
     rng = np.random.default_rng(0)
@@ -328,7 +328,7 @@ def test_edge_vectors():
 
 
 def naive_retrieval(images, captions, owners, similarity):
-    """Every rank by sorting a list of Python numbers, wrong answers before right ones of the same score."""
+    """Ranks by sorting lists of Python numbers, with wrong answers before right ones of the same score."""
 
     def score(image, caption):
         if similarity == "order":
@@ -363,8 +363,8 @@ def naive_retrieval(images, captions, owners, similarity):
 @pytest.mark.parametrize("similarity", ["cosine", "dot", "order"])
 @pytest.mark.parametrize("block", [1 << 22, 40])
 def test_retrieval_matches_sorting(similarity, block, monkeypatch):
-    """Small whole numbers, so that many scores are equal; images with no caption, one, and several."""
-    monkeypatch.setattr(sys.modules["embfast.evaluate.retrieval"], "_CELLS", block)
+    """Small integers, so that many scores are equal; images with no caption, one, and several."""
+    monkeypatch.setattr(sys.modules["embfast.evaluate.retrieval"], "_SCORES_PER_CHUNK", block)
     rng = np.random.default_rng(3)
     images, captions = rng.integers(-1, 2, (17, 4)), rng.integers(-1, 2, (50, 4))
     captions[:17] = images  # some are right
@@ -378,7 +378,7 @@ def test_retrieval_matches_sorting(similarity, block, monkeypatch):
     assert found.recall_sum == pytest.approx(100 * sum(sum(numbers[:3]) for numbers in expected))
 
 
-def test_vectors_that_are_all_alike_find_nothing():
+def test_identical_vectors_retrieve_nothing():
     same = np.ones((40, 3), np.float32)
     found = evaluate.retrieval(same[:20], same, np.arange(40) // 2)
     assert (found.captions.r10, found.images.r10) == (0, 0)
@@ -386,7 +386,7 @@ def test_vectors_that_are_all_alike_find_nothing():
 
 
 def test_folds_are_means_of_their_parts():
-    """Five times 20 images: what COCO calls 1k, five times 1,000."""
+    """Five folds of 20 images; COCO's 1k protocol has five of 1,000."""
     rng = np.random.default_rng(0)
     images = rng.normal(size=(100, 6)).astype(np.float32)
     owners = np.repeat(np.arange(100), 3)
@@ -405,23 +405,23 @@ def test_folds_are_means_of_their_parts():
     assert json.loads(json.dumps(found.as_dict()))["recall_sum"] == pytest.approx(found.recall_sum)
 
 
-def test_retrieval_checks_what_it_is_given():
+def test_retrieval_validates_its_arguments():
     rows = np.ones((3, 2), np.float32)
     for images, captions, owners, options, says in (
-        (rows, rows[:, :1], [0, 1, 2], {}, "equally many columns"),
+        (rows, rows[:, :1], [0, 1, 2], {}, "same number of columns"),
         (rows, rows, [0, 1, 3], {}, "owners must be rows of the 3 images"),
-        (rows, rows, [0, 1], {}, "expected whole numbers"),
+        (rows, rows, [0, 1], {}, "owners: expected integers"),
         (rows, rows, [0, 1, 2], {"similarity": "l2"}, "similarity must be one of"),
-        (rows, rows, [0, 1, 2], {"folds": 4}, "folds must be a whole number from 1 to 3"),
-        (rows, rows, [0, 0, 0], {"folds": 3}, "no caption belongs to the images 1 to 1"),
-        (rows * np.nan, rows, [0, 1, 2], {}, "images: row 0 has a number that is not finite"),
+        (rows, rows, [0, 1, 2], {"folds": 4}, "folds must be an integer from 1 to 3"),
+        (rows, rows, [0, 0, 0], {"folds": 3}, "images 1 to 1, one of 3 folds, have no captions"),
+        (rows * np.nan, rows, [0, 1, 2], {}, "images: row 0 has a non-finite value"),
         (rows, rows[:0], np.empty(0, int), {}, "at least one caption"),
     ):
         with pytest.raises(ValueError, match=says):
             evaluate.retrieval(images, captions, owners, **options)
 
 
-def test_a_label_of_several_letters_is_one():
+def test_a_string_is_one_label():
     pytest.importorskip("sklearn")
     vectors = Vectors([str(i) for i in range(60)], np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32))
     labels = {str(i): "red" if i % 2 else "blue" for i in range(60)}
@@ -431,7 +431,7 @@ def test_a_label_of_several_letters_is_one():
 
 @pytest.mark.parametrize("method", ["add", "mul"])
 @pytest.mark.parametrize("wrong", [[np.nan, 1, 0], [np.inf, 1, 0], [3e38, 3e38, 0]], ids=str)
-def test_analogies_pass_over_rows_that_are_not_finite(wrong, method):
+def test_analogies_skip_rows_with_non_finite_values(wrong, method):
     rows = np.array([[1, 0, 1], [1, 0, -1], [0, 1, 1], [0, 1, -1], wrong], np.float32)
     vectors = Vectors(["man", "woman", "king", "queen", "wrong"], rows)
     asked = {"family": [("man", "woman", "king", "queen"), ("man", "king", "woman", "queen")]}
@@ -440,7 +440,7 @@ def test_analogies_pass_over_rows_that_are_not_finite(wrong, method):
         assert evaluate.analogies(vectors, {"s": [("man", "wrong", "king", "queen")]}, method=method).total.correct == 0
 
 
-def test_correlations_that_there_are_not():
+def test_undefined_correlations_and_invalid_arguments():
     rows = np.array([[1, 0], [1, 1], [0, 1], [np.inf, 1]], np.float32)
     vectors = Vectors(["a", "b", "c", "far"], rows)
     alike = evaluate.similarity(vectors, [("a", "b", 0.1), ("a", "c", 0.1), ("b", "c", 0.1)])
@@ -449,7 +449,7 @@ def test_correlations_that_there_are_not():
         vectors.matrix[3, 0] = wrong
         far = evaluate.similarity(vectors, [("a", "b", 1), ("a", "c", 2), ("a", "far", 3)])
         assert np.isnan([far.spearman, far.pearson]).all()
-    with pytest.raises(ValueError, match="judgements that are finite"):
+    with pytest.raises(ValueError, match="expected finite judgements"):
         evaluate.similarity(vectors, [("a", "b", np.nan), ("b", "c", 1)])
     for wrong in (
         lambda: evaluate.similarity(vectors, [], restrict=-2),
@@ -457,11 +457,11 @@ def test_correlations_that_there_are_not():
     ):
         with pytest.raises(ValueError, match="restrict must be 0 or more"):
             wrong()
-    with pytest.raises(ValueError, match="four words"):
+    with pytest.raises(ValueError, match="questions with four words"):
         evaluate.analogies(vectors, {"s": [("a", "b", "c")]})
 
 
-def test_the_mark_that_windows_begins_a_file_with_is_no_word(tmp_path):
+def test_a_byte_order_mark_is_not_part_of_a_word(tmp_path):
     (tmp_path / "pairs.txt").write_text("a b 1\na c 2\n", encoding="utf-8-sig")
     vectors = Vectors(["a", "b", "c"], np.eye(3, dtype=np.float32))
     assert evaluate.similarity(vectors, tmp_path / "pairs.txt").unknown == 0

@@ -1,4 +1,4 @@
-"""Graphs from every source; errors name file and line."""
+"""Graphs from every source; error messages have file and line."""
 
 import gzip
 import lzma
@@ -15,7 +15,7 @@ from embfast.files.texts import Texts
 
 
 def rows(graph):
-    """Neighbours by name, with weights if there are any."""
+    """Neighbours by name, with weights if the graph has them."""
     found = {}
     for v, name in enumerate(graph.names):
         row = slice(graph.offsets[v], graph.offsets[v + 1])
@@ -68,15 +68,15 @@ def test_edges_listed_twice():
     assert rows(Graph.from_edges(a, b)) == {"x": {"y": 2}, "y": {"x": 2, "z": 1}, "z": {"y": 1}}
     first = Graph.from_edges(a, b, [5, 6, 7], duplicates="first")
     assert rows(first) == {"x": {"y": 5}, "y": {"x": 5, "z": 7}, "z": {"y": 7}}
-    assert Graph.from_edges(["x", "y"], ["y", "x"]).weights is None  # each direction listed: all alike, no weights
-    with pytest.raises(ValueError, match="an edge from 'x' to 'y' is there more than once"):
+    assert Graph.from_edges(["x", "y"], ["y", "x"]).weights is None  # both directions listed: all sums are equal
+    with pytest.raises(ValueError, match="the edge from 'x' to 'y' is listed more than once"):
         Graph.from_edges(a, b, duplicates="reject")
     assert Graph.from_edges(a, b, directed=True, duplicates="reject").n_edges == 3
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_first_of_edges_listed_twice_is_the_first_listed(seed):
-    """In rows that are not sorted, and longer than those that a sort takes by insertion."""
+    """In unsorted rows that are too long for insertion sort."""
     rng = np.random.default_rng(seed)
     a, b = rng.integers(0, 12, (2, 1000))
     w = rng.uniform(1, 2, 1000).astype(np.float32)
@@ -94,20 +94,20 @@ def test_bad_weights_are_named(bad):
         Graph.from_edges([0, 1], [1, 2], [1.0, bad])
 
 
-def test_what_from_edges_refuses():
+def test_invalid_edges_are_refused():
     for a, b, options, message in [
         ([0, -1], [1, 1], {}, r"sources\[1\]: expected a node from 0"),
         ([0, 5], [1, 1], {"n_nodes": 3}, r"sources\[1\]: expected a node from 0 to 2, got 5"),
-        ([0], [1, 1], {}, "as many sources as targets"),
-        ([0.0], [1.0], {}, "whole numbers"),
-        ([0], [1], {"names": ["a", "a"]}, "distinct names"),
+        ([0], [1, 1], {}, "sources and targets must have the same length"),
+        ([0.0], [1.0], {}, "node numbers .integers. or names"),
+        ([0], [1], {"names": ["a", "a"]}, "names must be distinct"),
         ([0], [1], {"duplicates": "keep"}, "duplicates must be"),
         ([0], [1], {"weights": [1.0, 2.0]}, "expected 1 weights"),
         (np.empty(0, int), np.empty(0, int), {"n_nodes": 3}, "no edges"),
     ]:
         with pytest.raises(ValueError, match=message):
             Graph.from_edges(a, b, **options)
-    with pytest.raises(ValueError, match="beyond float32"):
+    with pytest.raises(ValueError, match="exceeds float32"):
         Graph.from_edges([0, 0], [1, 1], [3e38, 3e38])
 
 
@@ -150,8 +150,8 @@ def test_edge_lists(tmp_path, pack):
         ("a b nan", "expected a weight"),
         ("a b inf", "expected a weight"),
         ("a b 1e99", "expected a weight"),
-        (b"a \xff\xfe 1", "expected the name of a node in UTF-8"),
-        (b"a b\0 1", "expected the name of a node in UTF-8"),
+        (b"a \xff\xfe 1", "expected a node name in UTF-8"),
+        (b"a b\0 1", "expected a node name in UTF-8"),
     ],
 )
 def test_broken_lines_are_named_far_into_a_file(tmp_path, line, message):
@@ -206,8 +206,8 @@ def test_matrix_market(tmp_path):
         ("3 3 2", "3 4 2", "m.mtx:3: expected a square matrix"),
         ("3 3 2", "3 3", "m.mtx:3: expected rows, columns and entries"),
         ("3 3 2", "3 3 4", "expected 4 entries, got 2"),
-        ("3 1 2", "4 1 2", "m.mtx:5: expected the number of a node, 1 to 3, got b'4'"),
-        ("3 1 2", "3 0 2", "m.mtx:5: expected the number of a node"),
+        ("3 1 2", "4 1 2", "m.mtx:5: expected a node number from 1 to 3, got b'4'"),
+        ("3 1 2", "3 0 2", "m.mtx:5: expected a node number"),
         ("3 1 2", "3 1 -2", "m.mtx:5: expected a weight"),
     ]:
         with pytest.raises(FormatError, match=message):
@@ -227,7 +227,7 @@ def test_parquet(tmp_path):
     with pytest.raises(KeyError, match="no column 'source'"):
         Graph.from_parquet(paths)
     pq.write_table(pa.table({"source": ["a", None], "target": ["b", "c"]}), tmp_path / "c.parquet")
-    with pytest.raises(ValueError, match="holds 1 nulls"):
+    with pytest.raises(ValueError, match="has 1 nulls"):
         Graph.from_parquet(tmp_path / "c.parquet")
     with pytest.raises(FormatError, match="expected a Parquet file"):
         Graph.from_parquet(write(tmp_path / "d.parquet", "no"))
@@ -257,8 +257,8 @@ def test_scipy(tmp_path):
         Graph.from_file(write(tmp_path / "bad.npz", "no"))
 
 
-def test_what_is_symmetric():
-    """A ring that leads one way has as many entries in each row as edges that lead there, and still is not."""
+def test_symmetric_matrices_are_undirected():
+    """In a directed ring, every node has equal in- and out-degree, but the matrix is not symmetric."""
     ring = np.array([[0, 1, 2], [1, 2, 0]])
     assert Graph.from_pyg(ring).directed
     both = np.hstack([ring, ring[::-1]])
@@ -266,7 +266,7 @@ def test_what_is_symmetric():
     assert not Graph.from_pyg(both, [1.0, 2.0, 3.0, 1.0, 2.0, 3.0]).directed
     uneven = Graph.from_pyg(both, [1.0, 2.0, 3.0, 1.0, 2.0, 4.0])
     assert uneven.directed
-    with pytest.raises(ValueError, match="edge from '0' to '2' has no counterpart of the same weight"):
+    with pytest.raises(ValueError, match="edge from '0' to '2' has no counterpart with the same weight"):
         Graph.from_pyg(both, [1.0, 2.0, 3.0, 1.0, 2.0, 4.0], directed=False)
 
 
@@ -344,35 +344,35 @@ def test_damaged_files_are_refused(tmp_path):
     place = whole.rfind(graph.neighbours.tobytes())
     with pytest.raises(FormatError, match="expected neighbours from 0 to 2"):
         Graph.load(write(path, whole[:place] + b"\x09" + whole[place + 1 :]))
-    with pytest.raises(FormatError, match="offsets must rise"):
+    with pytest.raises(FormatError, match="offsets must ascend"):
         Graph.load(write(path, whole.replace(graph.offsets.tobytes(), graph.offsets[::-1].tobytes())))
 
 
-# ---- what a graph is not -------------------------------------------------------------------------------------------
+# ---- invalid graphs -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("changed", "error", "says"),
     [
-        ({"neighbours": np.array([2, 1, 0, 0])}, ValueError, "neighbours must rise in each row.*node 0"),
-        ({"neighbours": np.array([1, 1, 0, 0])}, ValueError, "none twice; those of node 0"),
-        ({"neighbours": np.array([1, 2, 0, 0.5])}, TypeError, "neighbours: expected whole numbers, got float64"),
-        ({"neighbours": np.array([1, 2, 2, 0])}, ValueError, "in the rows of both its nodes"),
-        ({"weights": np.array([1, 1, -1, 1], np.float32)}, ValueError, "above 0 and finite, got -1.0 of an edge"),
-        ({"weights": np.array([1, np.nan, 1, 1], np.float32)}, ValueError, "got nan of an edge of node 0"),
-        ({"names": ["a", "b", "a"]}, ValueError, "'a' stands there twice"),
+        ({"neighbours": np.array([2, 1, 0, 0])}, ValueError, "neighbours must ascend in each row.*node 0"),
+        ({"neighbours": np.array([1, 1, 0, 0])}, ValueError, "without repeats; those of node 0"),
+        ({"neighbours": np.array([1, 2, 0, 0.5])}, TypeError, "neighbours: expected integers, got float64"),
+        ({"neighbours": np.array([1, 2, 2, 0])}, ValueError, "in the rows of both their nodes"),
+        ({"weights": np.array([1, 1, -1, 1], np.float32)}, ValueError, "above 0 and finite, got -1.0 for an edge"),
+        ({"weights": np.array([1, np.nan, 1, 1], np.float32)}, ValueError, "got nan for an edge of node 0"),
+        ({"names": ["a", "b", "a"]}, ValueError, "'a' is repeated"),
         ({"names": ["a", "b", 3]}, TypeError, "expected str, got 3"),
     ],
     ids=str,
 )  # fmt: skip
-def test_arrays_that_are_no_graph(changed, error, says):
+def test_arrays_that_are_not_a_graph(changed, error, says):
     arrays = {"names": ["a", "b", "c"], "offsets": np.array([0, 2, 3, 4]), "neighbours": np.array([1, 2, 0, 0])}
     Graph(**arrays)
     with pytest.raises(error, match=says):
         Graph(**{**arrays, **changed})
 
 
-def test_entries_that_say_no_edge_are_none():
+def test_stored_zeros_are_not_edges():
     sparse = pytest.importorskip("scipy.sparse")
     places = ([0, 0, 1, 2], [1, 2, 0, 1])
     kept = Graph.from_scipy(sparse.coo_array(([True, False, True, True], places), shape=(3, 3)))
@@ -381,30 +381,30 @@ def test_entries_that_say_no_edge_are_none():
     own = sparse.coo_array(([True, False], ([0, 1], [1, 0])), shape=(2, 2))
     Graph.from_scipy(own)
     assert own.nnz == 2
-    with pytest.raises(ValueError, match="holds truth values"):
+    with pytest.raises(ValueError, match="requires a numeric matrix, got a boolean one"):
         Graph.from_scipy(sparse.coo_array(([True] * 4, places), shape=(3, 3)), weighted=True)
 
 
-def test_nodes_that_are_no_names(tmp_path):
+def test_invalid_node_names_are_refused(tmp_path):
     with pytest.raises(ValueError, match="got None"):
         Graph.from_edges(["a", None], ["b", "a"])
     (tmp_path / "m.mtx").write_text("%%MatrixMarket matrix coordinate pattern symmetric\n2 2 1\n2 1\n")
-    with pytest.raises(ValueError, match="nodes= is of lists of edges"):
+    with pytest.raises(ValueError, match="nodes= is for edge lists only"):
         Graph.from_file(tmp_path / "m.mtx", nodes=["q"])
     (tmp_path / "e.txt").write_text("1 2\n")
     with pytest.raises(TypeError, match="names of type str"):
         Graph.from_file(tmp_path / "e.txt", nodes=[1])
 
 
-def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path):
+def test_a_byte_order_mark_is_not_part_of_a_name(tmp_path):
     (tmp_path / "e.txt").write_bytes("\ufeff# made by hand\na b\n".encode())
     assert list(Graph.from_file(tmp_path / "e.txt").names) == ["a", "b"]
     (tmp_path / "e.txt.gz").write_bytes(gzip.compress("\ufeffa b\n".encode()))
     assert list(Graph.from_file(tmp_path / "e.txt.gz").names) == ["a", "b"]
 
 
-def test_what_is_no_graph_of_others():
-    with pytest.raises(TypeError, match="expected a sparse matrix of scipy, got ndarray"):
+def test_objects_of_other_libraries():
+    with pytest.raises(TypeError, match=r"expected a sparse matrix from scipy\.sparse, got ndarray"):
         Graph.from_scipy(np.eye(3))
     assert Graph(["a", "b"], [0, 1, 2], [1, 0]).n_edges == 1
     torch = pytest.importorskip("torch")

@@ -1,4 +1,4 @@
-"""The training kernels: against the reference, the reference against calculus, and at the edges of their arguments."""
+"""The training kernels compared with the reference, the reference with calculus, and errors for invalid arguments."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ PROBLEMS = every_problem()
 
 @pytest.fixture(scope="session", params=["baseline", "avx2", "avx512", "avx512bf16"])
 def solved(request, solve_on):
-    """What the kernel makes of every problem on one instruction set, which a process chooses once."""
+    """Every problem, solved by the kernel on one instruction set: in a new process, since a process chooses once."""
     return solve_on(request.param, "problems.py")
 
 
@@ -47,16 +47,16 @@ def expected_inferred(name):
 
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_kernel_matches_reference(name, solved):
-    same_as_reference(PROBLEMS[name], expected(name), solved, name)
+    assert_like_reference(PROBLEMS[name], expected(name), solved, name)
 
 
 @pytest.mark.parametrize("name", [name for name, problem in PROBLEMS.items() if problem.tags == 1])
 def test_inference_matches_reference(name, solved):
-    same_as_reference(PROBLEMS[name], expected_inferred(name), solved, f"{name}/inferred")
+    assert_like_reference(PROBLEMS[name], expected_inferred(name), solved, f"{name}/inferred")
 
 
-def same_as_reference(problem, expected, solved, name):
-    """To the last digits of float32; with factors rounded to bfloat16, to 1.5 % of what the rows moved by."""
+def assert_like_reference(problem, expected, solved, name):
+    """Equal up to float32 rounding; with factors rounded to bfloat16, up to 1.5 % of the change of the rows."""
     rounded = str(solved["isa"]) == "avx512bf16"
     before = {} if name.endswith("/inferred") else problem.arguments(np.float64)  # inferred rows start near 0
     for part, slow in expected.items():
@@ -72,18 +72,18 @@ def same_as_reference(problem, expected, solved, name):
             else:
                 assert_allclose(fast, slow, rtol=1e-4, atol=1e-6, err_msg=part)
             parts = fast.reshape(len(fast), -1, kernels.padded(problem.dim))
-            assert not parts[:, :, problem.dim :].any(), f"{part}: padding moved"
+            assert not parts[:, :, problem.dim :].any(), f"{part}: padding changed"
 
 
 def test_problems_saturate():
-    """Or a sigmoid cut off at 6, 8 or 80 would go unseen."""
+    """Otherwise a sigmoid clipped at 6, 8 or 80 would pass unnoticed."""
     for name, largest in {"sg-saturated-centers2": 30, "cbow-sum-saturated-centers2": 30, "far-saturated": 300}.items():
         arguments = PROBLEMS[name].arguments(np.float64)
         assert np.abs(arguments["w_in"] @ arguments["w_out"].T).max() > largest
 
 
 def slope(f, x, h=1e-5):
-    """Central differences of f at x, in place and put back."""
+    """Central differences of f at x. Changes x in place and restores it."""
     gradient = np.zeros_like(x)
     for i in np.ndindex(x.shape):
         middle = x[i]
@@ -106,7 +106,7 @@ def test_logistic_step_follows_the_gradient_of_its_loss():
 
 
 def output_loss(model, hidden, word, drawn):
-    """-log p for a word, -log(1 - p) for a draw, as the papers write it."""
+    """-log p for a word and -log(1 - p) for a negative, as the papers state it."""
 
     def softplus(x):
         return np.log1p(np.exp(-abs(x))) + max(x, 0.0)
@@ -123,7 +123,7 @@ def output_loss(model, hidden, word, drawn):
 
 
 def stated_loss(model, batch, kind, mean):
-    """The loss of a batch, summed pair by pair."""
+    """The loss of a batch as a sum over pairs."""
 
     def output(hidden, word, drawn):
         return output_loss(model, hidden, word, drawn)
@@ -146,17 +146,21 @@ def stated_loss(model, batch, kind, mean):
 @pytest.mark.parametrize("centers", [1, 3])
 @pytest.mark.parametrize("kind", WINDOWS)
 def test_a_batch_follows_the_gradient_of_its_stated_loss(kind, centers, output):
-    """CBOW's inputs move by a factor, count for the mean and 1 / count for the sum, as word2vec.c has it."""
+    """The change of CBOW's inputs has a factor, count for the mean and 1 / count for the sum, as in word2vec.c."""
     if centers > 1 and (output != "ns" or kind == "pairs"):
         pytest.skip("paths and pairs have one center")
     rng = np.random.default_rng(5)
     words, dim, radius = 5, 3, 2
     w_in, w_out, w_nodes = (rng.standard_normal((n, dim)) for n in (words, words, words - 1))
-    # Words repeat in the window. One center or three in the middle: each has 2 * radius words about it.
+    # Words repeat in the window. One center or three in the middle, each with 2 * radius context words.
     sentence = np.array([0, 1, 2, 3, 1, 0, 2, 4, 4])
-    drawn = np.array([2, 2, 0, 4])  # one draw stands twice, some are centers
+    drawn = np.array([2, 2, 0, 4])  # one negative occurs twice, some are centers
     if kind == "pairs":
-        sentence, radius, drawn = np.array([0, 1]), 1, drawn[None, :]  # one pair: pairs move before the next one looks
+        sentence, radius, drawn = (
+            np.array([0, 1]),
+            1,
+            drawn[None, :],
+        )  # one pair, since each pair changes what the next one reads
     first = 0 if kind == "pairs" else 3
     model = reference.Model(
         w_in,
@@ -191,7 +195,7 @@ def test_a_batch_follows_the_gradient_of_its_stated_loss(kind, centers, output):
 @pytest.mark.parametrize("centers", [1, 3])
 @pytest.mark.parametrize("kind", [*DOCUMENTS, "dm-mean-twice", "dm-sum-twice"])
 def test_a_batch_with_tags_follows_the_gradient_of_its_stated_loss(kind, centers, output, frozen):
-    """Le & Mikolov 2014: a document's tags are in every window. CBOW's inputs move by word2vec.c's factors."""
+    """Le & Mikolov 2014: tags belong to every window. The change of CBOW's inputs has the factors of word2vec.c."""
     if centers > 1 and output != "ns":
         pytest.skip("paths have one center")
     rng = np.random.default_rng(6)
@@ -295,14 +299,14 @@ def test_slices_of_an_epoch_give_the_bits_of_one_call(kind):
 
 
 @pytest.mark.parametrize("kind", LONG)
-def test_registers_behind_dim_change_nothing(kind):
+def test_columns_after_dim_change_nothing(kind):
     problem = replace(LONG[kind], dim=6)
     tally, tables = trained(problem)
     whole, padded = trained(problem, dim=16)
     assert tally == whole
     for name, table in tables.items():
         assert table.tobytes() == padded[name].tobytes()
-    if kernels.isa() in ("baseline", "avx2"):  # with registers of 8 floats at most
+    if kernels.isa() in ("baseline", "avx2"):  # registers have at most 8 floats
         for table in tables.values():
             table[:, 8:] = np.nan
         assert np.isfinite(trained(problem, **tables)[0][0])
@@ -310,19 +314,19 @@ def test_registers_behind_dim_change_nothing(kind):
 
 @pytest.mark.parametrize("kind", LONG)
 def test_threads_see_the_same_examples(kind):
-    problem = replace(LONG[kind], lr=0.01)  # few words: at a high rate, 50 threads at once would tell
+    problem = replace(LONG[kind], lr=0.01)  # few words: at a higher rate, 50 simultaneous threads would change the loss
     tally, _ = trained(problem)
-    for threads in (2, 50):  # 50: more than there are blocks
+    for threads in (2, 50):  # 50: more threads than blocks
         several, _ = trained(problem, threads=threads)
         assert several[1:] == tally[1:]
         assert_allclose(several[0], tally[0], rtol=0.03)
 
 
 @pytest.mark.parametrize("kind", ["hs", "hs and tags"])
-def test_threads_give_back_their_copies_of_nodes(kind):
-    """All work is one thread's, which among two has copies of the top of the tree: the same but for the last digits."""
+def test_threads_merge_their_copies_of_nodes(kind):
+    """One block: only one of two threads works, on copies of the nodes near the root. Only the last digits differ."""
     problem = replace(LONG["hs"], tags=0 if kind == "hs" else 2)
-    # No longer: factors of bfloat16 are rounded to 8 bits, and last digits that differ would come to tell.
+    # A short block: bfloat16 factors are rounded to 8 bits, so differences in the last digits would grow.
     blocks = {"blocks": blocks_of(300, problem.tokens), "last_block": 1}
     tally, tables = trained(problem, **blocks)
     again, others = trained(problem, **blocks, threads=2)
@@ -332,15 +336,15 @@ def test_threads_give_back_their_copies_of_nodes(kind):
         assert_allclose(others[name], table, atol=1e-5)
 
 
-def test_threads_tell_each_other_of_their_steps_in_time():
-    """Eight threads that each went a long way from the same nodes would together go much too far."""
+def test_threads_merge_their_copies_often_enough():
+    """If eight threads each took many steps from the same nodes before merging, their sum would overshoot."""
     problem = replace(LONG["hs"], tokens=80_000, lr=0.1, sampling=False, drawn=0)
     blocks = {"blocks": blocks_of(5000, problem.tokens), "last_block": 16}
     losses = []
     for threads in (1, 8):
         _, tables = trained(problem, **blocks, threads=threads)
         losses.append(trained(problem, **blocks, **tables, epoch=4)[0][0])
-    assert losses[1] < 1.001 * losses[0]  # at most 1.0002; 1.0015 to 1.0035 when they tell at the end of a block alone
+    assert losses[1] < 1.001 * losses[0]  # at most 1.0002; 1.0015 to 1.0035 if they merge only at the end of a block
 
 
 def test_an_empty_run_changes_nothing():
@@ -384,16 +388,16 @@ WRONG_WEIGHTS = {
 
 @pytest.mark.parametrize("wrong", [*WRONG, *WRONG_WEIGHTS])
 @pytest.mark.parametrize("name", ["w_in", "w_out", "w_nodes", "ids", "offsets", "blocks", "keep", "noise"])
-def test_an_array_that_does_not_fit_is_refused_by_name(name, wrong):
+def test_an_invalid_array_is_refused_by_name(name, wrong):
     arguments = Problem(hs=True, subsampled=True).arguments()
     if wrong in WRONG_WEIGHTS and not name.startswith("w_"):
-        pytest.skip("of weights")
+        pytest.skip("only for weights")
     arguments[name] = {**WRONG, **WRONG_WEIGHTS}[wrong](arguments[name])
     with pytest.raises(ValueError, match=f"^{name}: expected"):
         train(kernels, arguments)
 
 
-def test_the_arrays_of_the_refusals_above_do_fit():
+def test_the_arguments_of_the_test_above_are_valid_before_the_change():
     assert train(kernels, Problem(hs=True, subsampled=True).arguments())[1] > 0
 
 
@@ -421,7 +425,7 @@ BAD = {
     ),
     "w_in: missing": ("w_in", {"w_in": lambda a: None}),
     "w_out: missing": ("w_out", {"w_out": lambda a: None}),
-    "w_out and w_nodes: missing": ("w_out and w_nodes", {"w_out": lambda a: None, "drawn": 0}),
+    "w_out and w_nodes: missing": ("w_out or w_nodes is required", {"w_out": lambda a: None, "drawn": 0}),
     "noise: missing": ("noise", {"noise": lambda a: None}),
     "noise: too large": ("noise", {"noise": lambda a: np.where(np.arange(997) == 996, 12, a).astype(np.int32)}),
     "noise: negative": ("noise", {"noise": lambda a: np.where(np.arange(997) == 0, -1, a).astype(np.int32)}),
@@ -429,7 +433,7 @@ BAD = {
     "noise: less than a window takes": ("noise: expected 20", {"noise": lambda a: a[:19].copy(), "shared": False}),
     "centers: 0": ("centers", {"centers": 0}),
     "centers: too many": ("centers", {"centers": kernels.MAX_CENTERS + 1}),
-    "centers: of pairs": ("centers", {"centers": 2, "shared": False}),
+    "centers: per-pair negatives": ("centers", {"centers": 2, "shared": False}),
     "drawn: negative": ("drawn", {"drawn": -1}),
     "drawn: overflows": ("drawn", {"drawn": 2**31 - 1}),
     "window: 0": ("window", {"window": 0}),
@@ -463,18 +467,18 @@ BAD_DOCUMENTS = {
     "tags: too large": ("tags: expected 0 <= id < 18", {"tags": lambda a: np.where(a == a[0], 18, a).astype(np.int32)}),
     "tags: negative": ("tags: expected 0 <= id", {"tags": lambda a: np.where(a == a[0], -1, a).astype(np.int32)}),
     "tags: missing": ("tag_offsets and tags", {"tags": lambda a: None}),
-    "tags: short": ("tag_offsets: expected to rise from 0 to", {"tags": lambda a: a[:-1].copy()}),
+    "tags: short": ("tag_offsets: expected to ascend from 0 to", {"tags": lambda a: a[:-1].copy()}),
     "tag_offsets: missing": ("tag_offsets and tags", {"tag_offsets": lambda a: None}),
     "tag_offsets: short": ("tag_offsets: expected 10 entries", {"tag_offsets": lambda a: a[:-1].copy()}),
-    "tag_offsets: descend": ("tag_offsets: expected to rise", {"tag_offsets": lambda a: a[::-1].copy()}),
+    "tag_offsets: descend": ("tag_offsets: expected to ascend", {"tag_offsets": lambda a: a[::-1].copy()}),
     "w_docs: columns": ("w_docs: expected 16 columns", {"w_docs": lambda a: kernels.weight_table(18, 20)}),
-    "w_in: missing": ("w_in is needed", {"w_in": lambda a: None}),
-    "own draws": ("shared draws", {"shared": False}),
-    "concat: skip-gram": ("concat needs cbow", {"concat": True, "shrink": False}),
-    "concat: shrinking": ("concat needs cbow and shrink = False", {"concat": True, "cbow": True}),
+    "w_in: missing": ("w_in is required", {"w_in": lambda a: None}),
+    "per-pair negatives": ("w_docs requires shared negatives", {"shared": False}),
+    "concat: skip-gram": ("concat requires cbow", {"concat": True, "shrink": False}),
+    "concat: shrinking": ("concat requires cbow and shrink = False", {"concat": True, "cbow": True}),
     "concat: columns": ("w_out: expected 80 columns", {"concat": True, "cbow": True, "shrink": False}),
     "concat: other tags": (
-        "tags: concat needs as many for each document, got 0 to 2",
+        "tags: concat requires the same number for every document, got 0 to 2",
         {
             "concat": True,
             "cbow": True,
@@ -501,8 +505,8 @@ def test_bad_documents_are_refused_by_name(case):
 @pytest.mark.parametrize(
     ("named", "changed"),
     [
-        ("offsets: expected to rise from 0 to 80", {"offsets": np.array([0, 0, 1, 3, 2, 20, 60, 60, 80, 80])}),
-        ("offsets: expected to rise from 0 to 80", {"offsets": np.array([0, 0, 1, 3, 3, 20, 60, 60, 80, 81])}),
+        ("offsets: expected to ascend from 0 to 80", {"offsets": np.array([0, 0, 1, 3, 2, 20, 60, 60, 80, 80])}),
+        ("offsets: expected to ascend from 0 to 80", {"offsets": np.array([0, 0, 1, 3, 3, 20, 60, 60, 80, 81])}),
         ("offsets: expected 10 entries", {"offsets": np.array([0, 80])}),
         ("ids: expected 0 <= id < 12", {"ids": np.full(80, 12, np.int32)}),
         ("w_docs", {"w_docs": None}),
@@ -512,7 +516,7 @@ def test_bad_documents_are_refused_by_name(case):
         ("averaged: expected 1..3", {"averaged": 0}),
         ("averaged: expected 1..3", {"averaged": 4}),
         ("tag_weight: expected 1..2", {"tag_weight": 0}),
-        ("tag_weight > 1 needs cbow without concat", {"tag_weight": 2}),
+        ("tag_weight > 1 requires cbow without concat", {"tag_weight": 2}),
         ("threads", {"threads": 0}),
     ],
     ids=str,
@@ -524,7 +528,7 @@ def test_bad_arguments_of_inference_are_refused_by_name(named, changed):
 
 @pytest.mark.parametrize("kind", DOCUMENTS)
 def test_inference_depends_on_the_document_alone(kind):
-    """Threads, order, neighbours: none of them changes a bit; and nothing but the new rows moves."""
+    """Threads, order and other documents do not change a bit of the result, and only the new rows change."""
     problem = Problem(
         dim=20, words=300, tokens=900, window=5, tags=1, drawn=8, centers=4, noise=5000, **DOCUMENTS[kind]
     )
@@ -572,18 +576,18 @@ def test_a_value_that_does_not_fit_is_refused(changed):
         train(kernels, {**Problem().arguments(), **changed})
 
 
-def test_an_array_that_nothing_asks_for_is_refused():
-    with pytest.raises(ValueError, match="there is no array named w_inn"):
+def test_an_unexpected_array_is_refused():
+    with pytest.raises(ValueError, match="unexpected array: w_inn"):
         train(kernels, {**Problem().arguments(), "w_inn": np.zeros(3)})
 
 
 @pytest.mark.parametrize("offsets", [[0, 10**9], [-5, -3], [5, 3], [0, 2**62, -(2**62), 80], [100, 200]])
-def test_offsets_that_make_no_sense_do_not_crash(offsets):
+def test_invalid_offsets_do_not_crash(offsets):
     arguments = {**Problem(subsampled=True).arguments(), "offsets": np.array(offsets, np.int64)}
     assert train(kernels, arguments)[2] <= 80
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits memory as Linux does")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs RLIMIT_AS, which only Linux enforces")
 def test_threads_that_do_not_start_leave_their_work_to_the_others():
     script = (
         "import resource\n"

@@ -1,4 +1,4 @@
-"""Draws and the tables behind them: equal in C++ and numpy, and distributed as they should be."""
+"""Random draws, alias tables and Huffman trees: equal in C++ and numpy, and with the right distributions."""
 
 import heapq
 from itertools import pairwise
@@ -18,7 +18,7 @@ COUNTS = np.array([100_000, 40_000, 9_000, 9_000, 800, 75, 6, 5, 5, 1])
 
 
 def is_plausible(observed, expected):
-    """Not in the last millionth of chi-square. Seeds are fixed: a test that passes once passes always."""
+    """Whether chi-square has p > 1e-6. Seeds are fixed: a test that passes once always passes."""
     return stats.chisquare(observed, expected * observed.sum() / expected.sum()).pvalue > 1e-6
 
 
@@ -70,7 +70,7 @@ def test_noise_table_matches_reference_and_its_weights(weights):
     assert len(table) == len(slow) == len(weights)
     assert_array_equal(table.thresholds, slow.thresholds)
     assert_array_equal(table.aliases, slow.aliases)
-    # The probability of each word, read off the table.
+    # The probability of each word according to the table.
     own = table.thresholds / 2.0**32
     held = own + np.bincount(table.aliases, weights=1.0 - own, minlength=len(own))
     assert_allclose(held / len(own), weights / weights.sum(), rtol=0, atol=2.0**-31)
@@ -84,7 +84,7 @@ def test_negatives_are_sampled_by_count_to_the_power_of_three_quarters():
     assert_array_equal(later, drawn[500:1_500])
 
 
-def test_a_pool_of_noise_is_drawn_anew_for_each_chapter_and_epoch():
+def test_each_chapter_and_epoch_has_a_new_pool_of_negatives():
     pool = NegativePool(COUNTS**0.75, at_once=5, needed=100_000, seed=3)
     first = pool(0, 0).copy()
     assert len(first) == 100_000
@@ -100,7 +100,7 @@ def test_a_pool_of_noise_is_drawn_anew_for_each_chapter_and_epoch():
 
 @pytest.mark.parametrize("mode", ["shared", "pairs", "cbow"])
 def test_kernel_draws_negatives_by_count_to_the_power_of_three_quarters(mode):
-    """From zero rows, at a tiny rate, each draw moves its row by lr / 2 * the input: the moves count the draws."""
+    """At a tiny rate, each draw changes its zero row by lr / 2 * the input, so the changes count the draws."""
     n, lr, value, drawn, tokens = len(COUNTS), 2.0**-30, 2.0**-10, 5, 40_000
     noise = kernels.NoiseTable(COUNTS**0.75).sample(drawn * tokens + 37, 1, 0)
     arguments = Problem(words=n + 2).arguments()
@@ -109,7 +109,7 @@ def test_kernel_draws_negatives_by_count_to_the_power_of_three_quarters(mode):
     arguments |= {
         "w_in": weights,
         "w_out": kernels.weight_table(n + 2, 1),
-        "ids": np.tile(np.array([n, n + 1], np.int32), tokens // 2),  # centers that are never drawn
+        "ids": np.tile(np.array([n, n + 1], np.int32), tokens // 2),  # centers that are never negatives
         "offsets": np.arange(0, tokens + 1, 2),
         "blocks": np.array([0, tokens]),
         "last_block": 1,
@@ -127,7 +127,7 @@ def test_kernel_draws_negatives_by_count_to_the_power_of_three_quarters(mode):
     assert counted.sum() == drawn * tokens
     assert is_plausible(counted, COUNTS**0.75)
     place = below(Stream(arguments["seed"], arguments["epoch"], Purpose.PLACE)(0), len(noise))
-    sets = (len(noise) - place) // drawn  # before what is left is too short for a set
+    sets = (len(noise) - place) // drawn  # until the rest of the pool is too short for a set
     used = np.concatenate([noise[place : place + drawn * sets], noise[: drawn * (tokens - sets)]])
     assert_array_equal(counted, np.bincount(used, minlength=n))
 
@@ -148,7 +148,7 @@ def test_subsampling_keeps_words_at_the_rate_of_word2vec_c(sample):
     some = rate < 1.0
     deviation = (counted - each * rate)[some] ** 2 / (each * rate * (1 - rate))[some]
     assert stats.chi2.sf(deviation.sum(), some.sum()) > 1e-6
-    # The kernel keeps the same tokens: each word's, counted with all other words out of the way.
+    # The kernel keeps the same tokens, counted for each word separately.
     for word in range(7):
         alone = np.flatnonzero(ids == word)
         hits = Stream(seed, epoch, Purpose.SUBSAMPLE)(alone) >> np.uint64(32) <= keep[word]
@@ -160,7 +160,7 @@ def test_subsampling_keeps_words_at_the_rate_of_word2vec_c(sample):
 
 
 @pytest.mark.parametrize("above", [0, 1])
-def test_a_token_stays_when_its_draw_is_what_its_word_keeps(above):
+def test_a_token_is_kept_if_its_draw_equals_the_threshold(above):
     arguments = Problem(words=80).arguments()
     draws = Stream(arguments["seed"], arguments["epoch"], Purpose.SUBSAMPLE)(np.arange(80)) >> np.uint64(32)
     arguments |= {"ids": np.arange(80, dtype=np.int32), "keep": (draws - np.uint64(above)).astype(np.uint32)}
@@ -168,7 +168,7 @@ def test_a_token_stays_when_its_draw_is_what_its_word_keeps(above):
 
 
 @pytest.mark.parametrize("window", [2, 3, 5, 12])
-def test_window_widths_are_even_over_1_to_window(window):
+def test_radii_are_uniform_over_1_to_window(window):
     n = 100_000
     width = 1 + below(Stream(2, 9, Purpose.WINDOW)(np.arange(n)), window)
     assert width.min() == 1
@@ -187,7 +187,7 @@ def test_window_widths_are_even_over_1_to_window(window):
     [[], [0.0, 0.0], [1.0, -1.0], [1.0, np.nan], [1.0, np.inf], [1e301]],
     ids=str,
 )
-def test_weights_that_are_no_distribution_are_refused(weights):
+def test_weights_that_define_no_distribution_are_refused(weights):
     with pytest.raises(ValueError, match=r"^weights: "):
         kernels.NoiseTable(np.array(weights))
 
@@ -195,7 +195,7 @@ def test_weights_that_are_no_distribution_are_refused(weights):
 def vocabularies():
     rng = np.random.default_rng(1)
     yield from ([1, 1], [5, 1], [1, 1, 1], [2, 1, 1], [3, 2, 1, 1, 1], [1] * 8, [1] * 100, [7] * 33 + [3] * 20)
-    yield 2 ** np.arange(40)[::-1]  # as deep as it gets
+    yield 2 ** np.arange(40)[::-1]  # the deepest tree
     fibonacci = [1, 1]
     while len(fibonacci) < 60:
         fibonacci.append(sum(fibonacci[-2:]))
@@ -217,8 +217,8 @@ def paths(tree):
 
 
 def two_queues(counts):
-    """Paths by word2vec.c's rule, on arrays: words from the rarest up against nodes in the order they were made; a word
-    goes first only when it is strictly lighter than the oldest waiting node; the second of the two gets code 1."""
+    """Paths by the rule of word2vec.c, on arrays. Words from the rarest up compete with nodes in order of creation; a
+    word goes first only if it is strictly lighter than the oldest free node; the second of the two gets code 1."""
     n = len(counts)
     weight, parent, bit = [*counts, *[2**62] * (n - 1)], [None] * (2 * n - 1), [0] * (2 * n - 1)
     word, node = n - 1, n
@@ -260,14 +260,14 @@ def test_huffman_codes_are_optimal_and_prefix_free(counts):
     heap = counts.tolist()
     heapq.heapify(heap)
     least = 0
-    while len(heap) > 1:  # the textbook: the cost of a tree is the sum of its inner nodes
+    while len(heap) > 1:  # the cost of a tree is the sum of the weights of its inner nodes
         joined = heapq.heappop(heap) + heapq.heappop(heap)
         least += joined
         heapq.heappush(heap, joined)
     assert (np.diff(tree.offsets) * counts).sum() == least
     codes = sorted("".join(map(str, code)) for _, code in paths(tree))
     assert all(not b.startswith(a) for a, b in pairwise(codes))
-    # Every path starts at the root and the same prefix leads to the same node.
+    # Every path starts at the root, and equal prefixes lead to the same node.
     node_after = {}
     for nodes, code in paths(tree):
         assert nodes[0] == len(counts) - 2
@@ -277,13 +277,13 @@ def test_huffman_codes_are_optimal_and_prefix_free(counts):
 
 
 @pytest.mark.parametrize("counts", [[], [5], [1, 2], [3, 0], [3, -1], [2**62, 2**62]], ids=str)
-def test_counts_that_make_no_tree_are_refused(counts):
+def test_counts_that_define_no_tree_are_refused(counts):
     with pytest.raises(ValueError, match=r"^counts: "):
         kernels.HuffmanTree(np.array(counts, np.int64))
 
 
 @pytest.mark.parametrize("made", [kernels.NoiseTable, kernels.HuffmanTree])
 @pytest.mark.parametrize("values", [np.ones(3, np.float32), np.ones((3, 1)), np.ones(6)[::2], np.ones(3, np.int32)])
-def test_tables_refuse_other_arrays(made, values):
+def test_tables_refuse_arrays_of_other_types(made, values):
     with pytest.raises(ValueError, match=r"^(weights|counts): expected"):
         made(values)

@@ -1,4 +1,4 @@
-"""Walks follow the enumerated probabilities, are those of the plain reference, and are the same at any thread count."""
+"""Walks follow the enumerated probabilities, equal the plain reference, and do not depend on the number of threads."""
 
 from itertools import pairwise
 
@@ -10,23 +10,24 @@ from embfast import Graph, reference
 pytest.importorskip("numba")
 from numba import njit
 
-from embfast.graphs.walks import Walks, _member_word, next_draw
+from embfast.graphs.walk_kernels import member_word
+from embfast.graphs.walks import Walks, next_draw
 
 
 @njit
 def _word(begin, degree, n_nodes, x):
-    return _member_word(begin, degree, n_nodes, x)
+    return member_word(begin, degree, n_nodes, x)
 
 
 SETTINGS = [(1, 1), (0.25, 4), (4, 0.25), (1, 0.5), (1e-3, 1e3), (1e3, 1e-3)]
 
 
 def small_graph(kind):
-    """18 nodes: a clique, a ring, a star that joins them, self loops, one isolated node; directed: dead ends too."""
+    """18 nodes: a clique, a ring, a star that joins them, self loops, one isolated node; with dead ends if directed."""
     ring = [(i, i % 6 + 6) for i in range(6, 12)]
     clique = [(i, j) for i in range(6) for j in range(i)]
     edges = [*clique, *ring, *[(12, i) for i in range(0, 17, 2) if i != 12], (0, 0), (7, 7), (13, 8), (15, 16)]
-    edges += [(5, 13), (5, 15), *edges[3:9:2]]  # the last ones for the second time
+    edges += [(5, 13), (5, 15), *edges[3:9:2]]  # the last ones repeat
     sources, targets = np.array(edges).T
     weights = None
     if "weighted" in kind:
@@ -47,7 +48,7 @@ KINDS = ["plain", "weighted", "directed", "directed weighted", "sum"]
 
 
 def deviation(graph, walks, p, q, thresholds=None):
-    """The p-value of all transitions against the enumerated probabilities, and how many were impossible."""
+    """The p-value of all transitions against the enumerated probabilities, and the number of impossible ones."""
     chi2 = pytest.importorskip("scipy.stats").chi2
     ids, offsets = walks.read(0, 0, len(walks))
     n = len(graph)
@@ -103,7 +104,7 @@ def test_transitions_have_the_probabilities_of_node2vec_plus(p, q):
     value, impossible = deviation(graph, walks, p, q, thresholds)
     assert impossible == 0
     assert 1e-4 < value < 1 - 1e-6
-    assert deviation(graph, walks, p, q)[0] < 1e-9  # and not those of node2vec
+    assert deviation(graph, walks, p, q)[0] < 1e-9  # which differ from node2vec's
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -130,8 +131,8 @@ def test_rows_with_fewer_bits_than_nodes_are_searched_where_bits_leave_it_open(w
     for plus in (False, True) if weighted else (False,):
         thresholds = reference.noise_thresholds(graph, 0) if plus else None
         walks = Walks(graph, length=25, per_node=1, p=p, q=q, plus=plus, seed=3)
-        assert walks._members is not None
-        ids, offsets = walks.read(0, 0, len(walks))  # more walks than take turns at once
+        assert walks.device_job()[1]["members"] is not None
+        ids, offsets = walks.read(0, 0, len(walks))  # more walks than one group holds
         for begin, end in list(pairwise(offsets))[::3]:
             expected = reference.random_walk(graph, int(ids[begin]), 0, length=25, p=p, q=q, thresholds=thresholds,
                                              seed=3)  # fmt: skip
@@ -139,13 +140,13 @@ def test_rows_with_fewer_bits_than_nodes_are_searched_where_bits_leave_it_open(w
 
 
 def test_every_neighbour_has_its_bit():
-    """And of other nodes few have one, or none at all where the row has a bit for each node."""
+    """Few other nodes have one, and none where the row has a bit for each node."""
     graph = wide_graph(False)
-    # Node 0 gets 30 neighbours more, ten others some: rows with about as many bits as there are nodes.
+    # 30 more neighbours for node 0 and some for ten others: the bits of these rows number about the nodes.
     more = [(0, x) for x in range(100, 130)] + [(v, x) for v in range(10, 20) for x in range(200, 196 + v)]
     rows = np.repeat(np.arange(300), graph.degrees)
     hub = Graph.from_edges(*np.hstack([(rows, graph.neighbours), np.array(more).T]), duplicates="first")
-    table = Walks(hub, q=2)._members
+    table = Walks(hub, q=2).device_job()[1]["members"]
     wrong = 0
     for v in range(300):
         begin, degree = int(hub.offsets[v]), int(hub.degrees[v])
@@ -194,18 +195,18 @@ def test_metapaths_draw_by_weight():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"metapath": (0, 1, 0)}, "needs the types"),
-        ({"types": TYPES[:3], "metapath": (0, 1, 0)}, "a type, 0 or more, of each of 18 nodes"),
-        ({"types": TYPES - 1, "metapath": (0, 1, 0)}, "a type, 0 or more"),
-        ({"types": TYPES, "metapath": (0, 1)}, "whose last is the first again"),
+        ({"metapath": (0, 1, 0)}, "requires the types"),
+        ({"types": TYPES[:3], "metapath": (0, 1, 0)}, "types: expected 18 integers, 0 or more"),
+        ({"types": TYPES - 1, "metapath": (0, 1, 0)}, "types: expected 18 integers, 0 or more"),
+        ({"types": TYPES, "metapath": (0, 1)}, "types that end with the first type"),
         ({"types": TYPES, "metapath": (0, 3, 0)}, "types from 0 to 2"),
-        ({"types": TYPES, "metapath": (0, 1, 0), "q": 2}, "goes without p, q"),
-        ({"types": TYPES, "metapath": (0, 1, 0), "restart": 0.1}, "goes without p, q"),
+        ({"types": TYPES, "metapath": (0, 1, 0), "q": 2}, "cannot be combined with p, q"),
+        ({"types": TYPES, "metapath": (0, 1, 0), "restart": 0.1}, "cannot be combined with p, q"),
         ({"types": np.where(TYPES == 1, 0, TYPES) * (np.arange(18) != 17) + 4 * (np.arange(18) == 17),
           "metapath": (4, 2, 4)}, "no edge leads from the first type"),
     ],
 )  # fmt: skip
-def test_metapaths_that_make_no_sense(options, message):
+def test_invalid_metapaths_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Walks(small_graph("plain"), **options)
 
@@ -231,13 +232,13 @@ def test_every_node_with_an_edge_starts_its_walks():
     assert starts.tolist() == np.flatnonzero(graph.degrees).tolist()
     assert set(counts.tolist()) == {3}
     ends = ids[offsets[1:] - 1][np.diff(offsets) < 7]
-    assert len(ends)  # dead ends end walks, and nothing else does
+    assert len(ends)  # only dead ends end walks early
     assert (graph.degrees[ends] == 0).all()
 
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_hubs_and_extreme_settings_end(weighted):
-    """A step from a clique that wants to leave it refuses nearly all; a return is a rare candidate."""
+    """A step that favours leaving a clique rejects nearly all candidates; a return is a rare candidate."""
     n = 300
     clique = np.array([(i, j) for i in range(n) for j in range(i)] + [(0, n)]).T
     graph = Graph.from_edges(*clique, np.ones(len(clique[0])) if weighted else None)
@@ -249,7 +250,7 @@ def test_hubs_and_extreme_settings_end(weighted):
         assert (back > 0.99) == (p < 1)
 
 
-def test_a_walk_is_restarted_as_often_as_asked():
+def test_walks_restart_with_the_given_probability():
     graph = Graph.from_edges(np.arange(1000), (np.arange(1000) + 1) % 1000, directed=True)
     walks = Walks(graph, length=50, per_node=4, restart=0.3)
     rows = walks.read(0, 0, len(walks))[0].reshape(-1, 50)
@@ -287,7 +288,7 @@ def test_transition_that_leaves_the_graph_is_an_error():
         Walks(small_graph("plain"), transition=astray).read(0, 0, 3)
 
 
-def test_what_cannot_be_walked_on():
+def test_node2vec_plus_requires_weights():
     with pytest.raises(ValueError, match="needs a graph with weights"):
         Walks(small_graph("plain"), plus=True)
 
@@ -297,15 +298,15 @@ def test_what_cannot_be_walked_on():
     [{"p": -1}, {"p": np.nan}, {"q": np.inf}, {"restart": 2}, {"length": 0}, {"per_node": 0}, {"seed": -1}],
     ids=str,
 )
-def test_settings_that_make_no_sense(wrong):
+def test_invalid_settings_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Walks(Graph.from_edges([0, 1], [1, 2]), **wrong)
 
 
-def test_walks_that_there_are_not():
+def test_walks_out_of_range_are_refused():
     walks = Walks(Graph.from_edges([0, 1], [1, 2]), length=4, per_node=2)
     for asked in ((0, 0, 7), (0, -1, 2), (0, 3, 2), (-1, 0, 2)):
-        with pytest.raises(ValueError, match="expected walks of 0 to 6"):
+        with pytest.raises(ValueError, match="expected walks from 0 to 6"):
             walks.read(*asked)
     with pytest.raises(TypeError, match=r"compiled with numba\.njit"):
         Walks(Graph.from_edges([0, 1], [1, 2]), transition=lambda *_: 0)

@@ -1,4 +1,6 @@
-// Python to the reading of edges and to their sorted rows.
+// Python bindings of the edge reader and of sorted rows.
+#include "core/bindings.h"
+
 #include <pybind11/stl.h>
 
 #include <algorithm>
@@ -10,7 +12,6 @@
 #include <utility>
 #include <vector>
 
-#include "core/bindings.h"
 #include "core/check.h"
 #include "graph/edges.h"
 
@@ -18,7 +19,7 @@ namespace embfast {
 
 namespace {
 
-// None, or (fault, line, columns found, expected, first bytes).
+// None, or (fault, line, columns found, columns expected, first bytes).
 py::object failure(const EdgeReader& reader, bool fine) {
   if (fine) return py::none();
   static constexpr const char* kNames[] = {"", "columns", "weight", "name", "number", "too_many_nodes"};
@@ -26,7 +27,7 @@ py::object failure(const EdgeReader& reader, bool fine) {
   return py::make_tuple(kNames[static_cast<int>(f.fault)], f.line, f.found, f.expected, py::bytes(f.bytes));
 }
 
-// The numbers of a vector as an array that owns them; the vector is left empty.
+// An array that takes over the numbers of a vector, which is then empty.
 template <class Vector>
 py::array_t<typename Vector::value_type> moved(Vector& numbers) {
   using T = typename Vector::value_type;
@@ -69,7 +70,7 @@ void bind_edges(py::module_& m) {
           [](EdgeReader& reader) {
             return py::make_tuple(moved(reader.sources), moved(reader.targets), moved(reader.weights));
           },
-          "int32 sources and targets, float32 weights (or none) of the lines read since the last call.")
+          "int32 sources and targets, float32 weights (or none), for the lines read since the last call.")
       .def_property_readonly("weighted", &EdgeReader::weighted)
       .def("names", [](const EdgeReader& reader) { return py::bytes(reader.names()); });
 
@@ -97,7 +98,7 @@ void bind_edges(py::module_& m) {
                               py::make_tuple(graph.repeated[0], graph.repeated[1]));
       },
       "sources"_a, "targets"_a, "weights"_a, py::kw_only(), "n_nodes"_a, "both_ways"_a, "keep_first"_a,
-      "Sorted rows: offsets, neighbours, weights or None, repeated entries, and the first of them.");
+      "Sorted rows: offsets, neighbours, weights or None, number of repeated entries, and the first of them.");
   m.def(
       "asymmetric_entry",
       [](const py::array& offsets, const py::array& neighbours, const std::optional<py::array>& weights) -> py::object {
@@ -118,7 +119,7 @@ void bind_edges(py::module_& m) {
         if (fine) return py::none();
         return py::make_tuple(entry[0], entry[1]);
       },
-      "offsets"_a, "neighbours"_a, "weights"_a, "(row, neighbour) of an entry without its mirror image, or None.");
+      "offsets"_a, "neighbours"_a, "weights"_a, "(row, neighbour) of an entry without a counterpart, or None.");
 }
 
 }  // namespace embfast

@@ -134,8 +134,7 @@ Csr csr(const int32_t* sources, const int32_t* targets, const float* weights, in
   Csr graph;
   PagedVector<int64_t>& offsets = graph.offsets;
   offsets.assign(static_cast<size_t>(n_nodes) + 1, 0);
-  // Row r is counted at r + 2 and then filled from offsets[r + 1]: when all are in place, that is where row r + 1
-  // begins.
+  // Row r is counted at r + 2 and then filled from offsets[r + 1], which ends at the beginning of row r + 1.
   const auto each = [&](const auto& take) {
     for (int64_t i = 0; i < n_edges; ++i) {
       take(sources[i], targets[i], i);
@@ -156,7 +155,7 @@ Csr csr(const int32_t* sources, const int32_t* targets, const float* weights, in
     if (weights) graph.weights[place] = weights[i];
   });
 
-  std::vector<std::pair<int32_t, float>> entries;  // of one row
+  std::vector<std::pair<int32_t, float>> entries;  // one row
   const auto sort_row = [&](int64_t begin, int64_t end) {
     int32_t* const ids = graph.neighbours.data();
     if (std::is_sorted(ids + begin, ids + end)) return;
@@ -210,7 +209,7 @@ Csr csr(const int32_t* sources, const int32_t* targets, const float* weights, in
 
 bool symmetric(const int64_t* offsets, const int32_t* neighbours, const float* weights, int64_t n_nodes,
                int32_t* mirror_of) {
-  // Rows are taken in order, so the entries that mirror row v come in the order of row v: a cursor each is enough.
+  // Rows are visited in order, so the counterparts of row v's entries come in the order of row v: one cursor per row.
   std::vector<int64_t> next(offsets, offsets + n_nodes);
   for (int64_t row = 0; row < n_nodes; ++row) {
     for (int64_t i = offsets[row]; i < offsets[row + 1]; ++i) {

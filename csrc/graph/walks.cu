@@ -1,36 +1,37 @@
-// Random walks on a device: the walks of embfast/walks.py, draw by draw, a thread to a walk.
-// Each turn of the loop is one try of a step, so that a lane whose candidates are refused keeps no other waiting. Steps
-// are written one behind the other over all walks, since neighbouring lanes then write side by side; pack_walks turns
-// them round. Sums and products of doubles are rounded one by one, as on the CPU: a fused one would be another walk.
-// Sources: embfast/walks.py; rejection sampling is that of KnightKing (Yang et al. 2019).
+// Random walks on a device: the same walks as embfast/graphs/walk_kernels.py, one thread per walk.
+// Each iteration of the loop is one try of a step, so that a lane whose candidates are rejected does not delay the
+// others. Steps are written step-major (length x walks), so that neighbouring lanes write neighbouring addresses;
+// pack_walks transposes them. Sums and products of doubles are rounded separately, as on the CPU: a fused operation
+// would make another walk.
+// Sources: embfast/graphs/walks.py; rejection sampling as in KnightKing (Yang et al. 2019).
 #include "core/device.h"
 
 namespace embfast {
 
-// One launch. The graph is in rows of sorted neighbours.
+// One launch. The graph is stored as rows of sorted neighbours (CSR).
 struct WalkJob {
   const int64_t* offsets;
   const int32_t* neighbours;
-  const float* weights;      // of edges; null: all 1
-  const AliasCell* alias;    // of edges, the aliases counted from the row's begin; null without weights
-  const double* strengths;   // of nodes: the sum of the row's weights; null without weights
-  const double* thresholds;  // of nodes: node2vec+; or null
-  const uint64_t* members;   // bits that say who may be in a row: see perhaps_member
-  const int64_t* pattern;    // types of the nodes of a walk, over and over, where a node has a row for each type
+  const float* weights;      // per entry of neighbours; null: all 1
+  const AliasCell* alias;    // per entry, aliases relative to the beginning of the row; null without weights
+  const double* strengths;   // per node: sum of the row's weights; null without weights
+  const double* thresholds;  // per node: node2vec+; or null
+  const uint64_t* members;   // bits that tell which nodes may be in a row: see perhaps_member
+  const int64_t* pattern;    // the metapath's types, repeated along a walk, if a node has one row per type
   const int32_t* starts;     // n_walks nodes
   int32_t* steps;            // length x n_walks nodes
-  int32_t* lengths;          // of each walk
+  int32_t* lengths;          // n_walks
   uint64_t seed, repetition;
   double inverse_p, inverse_q, restart;
   int64_t n_walks, n_nodes;
   int32_t length;
-  int32_t returns;  // each edge has its mirror image
+  int32_t returns;  // each edge also leads back
   int32_t n_types, n_pattern;
 };
 
 namespace walks {
 
-constexpr int try_bits = 24;  // of a draw's number
+constexpr int try_bits = 24;  // low bits of a draw's number, which count the tries of a step
 constexpr uint64_t restart_try = (1u << try_bits) - 1;
 constexpr int64_t last_try = 1 << 16;
 
@@ -53,7 +54,7 @@ __device__ inline int64_t candidate(const AliasCell* alias, Row row, uint64_t dr
   return row.begin + (static_cast<uint32_t>(mix64(draw)) < c.threshold ? cell : static_cast<int64_t>(c.alias));
 }
 
-// Where x stands in a row, or -1.
+// The place of x in a row, or -1.
 __device__ inline int64_t find(const int32_t* neighbours, Row row, int32_t x) {
   int64_t begin = row.begin, n = row.degree;
   while (n > 1) {
@@ -64,13 +65,14 @@ __device__ inline int64_t find(const int32_t* neighbours, Row row, int32_t x) {
   return n > 0 && __ldg(neighbours + begin) == x ? begin : -1;
 }
 
-// The words of the table of members that are this row's alone, 64 bits to four entries: _own_words of embfast/walks.py.
-// They are enough for a bit for each node, or x has three bits by a hash in one of all the words that the row touches.
+// The words of the table of members that belong to this row alone, 64 bits for four entries: own_words of
+// embfast/graphs/walk_kernels.py. They hold one bit per node if they are enough; otherwise x has three hashed bits in
+// one of the words that the row touches.
 __device__ inline int64_t first_own(Row row) { return (row.begin + 3) >> 2; }
 __device__ inline bool all_bits(const WalkJob& job, Row row) {
   return (((row.begin + row.degree) >> 2) - first_own(row)) * 64 >= job.n_nodes;
 }
-// Not set, x is not in the row. Set, it is where a row has a bit for each node, and perhaps otherwise.
+// False: x is not in the row. True: x is in the row if the row has a bit per node, and may be in it otherwise.
 __device__ inline bool perhaps_member(const WalkJob& job, Row row, int32_t x) {
   if (all_bits(job, row)) return __ldg(job.members + first_own(row) + (x >> 6)) >> (x & 63) & 1;
   const uint64_t hashed = static_cast<uint64_t>(x) * Stream::golden;
@@ -81,8 +83,8 @@ __device__ inline bool perhaps_member(const WalkJob& job, Row row, int32_t x) {
   return (__ldg(job.members + low + word) & three) == three;
 }
 
-// What multiplies the weight of the edge at `place` from current to x, for a walk that came from the row `back`, not
-// from x.
+// The factor on the weight of the edge at `place` from current to x, for a walk that came from the node with the row
+// `back`, which is not x.
 __device__ inline double bias(const WalkJob& job, Row back, int64_t place, int32_t x, int32_t current) {
   bool member = perhaps_member(job, back, x);
   int64_t found = -1;
@@ -101,7 +103,7 @@ __device__ inline double bias(const WalkJob& job, Row back, int64_t place, int32
   return __dadd_rn(job.inverse_q, __dmul_rn(__dadd_rn(1.0, -job.inverse_q), share));
 }
 
-// The place of an edge of current, drawn from the probabilities of all.
+// The place of an edge of current, drawn from the enumerated probabilities.
 __device__ inline int64_t enumerated(const WalkJob& job, Row row, Row back, int32_t previous, int32_t current,
                                      uint64_t draw) {
   double total = 0.0;
@@ -127,8 +129,8 @@ struct Thread {
 
 }  // namespace walks
 
-// p = q = 1: a step depends on the node that it leaves. Node v has n_types rows, and step s is drawn from that of the
-// type pattern[s % n_pattern].
+// p = q = 1: a step depends on the current node alone. Node v has n_types rows; step s is drawn from the row for type
+// pattern[s % n_pattern].
 extern "C" __global__ void __launch_bounds__(256) walk_first_order(const WalkJob job) {
   using namespace walks;
   const Thread thread;
@@ -155,7 +157,7 @@ extern "C" __global__ void __launch_bounds__(256) walk_first_order(const WalkJob
   }
 }
 
-// node2vec's walks, and node2vec+'s.
+// node2vec's and node2vec+'s walks.
 extern "C" __global__ void __launch_bounds__(256, 1) walk_second_order(const WalkJob job) {
   using namespace walks;
   const Thread thread;
@@ -166,7 +168,7 @@ extern "C" __global__ void __launch_bounds__(256, 1) walk_second_order(const Wal
   int32_t start = 0, previous = -1, current = 0, step = 0;  // step 0: a walk begins
   int64_t tried = 0;
   Row row{0, 0}, back{0, 0};
-  double extra = 0.0;  // mass of the return beyond the envelope of all other edges
+  double extra = 0.0;  // mass of the return above the envelope of all other edges
   for (int64_t walk = thread.first; walk < job.n_walks;) {
     if (step == 0) {
       start = current = __ldg(job.starts + walk);
@@ -214,7 +216,7 @@ extern "C" __global__ void __launch_bounds__(256, 1) walk_second_order(const Wal
     back = row;
     row = row_of(job.offsets, x);
     if (excess > 0.0) {
-      // The return must be an edge: it is where edges are not directed, with the weight of the one just walked.
+      // The return needs an edge: in undirected graphs it is the edge just walked, with the same weight.
       if (!job.returns) place = find(job.neighbours, row, current);
       if (job.returns && returned) {
         // back over the same edge: extra stays
@@ -231,12 +233,12 @@ extern "C" __global__ void __launch_bounds__(256, 1) walk_second_order(const Wal
   }
 }
 
-// Walks one behind the other: ids[offsets[w]..] is walk w, each node by its label. Blocks of 32 x 8 threads take 32
-// walks and 32 steps.
+// Concatenates walks: ids[offsets[w]..] is walk w, with each node's label. A block of 32 x 8 threads takes 32 walks and
+// 32 steps.
 extern "C" __global__ void __launch_bounds__(256)
     pack_walks(const int32_t* steps, const int64_t* offsets, const int32_t* label, int64_t n_walks, int32_t length,
                int32_t* ids) {
-  EMBFAST_DYNAMIC_SHARED(int32_t, tile);  // 32 rows of 33, so that columns lie in banks of their own
+  EMBFAST_DYNAMIC_SHARED(int32_t, tile);  // 32 rows of 33, so that columns fall into different banks
   const int64_t walk = int64_t{blockIdx.x} * lanes;
   const int32_t step = static_cast<int32_t>(blockIdx.y) * lanes;
   for (int i = static_cast<int>(threadIdx.y); i < lanes; i += static_cast<int>(blockDim.y)) {

@@ -1,4 +1,5 @@
-// Two queues build the tree in linear time, since the counts are sorted: leaves from the rarest up, nodes as made.
+// The counts are sorted, so two queues build the tree in linear time: leaves from the rarest up, nodes in order of
+// creation.
 #include "sequences/huffman.h"
 
 #include <algorithm>
@@ -6,7 +7,7 @@
 namespace embfast {
 
 HuffmanPaths huffman_paths(const int64_t* counts, int64_t n) {
-  // Vertices 0..n-1 are words, n..2n-2 inner nodes in the order they are made.
+  // Vertices 0..n-1 are words, n..2n-2 inner nodes in order of creation.
   std::vector<int64_t> count(2 * n - 1);
   std::vector<int64_t> parent(2 * n - 1, -1);
   std::vector<uint8_t> code(2 * n - 1, 0);

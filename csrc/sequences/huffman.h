@@ -1,5 +1,5 @@
-// Huffman codes over word counts, the tree of hierarchical softmax.
-// Source: Huffman 1952; Morin and Bengio 2005; ties go the way of word2vec.c, so paths are the same as its.
+// Huffman codes of word counts: the tree of hierarchical softmax.
+// Sources: Huffman 1952; Morin & Bengio 2005. Ties are resolved as in word2vec.c, which gives the same paths.
 #pragma once
 
 #include <cstdint>
@@ -7,8 +7,8 @@
 
 namespace embfast {
 
-// Word i is reached from the root through nodes[offsets[i]] up to nodes[offsets[i + 1]]: inner nodes 0..n-2, the root
-// being n-2; codes say which child is next.
+// The path from the root to word i is nodes[offsets[i]] up to nodes[offsets[i + 1]]. Inner nodes are 0..n-2 and n-2 is
+// the root; codes give the next child.
 struct HuffmanPaths {
   std::vector<int64_t> offsets;
   std::vector<int32_t> nodes;

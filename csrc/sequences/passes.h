@@ -1,5 +1,6 @@
-// The output layer: input rows meet output rows in one small matrix product, a logistic step, and two rank updates,
-// all from the values before the step (one step of gradient descent on the summed loss of the block).
+// The output layer. Scores of input rows and output rows are one small matrix product; after the logistic step, two
+// rank updates change both. All use the values before the step: one step of gradient descent on the summed loss of the
+// batch.
 // Source: Ji et al. 2016, arXiv:1604.04661 (shared negatives, level-3 blocks); the loss is Mikolov et al. 2013,
 // arXiv:1310.4546, eq. 4. The sigmoid is exact; word2vec.c reads it from a table cut off at 6.
 #pragma once
@@ -9,19 +10,19 @@
 
 namespace embfast::EMBFAST_ISA {
 
-// What a pass does with the gradient of input row i.
-enum class To { row, delta, delta_add };  // row += gradient; delta = gradient; delta += gradient
+// Where a pass puts the gradient of input row i.
+enum class GradientTo { row, delta, delta_add };  // row += gradient; delta = gradient; delta += gradient
 
-// Rows that later batches need. A core that asks for more lines than it can have under way (some 24) stands still, so
-// the passes below ask for them bit by bit: for a row with each few scores, then for column d of the others while they
-// are at column d themselves.
-struct Ahead {
+// Rows that later batches need. A core that requests more cache lines than it can have in flight (about 24) stalls, so
+// the passes below request them gradually: one row after every few scores, then column d of the others while they
+// process column d themselves.
+struct PrefetchQueue {
   float** row;
   int n;
 
-  // To be written: a line that another core holds is asked for once, not again when it is stored to.
+  // Requested for writing: a line that another core holds is then transferred once, not again at the store.
   EMBFAST_INLINE void prefetch_column(int64_t d) const {
-    if (d % 16 != 0) return;  // within a line that has been asked for
+    if (d % 16 != 0) return;  // this line has been requested
     for (int i = 0; i < n; ++i) __builtin_prefetch(row[i] + d, 1, 3);
   }
   EMBFAST_INLINE void prefetch_last(int64_t dim) {
@@ -31,51 +32,51 @@ struct Ahead {
   }
 };
 
-// Row i of the inputs against row j of the outputs: entry i * n_out + j of weight (how often the pair counts, 0 for
-// not at all) and label (1: was this your word, 0: or one drawn at random).
-struct Block {
+// A product of input rows and output rows. The pair of input row i and output row j has entry i * n_out + j of weight
+// (how often it counts, 0 for never) and label (1 for a center, 0 for a negative).
+struct Product {
   float* const* in;
   int n_in;
   float* const* out;
   int n_out;
-  const float* weight;  // both padded with W zeros
+  const float* weight;  // weight and label are padded with W zeros
   const float* label;
-  float* delta;  // n_in rows of dim floats for To::delta
-  float* step;   // scratch, n_in * n_out + 2 W floats
-  float* pairs;  // scratch, of max_tile rows and 16 (n_in + 1) floats
+  float* delta;  // n_in rows of dim floats for GradientTo::delta
+  float* step;   // working memory: n_in * n_out + 2 W floats
+  float* pairs;  // working memory: max_tile rows, and 16 (n_in + 1) floats
   int64_t dim;   // a multiple of W
   float lr;
-  Ahead* ahead;
+  PrefetchQueue* queue;
 };
 
 #ifdef __AVX512BF16__
 
-// Output rows in pairs of neighbouring columns: J registers for each 2 W of them.
+// Packs the output rows into pairs of neighbouring columns: J registers for each 2 W columns.
 template <int J>
-EMBFAST_INLINE void pair_outputs(const Block& b) {
-  float* pairs = b.pairs;
+EMBFAST_INLINE void pair_outputs(const Product& m) {
+  float* pairs = m.pairs;
 #pragma GCC unroll 1
-  for (int64_t d = 0; d + 2 * W <= b.dim; d += 2 * W, pairs += J * W) {
+  for (int64_t d = 0; d + 2 * W <= m.dim; d += 2 * W, pairs += J * W) {
     unrolled<J>(EMBFAST_UNROLLED {
-      store(pairs + i * W, reinterpret_cast<V>(pair_neighbours(load(b.out[i] + d), load(b.out[i] + d + W))));
+      store(pairs + i * W, reinterpret_cast<V>(pair_neighbours(load(m.out[i] + d), load(m.out[i] + d + W))));
     });
   }
 }
 
 #endif
 
-// I x J scores at once, of the input rows from `first`: each row is loaded once for the tile.
+// I x J scores at once, for the input rows from `first` on: each row is loaded once per tile.
 template <int I, int J>
-EMBFAST_INLINE void dots(const Block& b, int first) {
+EMBFAST_INLINE void dots(const Product& m, int first) {
   constexpr int n = (I * J + W - 1) / W * W;
-  float* const* in = b.in + first;
+  float* const* in = m.in + first;
   V acc[n];
   unrolled<n>(EMBFAST_UNROLLED { acc[i] = zero(); });
   int64_t d = 0;
 #ifdef __AVX512BF16__
-  const float* pairs = b.pairs;
+  const float* pairs = m.pairs;
 #pragma GCC unroll 1
-  for (; d + 2 * W <= b.dim; d += 2 * W, pairs += J * W) {
+  for (; d + 2 * W <= m.dim; d += 2 * W, pairs += J * W) {
     Pairs x[I];
     unrolled<I>(EMBFAST_UNROLLED { x[i] = pair_neighbours(load(in[i] + d), load(in[i] + d + W)); });
     unrolled<J>(EMBFAST_UNROLLED {
@@ -86,83 +87,85 @@ EMBFAST_INLINE void dots(const Block& b, int first) {
   }
 #endif
 #pragma GCC unroll 1
-  for (; d < b.dim; d += W) {
+  for (; d < m.dim; d += W) {
     V y[J];
-    unrolled<J>(EMBFAST_UNROLLED { y[i] = in_register(load(b.out[i] + d)); });
+    unrolled<J>(EMBFAST_UNROLLED { y[i] = in_register(load(m.out[i] + d)); });
     unrolled<I>(EMBFAST_UNROLLED {
       constexpr int row = i;
       const V x = load(in[row] + d);
       unrolled<J>(EMBFAST_UNROLLED { acc[row * J + i] += x * y[i]; });
     });
   }
-  unrolled<n / W>(EMBFAST_UNROLLED { store_unaligned(b.step + first * J + i * W, transposed_sums(acc + i * W)); });
+  unrolled<n / W>(EMBFAST_UNROLLED { store_unaligned(m.step + first * J + i * W, transposed_sums(acc + i * W)); });
 }
 
-// Scores to steps: lr * weight * (label - sigmoid(score)). Adds the weighted losses.
+// Turns scores into steps, lr * weight * (label - sigmoid(score)), and adds the weighted losses.
 EMBFAST_INLINE V logistic(V score, V weight, V label, float lr, V& loss) {
   const V denominator = exp_minus(score) + 1.0f;
-  // log of the denominator is below -score only where exp_minus is held at its end
+  // the log of the denominator is below -score only where exp_minus is clamped
   loss += weight * (larger(log_positive(denominator), -score) + (score - label * score));
   return (label - reciprocal(denominator)) * (weight * lr);
 }
 
-// Scores and losses of a block of J output rows: fills b.step.
+// Computes the scores of J output rows, fills m.step and returns the loss.
 template <int J>
-EMBFAST_INLINE V score_block(const Block& b) {
+EMBFAST_INLINE V score_rows(const Product& m) {
 #ifdef __AVX512BF16__
   constexpr int I = J == 7 ? 3 : W / J > 4 ? 4 : W / J;
-  pair_outputs<J>(b);
+  pair_outputs<J>(m);
 #else
   constexpr int I = J >= W ? 1 : W / J > 4 ? 4 : W / J;
 #endif
   int i = 0;
-  for (; i + I <= b.n_in; i += I) {
-    dots<I, J>(b, i);
-    b.ahead->prefetch_last(b.dim);
+  for (; i + I <= m.n_in; i += I) {
+    dots<I, J>(m, i);
+    m.queue->prefetch_last(m.dim);
   }
   if constexpr (I > 1) {
-    for (; i < b.n_in; ++i) dots<1, J>(b, i);
+    for (; i < m.n_in; ++i) dots<1, J>(m, i);
   }
   V loss = zero();
-  for (int p = 0; p < b.n_in * J; p += W) {
-    const V weight = load_unaligned(b.weight + p), label = load_unaligned(b.label + p);
-    store_unaligned(b.step + p, logistic(load_unaligned(b.step + p), weight, label, b.lr, loss));
+  for (int p = 0; p < m.n_in * J; p += W) {
+    const V weight = load_unaligned(m.weight + p), label = load_unaligned(m.label + p);
+    store_unaligned(m.step + p, logistic(load_unaligned(m.step + p), weight, label, m.lr, loss));
   }
   return loss;
 }
 
-// How a pass of updates loads and stores input row i at column d.
-template <To to>
-struct Moving {
-  const Block& b;
+// Start value and destination of the gradient of input row i at column d, in an update pass.
+template <GradientTo to>
+struct GradientTarget {
+  const Product& m;
   int64_t d;
-  EMBFAST_INLINE float* place(int i) const { return to == To::row ? b.in[i] + d : b.delta + i * b.dim + d; }
-  EMBFAST_INLINE V start(int i, V x) const { return to == To::row ? x : to == To::delta ? zero() : load(place(i)); }
+  EMBFAST_INLINE float* address(int i) const { return to == GradientTo::row ? m.in[i] + d : m.delta + i * m.dim + d; }
+  EMBFAST_INLINE V start(int i, V x) const {
+    return to == GradientTo::row ? x : to == GradientTo::delta ? zero() : load(address(i));
+  }
 };
 
-// Moves rows by the steps in b.step: one sweep over the registers of a row, each row loaded and stored once. Of frozen
-// output rows only the inputs' gradients are taken.
-template <int J, To to, bool frozen>
-EMBFAST_INLINE void update_block(const Block& block) {
-  const Block b = block;  // copies: as far as the compiler knows, a store to a row may change what it could read again
+// Updates rows by the steps in m.step, in one sweep over the registers of a row: each row is loaded and stored once.
+// Frozen output rows contribute to the gradients of the inputs and do not change.
+template <int J, GradientTo to, bool frozen>
+EMBFAST_INLINE void update_rows(const Product& product) {
+  const Product m = product;  // copied, since the compiler must assume that a store to a row changes *product
   float* out[J];
-  unrolled<J>(EMBFAST_UNROLLED { out[i] = b.out[i]; });
+  unrolled<J>(EMBFAST_UNROLLED { out[i] = m.out[i]; });
 #ifdef __AVX512BF16__
-  // Two input rows at a time. Products come in pairs: for an input's gradient of two outputs, for an output's of the
-  // two inputs. The steps of both rows are paired accordingly: the one's, the other's, and the one with the other.
+  // Two input rows at a time, since products come in pairs: the gradient of an input sums over two outputs, that of an
+  // output over the two inputs. The steps are paired to match: within the first row, within the second, and across.
   constexpr int halves = (J + 1) / 2;
-  auto* const steps = reinterpret_cast<uint32_t*>(b.pairs);
-  for (int row = 0; row < b.n_in; row += 2) {
+  auto* const steps = reinterpret_cast<uint32_t*>(m.pairs);
+  for (int row = 0; row < m.n_in; row += 2) {
     constexpr __mmask16 columns = (1u << J) - 1;
-    const V first = V(_mm512_maskz_loadu_ps(columns, b.step + row * J));
-    const V second = V(_mm512_maskz_loadu_ps(row + 1 < b.n_in ? columns : __mmask16{0}, b.step + (row + 1) * J));
+    const V first = V(_mm512_maskz_loadu_ps(columns, m.step + row * J));
+    const V second = V(_mm512_maskz_loadu_ps(row + 1 < m.n_in ? columns : __mmask16{0}, m.step + (row + 1) * J));
     *reinterpret_cast<Pairs*>(steps + row * W) = pair_neighbours(first, second);
     *reinterpret_cast<Pairs*>(steps + (row + 1) * W) = pair_up(first, second);
   }
 #endif
 #pragma GCC unroll 1
-  for (int64_t d = 0; d < b.dim; d += W) {
-    const Moving<to> moving{b, d};
+  for (int64_t d = 0; d < m.dim; d += W) {
+    const GradientTarget<to> target{m, d};
     V dy[J];
     unrolled<J>(EMBFAST_UNROLLED { dy[i] = zero(); });
 #ifdef __AVX512BF16__
@@ -172,9 +175,9 @@ EMBFAST_INLINE void update_block(const Block& block) {
       y[i] = pair_up(load(out[2 * i] + d), second < J ? load(out[second < J ? second : 0] + d) : zero());
     });
     const auto move = [&](int row, V x, const uint32_t* step) __attribute__((always_inline)) {
-      V moved[2] = {moving.start(row, x), zero()};  // two chains, half as long
+      V moved[2] = {target.start(row, x), zero()};  // two chains, half as long
       unrolled<halves>(EMBFAST_UNROLLED { moved[i % 2] = add_products(moved[i % 2], splat(step[i]), y[i]); });
-      store(moving.place(row), moved[0] + moved[1]);
+      store(target.address(row), moved[0] + moved[1]);
     };
     const auto move_outputs = [&](V x0, V x1, const uint32_t* step) __attribute__((always_inline)) {
       if constexpr (frozen) return;
@@ -184,67 +187,67 @@ EMBFAST_INLINE void update_block(const Block& block) {
     const uint32_t* step = steps;
     int row = 0;
 #pragma GCC unroll 1
-    for (; row + 1 < b.n_in; row += 2, step += 2 * W) {
-      const V x0 = load(b.in[row] + d), x1 = load(b.in[row + 1] + d);
+    for (; row + 1 < m.n_in; row += 2, step += 2 * W) {
+      const V x0 = load(m.in[row] + d), x1 = load(m.in[row + 1] + d);
       move(row, x0, step);
       move(row + 1, x1, step + W / 2);
       move_outputs(x0, x1, step + W);
     }
-    if (row < b.n_in) {
-      const V x = load(b.in[row] + d);
+    if (row < m.n_in) {
+      const V x = load(m.in[row] + d);
       move(row, x, step);
       move_outputs(x, zero(), step + W);
     }
 #else
     V y[J];
-    if constexpr (W == 16) {  // 32 registers hold them; with 16 they are read again below
+    if constexpr (W == 16) {  // 32 registers can hold them; with 16 registers they are read again below
       unrolled<J>(EMBFAST_UNROLLED { y[i] = load(out[i] + d); });
     }
-    const float* step = b.step;
+    const float* step = m.step;
 #pragma GCC unroll 1
-    for (int row = 0; row < b.n_in; ++row, step += J) {
-      const V x = load(b.in[row] + d);
-      V moved[2] = {moving.start(row, x), zero()};  // two chains, half as long
+    for (int row = 0; row < m.n_in; ++row, step += J) {
+      const V x = load(m.in[row] + d);
+      V moved[2] = {target.start(row, x), zero()};  // two chains, half as long
       unrolled<J>(EMBFAST_UNROLLED {
         const V g = splat(step[i]);
         moved[i % 2] += g * (W == 16 ? y[i] : load(out[i] + d));
         if constexpr (!frozen) dy[i] += g * x;
       });
-      store(moving.place(row), moved[0] + moved[1]);
+      store(target.address(row), moved[0] + moved[1]);
     }
 #endif
-    b.ahead->prefetch_column(d);
-    // Loaded again: the same word may stand twice among the outputs, and both steps count.
+    m.queue->prefetch_column(d);
+    // Loaded again: a word may occur twice among the outputs, and both steps count.
     if constexpr (!frozen) unrolled<J>(EMBFAST_UNROLLED { store(out[i] + d, load(out[i] + d) + dy[i]); });
   }
-  b.ahead->n = 0;
+  m.queue->n = 0;
 }
 
-// Both passes for one input row whose output rows are all distinct: the steps stay in registers, and each row is loaded
-// and stored once, with no sums between.
+// Both passes for one input row with distinct output rows. The steps stay in registers, and the update loads and stores
+// each row once, without accumulators.
 template <int J, bool frozen>
-EMBFAST_INLINE V train_pair(const Block& b) {
+EMBFAST_INLINE V train_pair(const Product& m) {
   constexpr int n = (J + W - 1) / W * W;
-  float* const in = b.in[0];
+  float* const in = m.in[0];
   float* out[J];
   V acc[n];
-  unrolled<J>(EMBFAST_UNROLLED { out[i] = b.out[i]; });
+  unrolled<J>(EMBFAST_UNROLLED { out[i] = m.out[i]; });
   unrolled<n>(EMBFAST_UNROLLED { acc[i] = zero(); });
 #pragma GCC unroll 1
-  for (int64_t d = 0; d < b.dim; d += W) {
+  for (int64_t d = 0; d < m.dim; d += W) {
     const V x = in_register(load(in + d));
     unrolled<J>(EMBFAST_UNROLLED { acc[i] += x * load(out[i] + d); });
   }
   alignas(V) float step[n];
   V loss = zero();
   unrolled<n / W>(EMBFAST_UNROLLED {
-    const V weight = load_unaligned(b.weight + i * W), label = load_unaligned(b.label + i * W);
-    store(step + i * W, logistic(transposed_sums(acc + i * W), weight, label, b.lr, loss));
+    const V weight = load_unaligned(m.weight + i * W), label = load_unaligned(m.label + i * W);
+    store(step + i * W, logistic(transposed_sums(acc + i * W), weight, label, m.lr, loss));
   });
   V g[J];
   unrolled<J>(EMBFAST_UNROLLED { g[i] = splat(step[i]); });
 #pragma GCC unroll 1
-  for (int64_t d = 0; d < b.dim; d += W) {
+  for (int64_t d = 0; d < m.dim; d += W) {
     const V x = load(in + d);
     V moved[2] = {x, zero()};
     unrolled<J>(EMBFAST_UNROLLED {
@@ -253,146 +256,53 @@ EMBFAST_INLINE V train_pair(const Block& b) {
       if constexpr (!frozen) store(out[i] + d, y + g[i] * x);
     });
     store(in + d, moved[0] + moved[1]);
-    b.ahead->prefetch_column(d);
+    m.queue->prefetch_column(d);
   }
-  b.ahead->n = 0;
+  m.queue->n = 0;
   return loss;
 }
 
-// CBOW, in one go: the windows of `together` neighbouring centers, all of them whole. b.in are the n_in = together + 2
-// * radius rows around them, own their centers' output rows, b.out the drawn ones; b.weight and b.label count the
-// hidden rows against each drawn word in turn, then against their own. Hidden rows are hidden_scale * (sum of the
-// window), and each row of a window moves by delta_scale * (gradient of the hidden row). The n_tags rows behind the
-// n_in are in all windows; they alone move when the rest is frozen.
-constexpr int together = 2;
-
-struct Cbow : Block {
-  float* const* own;
-  int radius, n_tags;
-  float hidden_scale, delta_scale;
-};
-
-template <int J, bool frozen>
-EMBFAST_INLINE V train_cbow(const Cbow& windows) {
-  const Cbow b = windows;
-  constexpr int pairs = together * (J + 1), n = (pairs + W - 1) / W * W;
-  const int width = 2 * b.radius;
-  float* const* tags = b.in + b.n_in;
-  float *hidden[together], *out[J], *own[together];
-  unrolled<together>(EMBFAST_UNROLLED { hidden[i] = b.delta + i * b.dim, own[i] = b.own[i]; });
-  unrolled<J>(EMBFAST_UNROLLED { out[i] = b.out[i]; });
-#pragma GCC unroll 1
-  for (int64_t d = 0; d < b.dim; d += W) {
-    V sum = load(b.in[0] + d);  // of a window and its center; it slides on
-    for (int p = 1; p <= width; ++p) sum += load(b.in[p] + d);
-    for (int p = 0; p < b.n_tags; ++p) sum += load(tags[p] + d);
-    unrolled<together>(EMBFAST_UNROLLED {
-      if constexpr (i > 0) sum += load(b.in[width + i] + d) - load(b.in[i - 1] + d);
-      store(hidden[i] + d, (sum - load(b.in[b.radius + i] + d)) * b.hidden_scale);
-    });
-  }
-  alignas(V) float step[n];
-  V loss = zero();
-  unrolled<n / W>(EMBFAST_UNROLLED {
-    constexpr int first = i * W;
-    V acc[W];
-    unrolled<W>(EMBFAST_UNROLLED { acc[i] = zero(); });
-#pragma GCC unroll 1
-    for (int64_t d = 0; d < b.dim; d += W) {
-      unrolled<W>(EMBFAST_UNROLLED {
-        constexpr int p = first + i, row = p % together;
-        if constexpr (p < together * J) acc[i] += load(hidden[row] + d) * load(out[p / together] + d);
-        if constexpr (p >= together * J && p < pairs) acc[i] += load(hidden[row] + d) * load(own[row] + d);
-      });
-    }
-    const V weight = load_unaligned(b.weight + first), label = load_unaligned(b.label + first);
-    store(step + first, logistic(transposed_sums(acc), weight, label, b.lr, loss));
-  });
-#pragma GCC unroll 1
-  for (int64_t d = 0; d < b.dim; d += W) {
-    V y[J], dy[J], delta[together], before[together + 1];  // before: the sum of the deltas before each
-    unrolled<J>(EMBFAST_UNROLLED {
-      if constexpr (W == 16) y[i] = load(out[i] + d);
-      dy[i] = zero();
-    });
-    before[0] = zero();
-    unrolled<together>(EMBFAST_UNROLLED {
-      constexpr int row = i;
-      const V x = load(hidden[row] + d);
-      V moved[2] = {splat(step[together * J + row]) * load(own[row] + d), zero()};
-      unrolled<J>(EMBFAST_UNROLLED {
-        const V g = splat(step[i * together + row]);
-        moved[i % 2] += g * (W == 16 ? y[i] : load(out[i] + d));
-        dy[i] += g * x;
-      });
-      delta[row] = (moved[0] + moved[1]) * b.delta_scale;
-      before[row + 1] = before[row] + delta[row];
-    });
-    // The row at p stands in the windows of centers p - width .. p, save its own.
-    const auto add = [&](float* row, V by) __attribute__((always_inline)) { store(row + d, load(row + d) + by); };
-    const auto move = [&](int p, V by) __attribute__((always_inline)) { add(b.in[p], by); };
-    b.ahead->prefetch_column(d);
-    const V all = before[together];
-    for (int p = 0; p < b.n_tags; ++p) add(tags[p], all);
-    if constexpr (frozen) continue;
-    // Loaded again: the same word may stand twice, and both steps count.
-    unrolled<J>(EMBFAST_UNROLLED { add(out[i], dy[i]); });
-    unrolled<together>(EMBFAST_UNROLLED { add(own[i], splat(step[together * J + i]) * load(hidden[i] + d)); });
-    unrolled<together - 1>(EMBFAST_UNROLLED { move(i, before[i + 1]); });
-    for (int p = together - 1; p <= width; ++p) move(p, all);
-    unrolled<together - 1>(EMBFAST_UNROLLED { move(width + 1 + i, all - before[i + 1]); });
-    unrolled<together>(EMBFAST_UNROLLED { move(b.radius + i, -delta[i]); });
-  }
-  b.ahead->n = 0;
-  return loss;
-}
-
-// The passes above for each number of output rows up to max_tile, chosen at run time.
+// The passes above, instantiated for each number of output rows up to max_tile; the instance is chosen at run time.
 template <class Argument>
 struct Losses {
   V (*of[max_tile])(const Argument&);
-  EMBFAST_INLINE V operator()(const Argument& b) const { return of[b.n_out - 1](b); }
+  EMBFAST_INLINE V operator()(const Argument& m) const { return of[m.n_out - 1](m); }
 };
 struct Moves {
-  void (*of[max_tile])(const Block&);
-  EMBFAST_INLINE void operator()(const Block& b) const { of[b.n_out - 1](b); }
+  void (*of[max_tile])(const Product&);
+  EMBFAST_INLINE void operator()(const Product& m) const { of[m.n_out - 1](m); }
 };
 template <int... J>
-constexpr Losses<Block> each_score(std::integer_sequence<int, J...>) {
-  return {{[](const Block& b) { return score_block<J + 1>(b); }...}};
+constexpr Losses<Product> each_score(std::integer_sequence<int, J...>) {
+  return {{[](const Product& m) { return score_rows<J + 1>(m); }...}};
 }
-template <To to, bool frozen, int... J>
+template <GradientTo to, bool frozen, int... J>
 constexpr Moves each_update(std::integer_sequence<int, J...>) {
-  return {{[](const Block& b) { update_block<J + 1, to, frozen>(b); }...}};
+  return {{[](const Product& m) { update_rows<J + 1, to, frozen>(m); }...}};
 }
 template <bool frozen, int... J>
-constexpr Losses<Block> each_pair(std::integer_sequence<int, J...>) {
-  return {{[](const Block& b) { return train_pair<J + 1, frozen>(b); }...}};
-}
-template <bool frozen, int... J>
-constexpr Losses<Cbow> each_cbow(std::integer_sequence<int, J...>) {
-  return {{[](const Cbow& b) { return train_cbow<J + 1, frozen>(b); }...}};
+constexpr Losses<Product> each_pair(std::integer_sequence<int, J...>) {
+  return {{[](const Product& m) { return train_pair<J + 1, frozen>(m); }...}};
 }
 using Each = std::make_integer_sequence<int, max_tile>;
 constexpr auto score = each_score(Each{});
 constexpr auto pair = each_pair<false>(Each{}), frozen_pair = each_pair<true>(Each{});
-constexpr auto cbow_windows = each_cbow<false>(Each{}), frozen_cbow_windows = each_cbow<true>(Each{});
 
-// What a pass of updates does, once for outputs that move and once for frozen ones.
+// Update passes by destination of the gradient; one set for outputs that are trained, one for frozen outputs.
 struct Updates {
   Moves row, delta, delta_add;
-  EMBFAST_INLINE void operator()(const Block& b, To to) const {
-    (to == To::row ? row : to == To::delta ? delta : delta_add)(b);
+  EMBFAST_INLINE void operator()(const Product& m, GradientTo to) const {
+    (to == GradientTo::row ? row : to == GradientTo::delta ? delta : delta_add)(m);
   }
 };
 template <bool frozen>
 constexpr Updates each_updates() {
-  return {each_update<To::row, frozen>(Each{}), each_update<To::delta, frozen>(Each{}),
-          each_update<To::delta_add, frozen>(Each{})};
+  return {each_update<GradientTo::row, frozen>(Each{}), each_update<GradientTo::delta, frozen>(Each{}),
+          each_update<GradientTo::delta_add, frozen>(Each{})};
 }
-constexpr Updates moving_updates = each_updates<false>(), frozen_updates = each_updates<true>();
+constexpr Updates trained_updates = each_updates<false>(), frozen_updates = each_updates<true>();
 
-// N registers of scale * (sum of n rows), so that each row pointer is read once for them.
+// N registers of scale * (sum of n rows): each row pointer is read once for all of them.
 template <int N>
 EMBFAST_INLINE void sum_registers(float* dst, float* const* rows, int n, int64_t d, float scale) {
   V acc[N];
@@ -433,29 +343,29 @@ EMBFAST_INLINE void add_rows(float* dst, float* const* rows, int n, int64_t dim)
   if (n == 1) add_n_rows<1>(dst, rows, dim);
 }
 
-// Trains on n_out output rows in tiles of at most max_tile: all are scored before any is moved, so their rows must be
-// distinct. fill(begin, width) puts the weights and labels of columns begin.. where tile points; step is the scratch of
-// all tiles.
+// Trains on n_out output rows in tiles of at most max_tile. All tiles are scored before any row changes, so the rows
+// must be distinct. fill(begin, width) writes the weights and labels of the columns from begin on to the tile's arrays;
+// step is working memory for all tiles.
 template <class Fill>
-EMBFAST_INLINE V sweep_tiles(Block tile, float* const* out, int n_out, float* step, To to, const Updates& update,
-                             Fill&& fill) {
+EMBFAST_INLINE V sweep_tiles(Product tile, float* const* out, int n_out, float* step, GradientTo to,
+                             const Updates& update, Fill&& fill) {
   const int tiles = (n_out + max_tile - 1) / max_tile;
   V loss = zero();
-  for (const bool moving : {false, true}) {
+  for (const bool updating : {false, true}) {
     tile.step = step;
     for (int t = 0; t < tiles; ++t) {
       const int begin = n_out * t / tiles, width = n_out * (t + 1) / tiles - begin;
       tile.out = out + begin, tile.n_out = width;
-      if (!moving) {
+      if (!updating) {
         fill(begin, width);
         loss += score(tile);
       } else {
-        update(tile, tiles == 1 ? to : t == 0 ? To::delta : To::delta_add);
+        update(tile, tiles == 1 ? to : t == 0 ? GradientTo::delta : GradientTo::delta_add);
       }
       tile.step += tile.n_in * width + 2 * W;
     }
   }
-  if (to == To::row && tiles > 1) {
+  if (to == GradientTo::row && tiles > 1) {
     for (int i = 0; i < tile.n_in; ++i) {
       float* delta = tile.delta + i * tile.dim;
       add_rows(tile.in[i], &delta, 1, tile.dim);
@@ -464,43 +374,43 @@ EMBFAST_INLINE V sweep_tiles(Block tile, float* const* out, int n_out, float* st
   return loss;
 }
 
-// Scratch of train_tiles: a tile's weights and labels, the steps of all tiles, the distinct output rows.
+// Working memory of train_tiles: weights and labels of one tile, steps of all tiles, distinct output rows.
 struct Tiles {
   float *weight, *label, *step;
   float** out;
   int* column;
 };
 
-// Any number of outputs: tiles of at most max_tile columns, all scored before any is moved. Columns that are one and
-// the same output row are merged first, or a later tile would see it moved.
-[[gnu::noinline]] static V train_tiles(const Block& b, float* weight, float* label, To to, const Updates& update,
-                                       const Tiles& s) {
+// Trains on any number of outputs, in tiles. Columns with the same output row are merged first; otherwise a later tile
+// would see the row changed.
+[[gnu::noinline]] static V train_tiles(const Product& m, float* weight, float* label, GradientTo to,
+                                       const Updates& update, const Tiles& memory) {
   int n_out = 0;
-  for (int j = 0; j < b.n_out; ++j) {
+  for (int j = 0; j < m.n_out; ++j) {
     int twin = 0;
-    while (twin < n_out && s.out[twin] != b.out[j]) ++twin;
+    while (twin < n_out && memory.out[twin] != m.out[j]) ++twin;
     if (twin == n_out) {
-      s.column[n_out] = j;
-      s.out[n_out++] = b.out[j];
+      memory.column[n_out] = j;
+      memory.out[n_out++] = m.out[j];
       continue;
     }
-    for (int i = 0; i < b.n_in; ++i) {  // one column of weight w + v whose label is their mean: same steps, same loss
-      float *w = weight + i * b.n_out + s.column[twin], *l = label + i * b.n_out + s.column[twin];
-      const float v = weight[i * b.n_out + j], total = *w + v;
-      if (total > 0.0f) *l = (*w * *l + v * label[i * b.n_out + j]) / total;
+    for (int i = 0; i < m.n_in; ++i) {  // weight w + v with the weighted mean label: same steps, same loss
+      float *w = weight + i * m.n_out + memory.column[twin], *l = label + i * m.n_out + memory.column[twin];
+      const float v = weight[i * m.n_out + j], total = *w + v;
+      if (total > 0.0f) *l = (*w * *l + v * label[i * m.n_out + j]) / total;
       *w = total;
     }
   }
-  Block tile = b;
-  tile.weight = s.weight, tile.label = s.label;
-  return sweep_tiles(tile, s.out, n_out, s.step, to, update, [&](int begin, int width) {
-    for (int i = 0; i < b.n_in; ++i) {
+  Product tile = m;
+  tile.weight = memory.weight, tile.label = memory.label;
+  return sweep_tiles(tile, memory.out, n_out, memory.step, to, update, [&](int begin, int width) {
+    for (int i = 0; i < m.n_in; ++i) {
       for (int j = 0; j < width; ++j) {
-        s.weight[i * width + j] = weight[i * b.n_out + s.column[begin + j]];
-        s.label[i * width + j] = label[i * b.n_out + s.column[begin + j]];
+        memory.weight[i * width + j] = weight[i * m.n_out + memory.column[begin + j]];
+        memory.label[i * width + j] = label[i * m.n_out + memory.column[begin + j]];
       }
     }
-    for (int p = 0; p < W; ++p) s.weight[b.n_in * width + p] = s.label[b.n_in * width + p] = 0.0f;
+    for (int p = 0; p < W; ++p) memory.weight[m.n_in * width + p] = memory.label[m.n_in * width + p] = 0.0f;
   });
 }
 

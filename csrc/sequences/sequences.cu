@@ -1,32 +1,32 @@
 // Training on sequences of ids on a device: the windows and outputs of sequences.h, one center at a time.
-// A block of threads takes a piece of the text, reads each input row once as it enters the window, works on copies in a
-// ring of rows, and adds what has changed to the table when the word leaves; an output row is read once per center and
-// its change added once. The rows of a window meet the outputs one after the other, in groups of four.
-// Sources: sequences.h; the reuse of rows along a sentence is that of FULL-W2V (Randall et al. 2023, arXiv:2312.07743).
+// A thread block takes a piece of the text. It reads each input row once, when its word enters the window, trains a
+// copy in a ring of rows, and adds the change to the table when the word leaves. Each output row is read once per
+// center, and its change is added once. The rows of a window are processed in sequence, in groups of four. Sources:
+// sequences.h; reuse of rows along a sentence as in FULL-W2V (Randall et al. 2023, arXiv:2312.07743).
 #include "core/device.h"
 #include "sequences/job.h"
 
 namespace embfast {
 
-// One launch: the settings, and where things lie on the device (device/sequences.py has the addresses in this order).
-// Tables have `pitch` float4 in a row; token, document and piece numbers count from the first of the slice.
+// One launch: the settings, and the addresses on the device (device/sequences.py has them in this order). Tables have
+// `pitch` float4 per row; tokens, documents and pieces are numbered from the first one of the chunk that was sent.
 struct DeviceJob : SequenceJob {
   float4 *w_in, *w_out, *w_nodes, *w_docs;  // as in Job of sequences.h
   const int32_t* ids;
-  const int64_t* offsets;  // of documents, in tokens of the corpus, the first at or before the first token
-  const int64_t* pieces;   // edges, in tokens of the corpus
+  const int64_t* offsets;  // offsets of documents in the corpus; the first is at or before the first token
+  const int64_t* pieces;   // edges of the pieces in the corpus
   const uint32_t* keep;    // as in Job
   const AliasCell* noise;  // n_words cells
   const int64_t* path_offsets;
   const int32_t* path_nodes;
   const uint8_t* path_codes;
-  const int64_t* tag_offsets;  // of documents of the corpus; null: document d has the tag d
+  const int64_t* tag_offsets;  // for all documents of the corpus; null: document d has the tag d
   const int32_t* tags;
-  const uint64_t* seeds;  // of each piece, whose draws and learning rate then are those of a corpus of its own; or null
-  int32_t* kept;          // a token each: of a piece, those left by subsampling; ~id where a document begins
-  int32_t* kept_document;  // the document of a token that begins one, from first_document on; null without w_docs
-  int32_t* n_kept;         // of each piece
-  float4* rings;           // ring_rows x 2 x pitch for each block, where shared memory is too small; or null
+  const uint64_t* seeds;   // one per piece, which then draws and decays like a separate corpus; or null
+  int32_t* kept;           // one per token: those of a piece that are kept; ~id where a document begins
+  int32_t* kept_document;  // document of a token that begins one, less first_document; null without w_docs
+  int32_t* n_kept;         // kept tokens of each piece
+  float4* rings;           // rows x 2 x pitch per thread block, if shared memory is too small; or null
   struct DeviceTally* tally;
   int64_t first_token, first_document, n_documents, n_pieces;
   int32_t pitch, most_tags;
@@ -37,11 +37,10 @@ struct DeviceTally {
   unsigned long long examples, kept;
 };
 
-constexpr int tag_centers = 16;  // a tag's row goes back to the table after so many centers: others move it too
+// Centers after which the change of a tag's row is added to the table: other thread blocks change the row too.
+constexpr int tag_centers = 16;
 
-// ---- subsampling --------------------------------------------------------------------------------------------------
-
-// Fills kept, kept_document and n_kept: a warp takes a piece, a lane a token.
+// Fills kept, kept_document and n_kept: one warp per piece, one lane per token.
 extern "C" __global__ void keep_tokens(const DeviceJob job) {
   const int lane = static_cast<int>(threadIdx.x % lanes);
   const int64_t warps = int64_t{gridDim.x} * (blockDim.x / lanes);
@@ -50,13 +49,13 @@ extern "C" __global__ void keep_tokens(const DeviceJob job) {
     const int64_t begin = job.pieces[piece], end = job.pieces[piece + 1];
     const Stream draw(job.seeds ? job.seeds[piece] : job.seed, job.epoch, Purpose::subsample);
     const int64_t origin = job.seeds ? begin : 0;
-    // The document that holds the first token: the last offset at or before it.
+    // The document of the first token: the last offset at or before it.
     int64_t document = 0, high = job.n_documents;
     while (high - document > 1) {
       const int64_t middle = (document + high) / 2;
       (job.offsets[middle] <= begin ? document : high) = middle;
     }
-    int64_t before = -1;  // document of the last kept token
+    int64_t before = -1;  // document of the last token that was kept
     int n = 0;
     for (int64_t first = begin; first < end; first += lanes) {
       const int64_t p = first + lane;
@@ -87,7 +86,7 @@ extern "C" __global__ void keep_tokens(const DeviceJob job) {
   }
 }
 
-// The seed of each document, made of its ids and of the job's seed.
+// Computes the seed of each document from its ids and the job's seed.
 extern "C" __global__ void document_seeds(const int32_t* ids, const int64_t* offsets, int64_t first_token, int64_t n,
                                           uint64_t seed, uint64_t* seeds) {
   const int64_t stride = int64_t{gridDim.x} * blockDim.x;
@@ -100,7 +99,7 @@ extern "C" __global__ void document_seeds(const int32_t* ids, const int64_t* off
   }
 }
 
-// The first rows of new documents, as infer_documents of sequences.h has them; zeros without tokens.
+// Initial rows of new documents, as in infer_documents of sequences.h; zeros for a document without tokens.
 extern "C" __global__ void document_rows(const uint64_t* seeds, const int64_t* offsets, int64_t n, int32_t dim,
                                          int32_t columns, float* rows) {
   const int64_t stride = int64_t{gridDim.x} * blockDim.x;
@@ -115,20 +114,20 @@ extern "C" __global__ void document_rows(const uint64_t* seeds, const int64_t* o
   }
 }
 
-// ---- a block at work ----------------------------------------------------------------------------------------------
+// ---- a thread block -----------------------------------------------------------------------------------------------
 
-// Shared memory, from its start: the ring's rows, the rows as they were when they came, partial sums of several warps.
-// Slots 0..2 * window hold words by their place in the sentence, the slots after them the tags.
+// Shared memory, in order: the rows of the ring, their values when they were read, partial sums of several warps. Slots
+// 0..2 * window hold words by position in the sentence, the slots after them hold the tags.
 template <bool several, bool in_global, bool documents>
 struct Trainer {
   const DeviceJob& job;
   Team<several> team;
-  float4 *ring, *before;  // of this thread: its column
-  int column;             // of float4
-  bool mine;              // the row has such a column
-  int width;              // of the ring: 2 * window + 1
+  float4 *ring, *before;  // at the column of this thread
+  int column;             // in float4
+  bool mine;              // the rows have this column
+  int width;              // of the ring without tags: 2 * window + 1
   int n_tags = 0;
-  int64_t first_tag = 0;  // in job.tags, or the tag itself
+  int64_t first_tag = 0;  // index into job.tags, or the tag itself
   Stream widths, negatives;
   float lr = 0.0f, loss = 0.0f;
   int64_t examples = 0;
@@ -174,16 +173,16 @@ struct Trainer {
     for (int i = 0; i < n_tags; ++i) give(job.w_docs, tag(i), width + i);
   }
 
-  // ---- the rows of a window: the tags, then the words in order
+  // ---- the rows (members) of a window: the tags, then the words in order
 
   struct Members {
-    int n;              // of them
-    int slot;           // of the next
+    int n;              // number of members
+    int slot;           // slot of the first member
     int center, first;  // slots of the center and of the window's first word
   };
 
   __device__ int after(int slot) const { return slot + 1 == width ? 0 : slot + 1; }
-  // The slot behind one of the members. Behind the last it means nothing, but there is such a slot.
+  // The slot of the next member. After the last member it has no meaning, but is a valid slot.
   __device__ int next(const Members& m, int slot) const {
     if (documents && slot >= width) {
       if (slot + 1 < width + n_tags) return slot + 1;
@@ -192,7 +191,7 @@ struct Trainer {
     slot = after(slot);
     return slot == m.center ? after(slot) : slot;
   }
-  // of center c of n tokens, which is in slot `center`; place is that of the center among all draws.
+  // Members of the window of center c of n tokens, which is in slot `center`; place indexes the draws of the center.
   __device__ Members members(int c, int n, int center, uint64_t place) const {
     const int radius = job.shrink ? 1 + static_cast<int>(below(widths(place), job.window)) : job.window;
     const int left = c < radius ? c : radius, right = n - 1 - c < radius ? n - 1 - c : radius;
@@ -208,8 +207,8 @@ struct Trainer {
   __device__ int path_length(int32_t word) const {
     return job.w_nodes ? static_cast<int>(job.path_offsets[word + 1] - job.path_offsets[word]) : 0;
   }
-  // Output t of a center: of the path a node, or ~node when the label is 0; else a word, or -1 for a negative that is
-  // the center itself.
+  // Output t of a center: a node of the path, or ~node if its label is 0; or a word, or -1 for a negative that equals
+  // the center.
   __device__ int32_t draw(int t, int n_path, int32_t word, uint64_t place) const {
     if (t < n_path) {
       const int64_t i = job.path_offsets[word] + t;
@@ -247,7 +246,7 @@ struct Trainer {
         float4 y_next = zero4();
         if (t + 1 < n) {
           out = pick(t + 1);
-          if (out.row >= 0) y_next = row(out.table, out.row);  // on its way while this one is at work
+          if (out.row >= 0) y_next = row(out.table, out.row);  // loads while the current row is processed
         }
         if (now.row >= 0) {
           y = meet(m, y, now.label);
@@ -259,7 +258,7 @@ struct Trainer {
     examples += m.n;
   }
 
-  // An output row against the members, four at a time; they move, and it returns the row moved.
+  // Trains an output row with the members, four at a time. Changes the members; returns the new output row.
   __device__ float4 meet(const Members& m, float4 y, bool label) {
     int slot = m.slot;
     for (int k = 0; k < m.n; k += 4) {
@@ -308,7 +307,8 @@ struct Trainer {
     }
   }
 
-  // A row against the outputs of a center, four at a time. They move; returns the move of the row, which does not.
+  // Trains the outputs of a center with one hidden row, four at a time. Returns the change of the hidden row, which the
+  // caller applies.
   __device__ float4 predict(float4 hidden, int32_t word, uint64_t place) {
     const int n_path = path_length(word), n_out = n_path + (job.w_out ? 1 + job.drawn : 0);
     float4 delta = zero4();
@@ -347,7 +347,7 @@ struct Trainer {
 
   // ---- pieces, sentences, centers
 
-  // center(members, word, place) trains on one center.
+  // Trains on all pieces of this thread block; center(members, word, place) trains on one center.
   template <class Center>
   __device__ void train(Center center) {
     for (int64_t piece = blockIdx.x; piece < job.n_pieces; piece += gridDim.x) {
@@ -392,7 +392,7 @@ struct Trainer {
     const bool words = !documents || job.words;
     if (documents) take_tags();
     for (int p = 0; words && p < window && p < n; ++p) take(job.w_in, id(token[p]), p);
-    int slot = 0;  // of the center
+    int slot = 0;  // slot of the center
     for (int c = 0; c < n; ++c) {
       if (words && c + window < n) take(job.w_in, id(token[c + window]), (slot + window) % width);
       const Members m = members(c, n, slot, place + static_cast<uint64_t>(c));
@@ -409,7 +409,7 @@ struct Trainer {
     for (int p = n < window ? 0 : n - window; p < n; ++p) give(job.w_in, id(token[p]), p % width);
   }
 
-  // Each of four lanes has the loss of one row in four; all warps have the same.
+  // Each of four lanes holds the loss of every fourth row; all warps hold the same values.
   __device__ void tally() {
     float total = loss;
     total += __shfl_xor_sync(all_lanes, total, 16);
@@ -426,7 +426,7 @@ template <bool several, bool in_global, bool documents>
 __device__ inline void train_skip_gram(const DeviceJob& job) {
   EMBFAST_DYNAMIC_SHARED(float4, shared);
   using Work =
-      Trainer<several, in_global, documents>;  // spelled out below: NVRTC takes a generic lambda for the host's
+      Trainer<several, in_global, documents>;  // named below, since NVRTC compiles generic lambdas as host code
   Work trainer(job, shared);
   trainer.train([&](const typename Work::Members& members, int32_t word, uint64_t place) {
     trainer.skip_gram(members, word, place);
@@ -439,7 +439,7 @@ __device__ inline void train_cbow(const DeviceJob& job) {
   using Work = Trainer<several, in_global, documents>;
   Work trainer(job, shared);
   trainer.train([&](const typename Work::Members& members, int32_t word, uint64_t place) {
-    if (documents && !job.words) {  // PV-DBOW: each tag on its own
+    if (documents && !job.words) {  // PV-DBOW: each tag separately
       for (int i = 0; i < members.n; ++i) {
         const float4 delta = trainer.predict(trainer.held(trainer.width + i), word, place);
         if (trainer.mine) {
@@ -457,9 +457,9 @@ __device__ inline void train_cbow(const DeviceJob& job) {
 
 // ---- kernels ------------------------------------------------------------------------------------------------------
 
-// One warp, rows of up to 128 numbers, the ring in shared memory; then several warps; then the ring in global memory.
-// _documents: tags are in the windows. One block per multiprocessor is all that is promised, so that no register
-// spills; shared memory says how many there are.
+// _warp: one warp, rows of up to 128 floats, the ring in shared memory. _warps: several warps. _wide: the ring in
+// global memory. _documents: with tags. The launch bounds request only one block per multiprocessor, so that no
+// register spills; shared memory limits how many actually run.
 #define EMBFAST_KERNELS(model)                                                                                 \
   extern "C" __global__ void __launch_bounds__(32, 1) model##_warp(const embfast::DeviceJob job) {             \
     embfast::train_##model<false, false, false>(job);                                                          \

@@ -1,4 +1,4 @@
-"""Training on sequences of ids on a device: tables and slices of the corpus there, launches of csrc/sequences."""
+"""Training on sequences of ids on a device: tables and chunks of the corpus there, launches of sequences.cu."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 
 from embfast.device.cuda import CELL, LANES, MOST_DIM, Device
 
-CHUNK = 1 << 21  # tokens that are copied to the device and trained on at once, while the next are on their way
-# What struct DeviceJob of csrc/sequences/sequences.cu adds to the settings, and its DeviceTally.
+CHUNK = 1 << 21  # tokens per chunk: one is trained on while the next is copied to the device
+# Fields that struct DeviceJob of csrc/sequences/sequences.cu adds to the settings, and its DeviceTally.
 ADDRESSES = [
     *((name, np.uint64) for name in ("w_in", "w_out", "w_nodes", "w_docs", "ids", "offsets", "pieces", "keep")),
     *((name, np.uint64) for name in ("noise", "path_offsets", "path_nodes", "path_codes", "tag_offsets", "tags")),
@@ -23,19 +23,19 @@ ALIAS_CELL = np.dtype([("threshold", np.uint32), ("alias", np.int32)])
 
 
 class Shape(NamedTuple):
-    """How a sequence kernel is launched."""
+    """A sequence kernel and its launch."""
 
     kernel: str
-    threads: int  # of a block
-    shared: int  # bytes of dynamic shared memory of a block
-    ring: int  # bytes of global memory of a block for its ring, 0 where it is in shared memory
+    threads: int  # per thread block
+    shared: int  # bytes of dynamic shared memory per thread block
+    ring: int  # bytes of global memory per thread block for its ring, 0 if the ring is in shared memory
 
 
 def sequence_shape(pitch: int, window: int, most_tags: int, *, cbow: bool, documents: bool, shared_most: int) -> Shape:
-    """The kernel for rows of `pitch` float4, and its launch; shared_most: bytes a block may have of shared memory.
+    """The kernel for rows of `pitch` float4, and its launch. shared_most: limit of shared memory per block, in bytes.
 
-    A thread has four numbers of a row, so that rows of up to 128 numbers take one warp and 1,024 take eight. The ring
-    holds each row of the window twice; a window too wide for shared memory has it in global memory.
+    A thread processes four columns, so rows of up to 128 floats take one warp and rows of 1,024 take eight. The ring
+    holds each row of the window twice. It is in global memory if the window is too wide for shared memory.
     """
     warps = -(-pitch // LANES)
     ring = 2 * (2 * window + 1 + most_tags) * pitch * CELL
@@ -48,7 +48,7 @@ def sequence_shape(pitch: int, window: int, most_tags: int, *, cbow: bool, docum
 
 
 def device_job(job: np.ndarray) -> np.ndarray:
-    """Settings (kernels.SEQUENCE_JOB) with room for the addresses: what a launch takes."""
+    """The argument of a launch: settings (kernels.SEQUENCE_JOB), with fields for the addresses."""
     record = np.zeros(1, np.dtype([*job.dtype.descr, *ADDRESSES]))
     for name in job.dtype.names or ():
         record[name] = job[name]
@@ -56,9 +56,9 @@ def device_job(job: np.ndarray) -> np.ndarray:
 
 
 class Lane:
-    """A stream with buffers of its own, on both sides: a piece of corpus on its way to the device, and at work there.
+    """A CUDA stream with its own buffers on the host and the device, through which one chunk of data passes.
 
-    What is enqueued happens in order. The host side of a buffer may be written again once the stream is synchronized.
+    Enqueued operations run in order. The host buffers may be written again once the stream is synchronized.
     """
 
     def __init__(self, cupy: Any) -> None:
@@ -68,14 +68,14 @@ class Lane:
         self._device: dict[str, Any] = {}
 
     def room(self, name: str, n: int, dtype: np.dtype | type) -> Any:
-        """A device array of at least n entries, kept for the next time."""
+        """A device array of at least n entries, which is kept for the next call."""
         if name not in self._device or self._device[name].size < n:
             self._device.pop(name, None)
             self._device[name] = self.cupy.empty(max(n, 1), dtype)
         return self._device[name]
 
     def send(self, name: str, values: np.ndarray) -> Any:
-        """Copies values to pinned memory, and enqueues the copy from there to the device."""
+        """Copies values to pinned memory and enqueues the copy from there to the device."""
         n, dtype = len(values), values.dtype
         if name not in self._host or len(self._host[name]) < n:
             memory = self.cupy.cuda.alloc_pinned_memory(max(n, 1) * dtype.itemsize)
@@ -88,12 +88,13 @@ class Lane:
 
 
 class Sequences:
-    """Weights on a device, trained on sequences of ids: kernels.train_sequences for a whole run.
+    """Trains tables on a device on sequences of ids: kernels.train_sequences for a whole run.
 
-    Tables go there once, and come back with fetch. The corpus may be larger than the memory of the device: it passes
-    through two lanes of about 2.1 M tokens each, one being copied while the other is trained on.
+    Tables are sent once, and fetch copies them back. The corpus may be larger than the memory of the device: it passes
+    through two lanes in chunks of about 2.1 M tokens, one being copied while the other is trained on.
 
-    Memory on the device: the tables, 8 bytes a word for the noise, 12 a document for its tags, and 70 MB for the lanes.
+    Memory on the device: the tables, 8 bytes per word for the noise, 12 per document for its tags, and 70 MB for the
+    lanes.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class Sequences:
         tag_offsets: np.ndarray | None = None,
         tags: np.ndarray | None = None,
     ) -> None:
-        """job: the settings. A frozen one is for infer, and has no w_docs among its tables."""
+        """job: the settings. If job is frozen, the session serves infer, and tables contains no w_docs."""
         self.device, self._cupy = device, device.cupy
         self._host = {name: table for name, table in tables.items() if table is not None}
         self._job = device_job(job)
@@ -120,7 +121,7 @@ class Sequences:
         columns = next(iter(self._host.values())).shape[1]
         if columns > MOST_DIM:
             dim = int(job["dim"][0])
-            raise ValueError(f"a device takes rows of up to {MOST_DIM:,} numbers, got dim={dim:,}; use device='cpu'")
+            raise ValueError(f"device kernels support dim up to {MOST_DIM:,}, got dim={dim:,}; use device='cpu'")
         self._n_words = len(noise) if noise is not None else len(tree) if tree is not None else 0
         small = self._small(keep, noise, tree, tag_offsets, tags)
         self._check_memory({**self._host, **small})
@@ -140,7 +141,7 @@ class Sequences:
             self._train = device.kernel("sequences", shape.kernel)
             self._keep = device.kernel("sequences", "keep_tokens")
             self._blocks = device.blocks(self._train, shape.threads, shape.shared)
-            if shape.ring:  # as many as an eighth of the memory holds, in each lane
+            if shape.ring:  # the rings of each lane take at most an eighth of the free memory
                 self._blocks = max(1, min(self._blocks, device.free() // 8 // shape.ring))
         for name, array in {**self._arrays, "tally": self._tally}.items():
             self._job[name] = array.data.ptr
@@ -148,7 +149,7 @@ class Sequences:
 
     @staticmethod
     def _small(keep: Any, noise: Any, tree: Any, tag_offsets: Any, tags: Any) -> dict[str, np.ndarray]:
-        """The arrays beside the tables."""
+        """The arrays besides the tables."""
         small = {"keep": keep, "tag_offsets": tag_offsets, "tags": tags}
         if noise is not None:
             cells = np.empty(len(noise), ALIAS_CELL)
@@ -159,7 +160,7 @@ class Sequences:
         return {name: array for name, array in small.items() if array is not None}
 
     def _check_memory(self, arrays: dict[str, np.ndarray]) -> None:
-        """MemoryError, with the sum, unless the arrays and the lanes fit into what is free."""
+        """Raises MemoryError, with the sizes, unless the arrays and the lanes fit into the free memory."""
         lanes = 2 * CHUNK * (4 + 4 + 4 * self._documents) + (8 << 20)
         needed, free = sum(array.nbytes for array in arrays.values()) + lanes, self.device.free()
         if needed <= free:
@@ -173,7 +174,7 @@ class Sequences:
         raise MemoryError(
             f"{self.device} has {free / 1e9:.3g} GB free, and training needs {needed / 1e9:.3g} GB: "
             f"{'; '.join(tables)}; the rest {rest / 1e9:.2g} GB. "
-            "Lower dim, leave out rare words (min_count), or use device='cpu'"
+            "Lower dim, drop rare words (min_count), or use device='cpu'"
         )
 
     def _upload(self, values: np.ndarray) -> Any:
@@ -183,7 +184,7 @@ class Sequences:
         return array
 
     def fetch(self) -> None:
-        """Copies the tables back to where they came from."""
+        """Copies the tables back to the host arrays they came from."""
         with self.device.current():
             for name, table in self._host.items():
                 self._arrays[name].get(stream=self._lanes[0].stream, out=table)
@@ -197,9 +198,9 @@ class Sequences:
         epoch: int,
         tokens_before: int,
     ) -> tuple[float, int, int]:
-        """Trains on the tokens pieces[0]..pieces[-1], cut there. Returns summed loss, examples and kept tokens.
+        """Trains on the tokens pieces[0]..pieces[-1], cut at pieces. Returns summed loss, examples and kept tokens.
 
-        It does what reference.device_train_sequences does.
+        reference.device_train_sequences specifies the result.
         """
         self._job["epoch"], self._job["tokens_before"] = epoch, tokens_before
         with self.device.current():
@@ -219,9 +220,9 @@ class Sequences:
     def infer(
         self, rows: np.ndarray, ids: np.ndarray, offsets: np.ndarray, epochs: int, averaged: int
     ) -> tuple[float, int, int]:
-        """Fits row d of rows, float32 (documents, columns), to document d, ids[offsets[d]:offsets[d + 1]], alone.
+        """Fits row d of rows, float32 (documents, columns), to document d, ids[offsets[d]:offsets[d + 1]].
 
-        What reference.device_infer_documents does; the session is frozen.
+        The session must be frozen. reference.device_infer_documents specifies the result.
         """
         rows[:] = 0
         cupy, n, columns = self._cupy, len(offsets) - 1, rows.shape[1]
@@ -234,7 +235,7 @@ class Sequences:
                 return self._end()
             seeds, table = lane.room("seeds", n, np.uint64), cupy.empty(rows.shape, np.float32)
             job["seeds"], job["w_docs"] = seeds.data.ptr, table.data.ptr
-            where = lane.room("pieces", n + 1, np.int64)  # of all documents, empty ones too
+            where = lane.room("pieces", n + 1, np.int64)  # edges of all documents, including empty ones
             with lane.stream:
                 arguments = (lane.room("ids", 1, np.int32), where, job["first_token"], np.int64(n), job["seed"], seeds)
                 self._call("document_seeds", -(-n // 256), 256, arguments)
@@ -260,7 +261,7 @@ class Sequences:
         return float(loss), int(examples), int(kept)
 
     def _send(self, lane: Lane, ids: np.ndarray, offsets: np.ndarray, pieces: np.ndarray) -> np.ndarray | None:
-        """Enqueues the tokens of pieces and returns the job; None where there are no tokens."""
+        """Enqueues the tokens of pieces and returns the job; None if there are no tokens."""
         begin, end, n_pieces = int(pieces[0]), int(pieces[-1]), len(pieces) - 1
         if begin == end:
             return None

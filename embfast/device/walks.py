@@ -1,6 +1,6 @@
-"""Random walks on a CUDA device: the graph there, launches of csrc/graph/walks.cu.
+"""Random walks on a CUDA device: uploads the graph and launches csrc/graph/walks.cu.
 
-Only embfast.kernels imports this module, and only when a device is asked for.
+Only embfast.kernels imports this module, and only when a device is requested.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ WALK_JOB = np.dtype(
     ]
 )
 THREADS = 256
-TILE = 32  # walks, and steps, that a block of pack_walks turns round
+TILE = 32  # walks and steps that a block of pack_walks transposes
 
 
 class DeviceWalks:
-    """Draws walks on a device: those of walks.Walks, id by id.
+    """Draws the walks of graphs.walks.Walks on a device, with the same ids.
 
-    Memory on the device: what `arrays` holds, and 8 bytes a node of the walks drawn at once.
+    Device memory: `arrays`, and 8 bytes per node of the walks drawn at once.
     """
 
     def __init__(self, device: Device, arrays: dict[str, np.ndarray | None], settings: dict[str, Any]) -> None:
-        """arrays: those of WALK_JOB that the graph gives, and label; settings: its numbers."""
+        """arrays: what the pointers of WALK_JOB point to, and label; settings: its numbers. See Walks.device_job."""
         self.device, self._cupy = device, device.cupy
         given = {name: array for name, array in arrays.items() if array is not None}
         needed, free = sum(array.nbytes for array in given.values()), device.free()
         if needed > free:
             sizes = ", ".join(f"{name} {array.nbytes / 1e9:.3g} GB" for name, array in given.items())
             raise MemoryError(
-                f"{device} has {free / 1e9:.3g} GB free, and walks on this graph need {needed / 1e9:.3g} GB: {sizes}; "
+                f"{device} has {free / 1e9:.3g} GB free, but walks on this graph need {needed / 1e9:.3g} GB: {sizes}; "
                 "use device='cpu'"
             )
         with device.current():
@@ -54,7 +54,7 @@ class DeviceWalks:
             self._job[name] = value
 
     def _upload(self, values: np.ndarray) -> Any:
-        if values.ndim > 1:  # cells of two numbers
+        if values.ndim > 1:  # cells with two numbers
             values = np.ascontiguousarray(values).reshape(-1)
         array = self._cupy.empty(values.shape, values.dtype)
         if values.size:
@@ -62,7 +62,7 @@ class DeviceWalks:
         return array
 
     def read(self, kernel: str, repetition: int, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The walks of these nodes in a repetition: labels, int32 (n,), and lengths, int64 (starts,)."""
+        """Walks from these nodes in a repetition: labels, int32 (n,), and lengths, int64 (len(starts),)."""
         n, length = len(starts), int(self._job["length"][0])
         with self.device.current(), self._stream:
             nodes = self._upload(starts)

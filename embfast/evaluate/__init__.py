@@ -1,4 +1,4 @@
-"""Benchmarks of vectors: words, graphs, and retrieval between images and captions."""
+"""Benchmarks for vectors of words and of graph nodes, and for retrieval between images and captions."""
 
 from embfast.evaluate.graphs import (
     EdgeSplit,

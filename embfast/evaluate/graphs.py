@@ -1,4 +1,7 @@
-"""Node classification and link prediction."""
+"""Scores of node vectors: node classification and link prediction.
+
+Sources: DeepWalk (Perozzi et al. 2014) and node2vec (Grover and Leskovec 2016).
+"""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -16,7 +19,7 @@ from embfast.vectors.vectors import Vectors
 
 @dataclass(frozen=True)
 class NodeClassification:
-    """F1 of predicted labels at one share of labelled nodes: means over the splits, and their standard deviations."""
+    """F1 of predicted labels for one ratio of training nodes: mean and standard deviation over the splits."""
 
     train: float
     macro: float
@@ -26,7 +29,7 @@ class NodeClassification:
     splits: int
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """A dict for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -44,21 +47,22 @@ def node_classification(
     splits: int = 10,
     seed: int = 0,
 ) -> list[NodeClassification]:
-    """Predicts the labels of nodes from their vectors, for each share of nodes whose labels are known.
+    """Predicts the labels of nodes from their vectors, for one or more ratios of training nodes.
 
-    The protocol of DeepWalk and node2vec: one logistic regression for each label against all others; of a node known to
-    have k labels, the k most probable ones count; shuffled splits. Nodes without labels are left out.
+    The protocol of DeepWalk and node2vec: one-vs-rest logistic regression; for a test node with k labels, the k most
+    probable labels are predicted; random splits. Nodes without labels are ignored.
 
     Args:
-        labels: of each node, or a file of lines `node label label ...`, plain or compressed.
-        train: the share of nodes to learn from, or several: 0.1 to 0.9 in the papers.
+        labels: Labels of each node, or a file with lines `node label label ...`, plain or compressed.
+        train: Ratio of training nodes, between 0 and 1, or several ratios. The papers use 0.1 to 0.9.
+        splits: Number of random splits per ratio.
+        seed: Seed of the splits.
 
     Raises:
         ImportError: scikit-learn is missing.
         KeyError: a labelled node has no vector.
     """
     try:
-        from sklearn.linear_model import LogisticRegression
         from sklearn.metrics import f1_score
     except ImportError:
         raise ImportError("node classification needs scikit-learn: pip install scikit-learn") from None
@@ -67,7 +71,7 @@ def node_classification(
     nodes = [node for node, names in known.items() if names]
     classes = sorted({name for node in nodes for name in known[node]})
     if len(nodes) < 2 or len(classes) < 2:
-        raise ValueError(f"expected 2 labelled nodes and 2 labels or more, got {len(nodes)} and {len(classes)}")
+        raise ValueError(f"expected at least 2 labelled nodes and 2 labels, got {len(nodes)} and {len(classes)}")
     features = vectors[nodes]
     column = {name: i for i, name in enumerate(classes)}
     truth = np.zeros((len(nodes), len(classes)), bool)
@@ -81,28 +85,34 @@ def node_classification(
         for split in range(splits):
             order = np.random.default_rng([seed, split]).permutation(len(nodes))
             cut = min(max(1, round(share * len(nodes))), len(nodes) - 1)
-            learn, ask = order[:cut], order[cut:]
-            probable = np.full((len(ask), len(classes)), -np.inf)
-            for c in range(len(classes)):
-                has = truth[learn, c]
-                if has.all() or not has.any():
-                    probable[:, c] = np.inf if has.all() else -np.inf
-                    continue
-                classifier = LogisticRegression(solver="liblinear").fit(features[learn], has)
-                probable[:, c] = classifier.decision_function(features[ask])
-            wanted = truth[ask].sum(1)
-            place = np.argsort(np.argsort(-probable, axis=1, kind="stable"), axis=1, kind="stable")
-            predicted = place < wanted[:, None]
+            test = order[cut:]
+            predicted = _predict_labels(features, truth, order[:cut], test)
             scores.append(
-                [f1_score(truth[ask], predicted, average=kind, zero_division=0) for kind in ("macro", "micro")]
+                [f1_score(truth[test], predicted, average=kind, zero_division=0) for kind in ("macro", "micro")]
             )
         (macro, micro), (macro_deviation, micro_deviation) = np.mean(scores, 0).tolist(), np.std(scores, 0).tolist()
         results.append(NodeClassification(share, macro, micro, macro_deviation, micro_deviation, splits))
     return results
 
 
+def _predict_labels(features: np.ndarray, truth: np.ndarray, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """bool (len(test), labels): each test node gets its true number of labels, the most probable ones."""
+    from sklearn.linear_model import LogisticRegression
+
+    probable = np.full((len(test), truth.shape[1]), -np.inf)
+    for c in range(truth.shape[1]):
+        has = truth[train, c]
+        if has.all() or not has.any():
+            probable[:, c] = np.inf if has.all() else -np.inf
+            continue
+        classifier = LogisticRegression(solver="liblinear").fit(features[train], has)
+        probable[:, c] = classifier.decision_function(features[test])
+    place = np.argsort(np.argsort(-probable, axis=1, kind="stable"), axis=1, kind="stable")
+    return place < truth[test].sum(1)[:, None]
+
+
 def read_labels(path: str | os.PathLike[str]) -> dict[str, list[str]]:
-    """Lines `node label label ...`, plain or compressed; a node may have none."""
+    """Labels of each node from lines `node label label ...`, plain or compressed; a node may have no label."""
     text = b"".join(sources.plain_chunks(Path(path), None))
     labels: dict[str, list[str]] = {}
     for number, line in enumerate(text.split(b"\n"), 1):
@@ -113,7 +123,7 @@ def read_labels(path: str | os.PathLike[str]) -> dict[str, list[str]]:
         if not fields:
             continue
         if fields[0] in labels:
-            raise FormatError(f"{path}:{number}: node {fields[0]!r} came before")
+            raise FormatError(f"{path}:{number}: node {fields[0]!r} is listed twice")
         labels[fields[0]] = fields[1:]
     return labels
 
@@ -127,7 +137,7 @@ _OPERATORS = {
 
 
 def edge_vectors(vectors: Vectors, edges: Iterable[tuple[str, str]], operator: str = "hadamard") -> np.ndarray:
-    """Vectors of pairs of nodes, float32 (edges, dim): hadamard, average, l1 or l2 of the vectors of both ends.
+    """Vectors of node pairs, float32 (edges, dim): the "hadamard", "average", "l1" or "l2" of the vectors of both ends.
 
     >>> pairs = Vectors(["a", "b"], np.array([[1, 2], [3, 5]], np.float32))
     >>> edge_vectors(pairs, [("a", "b")], "l1").tolist()
@@ -141,7 +151,7 @@ def edge_vectors(vectors: Vectors, edges: Iterable[tuple[str, str]], operator: s
 
 @dataclass(frozen=True)
 class EdgeSplit:
-    """A graph without some of its edges, those edges, and as many pairs of nodes that have none."""
+    """A graph without some of its edges, the removed edges, and an equal number of node pairs without an edge."""
 
     graph: Graph
     removed: list[tuple[str, str]]
@@ -149,13 +159,18 @@ class EdgeSplit:
 
 
 def split_edges(graph: Graph, share: float = 0.5, seed: int = 0) -> EdgeSplit:
-    """Takes edges away at random for link prediction, but those of a random spanning forest: no component falls apart.
+    """Removes random edges from an undirected graph for link prediction.
 
-    Of a graph that is not directed. Self loops stay; absent pairs are drawn alike among all without an edge.
+    The edges of a random spanning forest are kept, so every component stays connected. Self loops are kept too. Absent
+    pairs are drawn uniformly from all pairs without an edge.
+
+    Args:
+        share: Ratio of the edges to remove, between 0 and 1.
+        seed: Seed of the forest and the draws.
 
     Raises:
         ImportError: scipy is missing.
-        ValueError: the graph is directed, or too many of its edges hold it together.
+        ValueError: the graph is directed, or too few of its edges lie outside a spanning forest.
     """
     try:
         from scipy.sparse import coo_array
@@ -163,7 +178,7 @@ def split_edges(graph: Graph, share: float = 0.5, seed: int = 0) -> EdgeSplit:
     except ImportError:
         raise ImportError("splitting edges needs scipy: pip install embfast[scipy]") from None
     if graph.directed:
-        raise ValueError("expected a graph that is not directed")
+        raise ValueError("expected an undirected graph")
     if not 0 < share < 1:
         raise ValueError(f"share must be between 0 and 1, got {share}")
     rng = np.random.default_rng(seed)
@@ -180,7 +195,7 @@ def split_edges(graph: Graph, share: float = 0.5, seed: int = 0) -> EdgeSplit:
     removed = rng.choice(free, n_removed, replace=False)
     n_pairs = n * (n - 1) // 2
     if n_pairs - len(a) < n_removed:
-        raise ValueError(f"the graph lacks {n_pairs - len(a)} edges; expected {n_removed} or more")
+        raise ValueError(f"only {n_pairs - len(a)} node pairs have no edge; expected {n_removed} or more")
     taken = np.sort(a * n + b)
     absent: np.ndarray = np.empty(0, np.int64)
     while len(absent) < n_removed:
@@ -210,9 +225,9 @@ def split_edges(graph: Graph, share: float = 0.5, seed: int = 0) -> EdgeSplit:
 def link_prediction(
     vectors: Vectors, split: EdgeSplit, *, operator: str = "hadamard", train: float = 0.5, seed: int = 0
 ) -> float:
-    """How well vectors of split.graph tell its removed edges from absent ones: the area under the ROC curve.
+    """Area under the ROC curve for telling removed edges from absent ones, by vectors trained on split.graph.
 
-    A logistic regression on edge_vectors of a `train` share of both, asked about the others.
+    Fits a logistic regression on the edge_vectors of a ratio `train` of the pairs and scores the others.
 
     Raises:
         ImportError: scikit-learn is missing.

@@ -1,4 +1,7 @@
-"""Recall of captions by images and of images by captions."""
+"""Retrieval between images and captions: recall, median rank and mean average precision.
+
+Source: recall at 1, 5 and 10 and median rank as in Kiros et al. 2014, arXiv:1411.2539.
+"""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -7,16 +10,17 @@ import numpy as np
 
 from embfast import kernels
 
-_CELLS = 1 << 22  # similarities held at once: 16 MB
-_EQUAL = 1e-6  # scores of retrieval that differ by less: an absolute difference of cosines, a relative one of others
+_SCORES_PER_CHUNK = 1 << 22  # 16 MB
+_TIE_TOLERANCE = 1e-6  # scores that differ by less are tied: an absolute difference for cosines, relative otherwise
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """How early the right answers came, over all queries; recalls and mAP are shares, 0..1.
+    """Ranks of the right answers over all queries.
 
-    r1, r5, r10: queries with a right answer among the first 1, 5, 10. median, mean: of the rank of the first right
-    answer, from 1. map: mean average precision over all right answers.
+    r1, r5, r10: recall at 1, 5 and 10, 0..1: ratio of queries with a right answer among the first 1, 5, 10.
+    median, mean: median and mean rank of the first right answer, from 1. map: mean average precision over all right
+    answers, 0..1. queries: number of queries.
     """
 
     r1: float
@@ -37,18 +41,18 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Captions found for images, and images found for captions."""
+    """Rankings of captions for images, and of images for captions."""
 
     captions: Ranking
     images: Ranking
 
     @property
     def recall_sum(self) -> float:
-        """The six recalls added up, in percent, 0..600: by this, validation chooses an epoch."""
+        """Sum of the six recalls in percent, 0..600. Validation selects the epoch by it."""
         return 100 * sum(r for side in (self.captions, self.images) for r in (side.r1, side.r5, side.r10))
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """A dict for JSON."""
         return {**asdict(self), "recall_sum": self.recall_sum}
 
     def __str__(self) -> str:
@@ -65,37 +69,39 @@ def retrieval(
     """Ranks all captions for each image, and all images for each caption.
 
     Settings:
-        images, captions: float (n, dim) and (m, dim), in one space.
-        owners: int (m,), to which image a caption belongs; an image may have any number of captions. One without any
-            is only a candidate.
-        similarity: "cosine", "dot" or, for order embeddings, "order".
-        folds: 5 with 5,000 images is COCO's "1k": each fifth of the images, in order, with its captions, on its own,
-            and the mean of the five.
+        images, captions: Vectors in a shared space, float (n, dim) and (m, dim).
+        owners: Image that each caption belongs to, int (m,). An image may have any number of captions; one without
+            captions is only a candidate.
+        similarity: "cosine", "dot", or "order" for order embeddings.
+        folds: Number of equal parts of the images, in order, that are ranked separately with their captions and
+            averaged. 5 with 5,000 images is COCO's "1k" protocol.
 
-    A wrong answer that scores the same as the right one, within 1e-6 for what rounding does, comes before it, so that
-    vectors that are all alike gain nothing. Works in blocks of at most 16 MB of scores, however many images and
-    captions there are.
+    Ties count against the right answer: a wrong answer with the same score (within 1e-6, for rounding) ranks before it,
+    so identical vectors gain nothing. Scores are computed in chunks of at most 16 MB.
 
     Raises:
-        ValueError: shapes that do not fit, numbers that are not finite, or an owner that there is not.
+        ValueError: shapes do not match, a number is not finite, or an owner is not a row of images.
     """
     images, captions, owners = np.asarray(images), np.asarray(captions), np.asarray(owners)
     if images.ndim != 2 or captions.ndim != 2 or images.shape[1] != captions.shape[1]:
-        raise ValueError(f"expected two matrices of equally many columns, got {images.shape} and {captions.shape}")
+        raise ValueError(
+            "images and captions must be matrices with the same number of columns, "
+            f"got {images.shape} and {captions.shape}"
+        )
     if similarity not in ("cosine", "dot", "order"):
         raise ValueError(f"similarity must be one of 'cosine', 'dot', 'order', got {similarity!r}")
     if owners.shape != (len(captions),) or owners.dtype.kind not in "iu":
-        raise ValueError(f"expected whole numbers ({len(captions)},) as owners, got {owners.dtype} {owners.shape}")
+        raise ValueError(f"owners: expected integers ({len(captions)},), got {owners.dtype} {owners.shape}")
     if not len(owners) or not 0 <= owners.min() <= owners.max() < len(images):
         raise ValueError(f"owners must be rows of the {len(images)} images, and at least one caption is needed")
     if isinstance(folds, bool) or not isinstance(folds, int) or not 1 <= folds <= len(images):
-        raise ValueError(f"folds must be a whole number from 1 to {len(images)}, the images, got {folds!r}")
+        raise ValueError(f"folds must be an integer from 1 to {len(images)}, the number of images, got {folds!r}")
     images, captions = _comparable(images, similarity, "images"), _comparable(captions, similarity, "captions")
     results = []
     for fold in np.array_split(np.arange(len(images)), folds):
         mine = np.flatnonzero((owners >= fold[0]) & (owners <= fold[-1]))
         if not len(mine):
-            raise ValueError(f"no caption belongs to the images {fold[0]} to {fold[-1]}, a fold of {folds}")
+            raise ValueError(f"images {fold[0]} to {fold[-1]}, one of {folds} folds, have no captions")
         x, y, own = images[fold[0] : fold[-1] + 1], captions[mine], owners[mine] - fold[0]
         rows = np.arange(len(x))
         results.append((_ranking(x, y, rows, own, similarity, False), _ranking(y, x, own, rows, similarity, True)))
@@ -116,7 +122,7 @@ def _comparable(rows: np.ndarray, similarity: str, name: str) -> np.ndarray:
     rows = rows.astype(np.float32, copy=False)
     lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
     if not np.isfinite(lengths).all():
-        raise ValueError(f"{name}: row {int(np.flatnonzero(~np.isfinite(lengths))[0])} has a number that is not finite")
+        raise ValueError(f"{name}: row {int(np.flatnonzero(~np.isfinite(lengths))[0])} has a non-finite value")
     if similarity != "cosine":
         return rows
     return rows / np.where(lengths > 0, lengths, 1)[:, None].astype(np.float32)
@@ -125,11 +131,11 @@ def _comparable(rows: np.ndarray, similarity: str, name: str) -> np.ndarray:
 def _ranking(
     queries: np.ndarray, items: np.ndarray, groups: np.ndarray, item_groups: np.ndarray, similarity: str, flip: bool
 ) -> Ranking:
-    """Ranks the items of a query's own group among all others; flip: queries are captions."""
+    """Ranks the items in each query's group among all others. flip: the queries are captions."""
     by_group = np.argsort(item_groups, kind="stable")
     first, last = (np.searchsorted(item_groups[by_group], groups, side) for side in ("left", "right"))
     ranks, precision = [], []
-    step = max(1, _CELLS // len(items))
+    step = max(1, _SCORES_PER_CHUNK // len(items))
     for lo in range(0, len(queries), step):
         block = queries[lo : lo + step]
         scores = similarities(items, block, similarity).T if flip else similarities(block, items, similarity)
@@ -141,7 +147,7 @@ def _ranking(
             mine = -np.sort(-row[own])
             others = row.copy()
             others[own] = -np.inf
-            ahead = mine - _EQUAL * (1 if similarity == "cosine" else np.abs(mine))
+            ahead = mine - _TIE_TOLERANCE * (1 if similarity == "cosine" else np.abs(mine))
             places = np.array([np.count_nonzero(others >= score) for score in ahead]) + np.arange(1, len(own) + 1)
             ranks.append(places[0])
             precision.append(np.mean(np.arange(1, len(own) + 1) / places))

@@ -1,11 +1,10 @@
-"""Scores of word vectors on analogies and similarity, of node vectors on labels and missing edges, of retrieval.
+"""Scores of word vectors: analogies and word similarity.
 
-Sources: compute-accuracy (Mikolov et al. 2013) and gensim; DeepWalk (Perozzi et al. 2014) and node2vec (Grover and
-Leskovec 2016); recall at 1, 5, 10 and median rank as in Kiros et al. 2014.
+Sources: compute-accuracy (Mikolov et al. 2013) and gensim.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,13 +15,13 @@ from embfast.vectors.vectors import Vectors
 
 Question = tuple[str, str, str, str]
 
-_CELLS = 1 << 22  # cosines held at once: 16 MB
-_TOGETHER = 256  # questions answered by one pass over a block
+_COSINES_PER_CHUNK = 1 << 22  # 16 MB
+_QUESTIONS_PER_PASS = 256  # answered together in a chunk of rows
 
 
 @dataclass(frozen=True)
 class Section:
-    """Questions of one kind: how many were asked, answered rightly, and left out for an unknown word."""
+    """Questions of one kind: the number asked, answered correctly, and skipped because of an unknown word."""
 
     name: str
     correct: int
@@ -31,11 +30,11 @@ class Section:
 
     @property
     def accuracy(self) -> float:
-        """correct / total; NaN when no question was asked."""
+        """correct / total; NaN if no question was asked."""
         return self.correct / self.total if self.total else float("nan")
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: accuracy is None when no question was asked."""
+        """A dict for JSON; accuracy is None if no question was asked."""
         return {**asdict(self), "accuracy": self.accuracy if self.total else None}
 
     def __str__(self) -> str:
@@ -60,21 +59,21 @@ class Analogies:
 
     @property
     def semantic(self) -> Section:
-        """The sections whose name does not begin with "gram": in questions-words.txt the first five."""
+        """The sections whose name does not begin with "gram": the first five in questions-words.txt."""
         return self._sum("semantic", (s for s in self.sections if not s.name.startswith("gram")))
 
     @property
     def syntactic(self) -> Section:
-        """The sections whose name begins with "gram", as nine do in questions-words.txt."""
+        """The sections whose name begins with "gram": nine in questions-words.txt."""
         return self._sum("syntactic", (s for s in self.sections if s.name.startswith("gram")))
 
     @property
     def accuracy(self) -> float:
-        """Of all questions asked; NaN when none was."""
+        """Accuracy over all questions asked; NaN if none was."""
         return self.total.accuracy
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """A dict for JSON."""
         totals = {name: getattr(self, name).as_dict() for name in ("total", "semantic", "syntactic")}
         return {"sections": [section.as_dict() for section in self.sections], **totals}
 
@@ -84,10 +83,10 @@ class Analogies:
 
 @dataclass(frozen=True)
 class Similarity:
-    """Agreement with human judgements: correlations of cosines and judgements over `pairs` word pairs.
+    """Correlation of cosines with human judgements over `pairs` word pairs.
 
-    spearman and pearson are NaN for fewer than two pairs, or when all judgements or all cosines are equal. `unknown`
-    pairs had a word that the vectors lack.
+    spearman and pearson are NaN for fewer than two pairs, or if all judgements or all cosines are equal. `unknown`
+    of the `listed` pairs have a word without a vector.
     """
 
     spearman: float
@@ -98,11 +97,11 @@ class Similarity:
 
     @property
     def oov(self) -> float:
-        """The share of the listed pairs that had an unknown word, 0..1."""
+        """Ratio of the listed pairs that have an unknown word, 0..1."""
         return self.unknown / self.listed if self.listed else 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: a correlation that is not defined is None."""
+        """A dict for JSON; an undefined correlation is None."""
         numbers = {name: None if np.isnan(value) else value for name, value in asdict(self).items()}
         return {**numbers, "oov": self.oov}
 
@@ -125,20 +124,20 @@ def analogies(
     """Asks "a is to b as c is to ?" and counts how often the best of all other keys is the expected one.
 
     Settings:
-        questions: a file like questions-words.txt (": section" lines, then four words a line), or
+        questions: File like questions-words.txt (lines ": section", then four words per line), or
             {section: [(a, b, c, expected), ...]}.
-        restrict: use the first `restrict` keys only, for questions and answers alike; None or 0 for all.
-            compute-accuracy is mostly run with 30000, gensim's default is 300000.
-        fold_case: compare words in upper case; of keys that fold together the first counts.
-        count_unknown: count a question with an unknown word as answered wrongly (gensim's dummy4unknown); else skip it.
+        restrict: Number of leading keys to use, for questions and answers. None or 0 uses all. compute-accuracy is
+            usually run with 30000; gensim's default is 300000.
+        fold_case: Compare words in upper case; among keys that become equal the first counts.
+        count_unknown: Count a question with an unknown word as wrong (gensim's dummy4unknown) instead of skipping it.
         method: "add" (3CosAdd) or "mul" (3CosMul).
 
-    The question's three words, in any case when fold_case, are no answers. Where keys differ by case alone this is
-    gensim's rule; compute-accuracy rules out only the first of them. All else equals both.
+    The question's own three words are excluded as answers, in any case if fold_case is set. For keys that differ only
+    by case this is gensim's rule; compute-accuracy excludes only the first of them. Everything else equals both.
 
-    The cosines of all rows with each distinct question word are computed once, a block of rows at a time, and a
-    question adds up three of them: 19,544 questions on 905 words cost 905 scalar products per row. Working memory is
-    about 64 MB, whatever the number of rows.
+    The cosines of all rows with each distinct question word are computed once, a chunk of rows at a time, and each
+    question adds three of them: 19,544 questions on 905 words cost 905 dot products per row. Working memory is about
+    64 MB for any number of rows.
 
     >>> rows = np.array([[1, 0, 1], [1, 0, -1], [0, 1, 1], [0, 1, -1]], dtype=np.float32)
     >>> royal = Vectors(["man", "woman", "king", "queen"], rows)
@@ -146,30 +145,18 @@ def analogies(
     100.00 %  (1 / 1, 0 skipped)  total
 
     Raises:
-        FormatError: a line that is neither a section nor four words, or a question before the first section.
+        FormatError: a line is neither a section nor four words, or a question precedes the first section.
     Source: Mikolov et al. 2013, arXiv:1301.3781; Levy & Goldberg 2014, https://aclanthology.org/W14-1618.
     """
     if method not in ("add", "mul"):
         raise ValueError(f'method must be "add" or "mul", got {method!r}')
-    sections = questions.items() if isinstance(questions, Mapping) else _read_questions(questions).items()
+    sections = questions if isinstance(questions, Mapping) else _read_questions(questions)
     stop = _first(vectors, restrict)
     fold = str.upper if fold_case else str
-    rows_of: dict[str, list[int]] = {}  # folded key -> its rows, the first counts
+    rows_of: dict[str, list[int]] = {}  # folded key -> its rows; the first one counts
     for row, key in enumerate(vectors.keys[:stop]):
         rows_of.setdefault(fold(key), []).append(row)
-
-    asked, section_of, skipped = [], [], []
-    for number, (_, group) in enumerate(sections):
-        skipped.append(0)
-        for question in group:
-            if len(question) != 4:
-                raise ValueError(f"expected questions of four words, got {question!r}")
-            folded = [fold(word) for word in question]
-            if all(word in rows_of for word in folded):
-                asked.append(folded)
-                section_of.append(number)
-            else:
-                skipped[number] += 1
+    asked, section_of, skipped = _known_questions(sections, fold, rows_of)
     words = sorted({word for question in asked for word in question[:3]}, key=lambda word: rows_of[word][0])
     place = {word: i for i, word in enumerate(words)}
     terms = np.array([[place[word] for word in question[:3]] for question in asked], dtype=np.int64).reshape(-1, 3)
@@ -181,15 +168,34 @@ def analogies(
     return Analogies(
         tuple(
             Section(name, int(correct[i]), int(total[i]) + (skipped[i] if count_unknown else 0), skipped[i])
-            for i, (name, _) in enumerate(sections)
+            for i, name in enumerate(sections)
         )
     )
 
 
-def _answer(vectors: Vectors, stop: int, terms: np.ndarray, rows_of: list[list[int]], method: str) -> np.ndarray:
-    """int64 (q,): the best of the first `stop` rows for each question; -1 for none.
+def _known_questions(
+    sections: Mapping[str, Iterable[Question]], fold: Callable[[str], str], known: Container[str]
+) -> tuple[list[list[str]], list[int], list[int]]:
+    """Folded questions whose words are all known, the section of each, and each section's number of others."""
+    asked, section_of, skipped = [], [], []
+    for number, group in enumerate(sections.values()):
+        skipped.append(0)
+        for question in group:
+            if len(question) != 4:
+                raise ValueError(f"expected questions with four words, got {question!r}")
+            folded = [fold(word) for word in question]
+            if all(word in known for word in folded):
+                asked.append(folded)
+                section_of.append(number)
+            else:
+                skipped[number] += 1
+    return asked, section_of, skipped
 
-    terms (q, 3) are the question's words a, b, c, by place in rows_of, which lists the rows that spell each word.
+
+def _answer(vectors: Vectors, stop: int, terms: np.ndarray, rows_of: list[list[int]], method: str) -> np.ndarray:
+    """int64 (q,): the best of the first `stop` rows for each question, or -1.
+
+    terms (q, 3): each question's words a, b, c as indices into rows_of, which lists the rows of each word.
     """
     answers = np.full(len(terms), -1, dtype=np.int64)
     if not len(terms):
@@ -204,11 +210,11 @@ def _answer(vectors: Vectors, stop: int, terms: np.ndarray, rows_of: list[list[i
     order = np.lexsort((terms[:, 2], terms[:, 1], terms[:, 0]))
     terms = terms[order]
     cuts = np.flatnonzero((terms[1:, :2] != terms[:-1, :2]).any(axis=1)) + 1
-    cuts = np.unique(np.concatenate([cuts, np.arange(0, len(terms), _TOGETHER), [len(terms)]]))
+    cuts = np.unique(np.concatenate([cuts, np.arange(0, len(terms), _QUESTIONS_PER_PASS), [len(terms)]]))
     spelled = [(row, place) for place, rows in enumerate(rows_of) for row in rows]
     spelled_rows, spelled_places = (np.array(column) for column in zip(*spelled, strict=True))
 
-    step = max(_CELLS // len(units), 256)
+    step = max(_COSINES_PER_CHUNK // len(units), 256)
     for lo in range(0, stop, step):
         hi = min(lo + step, stop)
         table = vectors.cosines(units, lo, hi)
@@ -263,7 +269,7 @@ def _read_questions(path: str | os.PathLike[str]) -> dict[str, list[Question]]:
 
 
 def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
-    """Number and text of each line that is not blank, stripped."""
+    """Number and stripped text of each line that is not blank."""
     with open(path, "rb") as stream:
         for number, raw in enumerate(stream, start=1):
             try:
@@ -285,22 +291,22 @@ def similarity(
     fold_case: bool = True,
     count_unknown: bool = False,
 ) -> Similarity:
-    """Correlates the cosines of word pairs with human judgements, such as those of WordSim353, SimLex-999 and MEN.
+    """Correlates the cosines of word pairs with human judgements, such as WordSim353, SimLex-999 and MEN.
 
     Settings:
-        pairs: a file with two words and a number a line, no header ("#" begins a comment line), or (word, word, number)
-            triples.
-        restrict: use the first `restrict` keys only; None or 0 for all.
-        delimiter: what parts the fields; any white space when None.
-        fold_case: compare words in upper case; of keys that fold together the first counts.
-        count_unknown: give a pair with an unknown word cosine 0 (gensim's dummy4unknown); else leave it out.
+        pairs: File with two words and a number per line, without header ("#" begins a comment line), or
+            (word, word, number) triples.
+        restrict: Number of leading keys to use. None or 0 uses all.
+        delimiter: Separator of the fields. None: any white space.
+        fold_case: Compare words in upper case; among keys that become equal the first counts.
+        count_unknown: Give a pair with an unknown word cosine 0 (gensim's dummy4unknown) instead of skipping it.
 
     >>> vectors = Vectors(["a", "b", "c"], np.array([[1, 0], [1, 1], [0, 1]], dtype=np.float32))
     >>> similarity(vectors, [("a", "b", 9.0), ("a", "c", 1.0), ("a", "?", 5.0)]).spearman
     1.0
 
     Raises:
-        FormatError: a line that is not two words and a number.
+        FormatError: a line is not two words and a number.
     """
     listed = list(_read_pairs(pairs, delimiter)) if isinstance(pairs, (str, os.PathLike)) else list(pairs)
     fold = str.upper if fold_case else str
@@ -317,9 +323,9 @@ def similarity(
         cosines.append(0.0 if key_a is None or key_b is None else vectors.similarity(key_a, key_b))
         judgements.append(float(judgement))
         if not np.isfinite(judgements[-1]):
-            raise ValueError(f"expected judgements that are finite, got {judgement!r} of {a!r} and {b!r}")
+            raise ValueError(f"expected finite judgements, got {judgement!r} for {a!r} and {b!r}")
     x, y = np.array(cosines), np.array(judgements)
-    if not np.isfinite(x).all():  # of rows that are not: they have no rank either
+    if not np.isfinite(x).all():  # rows with non-finite values have no rank either
         return Similarity(float("nan"), float("nan"), len(x), unknown, len(listed))
     return Similarity(_pearson(_ranks(x), _ranks(y)), _pearson(x, y), len(x), unknown, len(listed))
 
@@ -340,14 +346,14 @@ def _read_pairs(path: str | os.PathLike[str], delimiter: str | None) -> Iterator
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks 1..n; equal values share the mean of theirs."""
+    """Ranks 1..n; equal values get the mean of their ranks."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return (last - (counts - 1) / 2)[inverse]
 
 
 def _first(vectors: Vectors, restrict: int | None) -> int:
-    """How many of the first keys count."""
+    """Number of leading keys to use."""
     if (restrict or 0) < 0:
         raise ValueError(f"restrict must be 0 or more, got {restrict}")
     return min(restrict or len(vectors), len(vectors))
@@ -359,9 +365,3 @@ def _pearson(x: np.ndarray, y: np.ndarray) -> float:
     x, y = x - x.mean(), y - y.mean()
     lengths = np.sqrt((x @ x) * (y @ y))
     return float(np.clip((x @ y) / lengths, -1, 1)) if lengths > 0 else float("nan")
-
-
-# ---- nodes --------------------------------------------------------------------------------------------------------
-
-
-# ---- retrieval between images and captions ------------------------------------------------------------------------

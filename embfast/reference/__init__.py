@@ -1,6 +1,6 @@
 """Every kernel in plain numpy, with the names and arguments of embfast.kernels: the specification, never a fallback.
 
-Whatever the kernels draw, it draws too; weights may be float64, so that it can be held to calculus.
+It makes the same random draws as the kernels. Weights may be float64, so that tests can compare it with calculus.
 """
 
 from embfast.reference.decimals import format_lines, nearest_float32, parse_lines

@@ -1,4 +1,4 @@
-"""Training on windows of sequences as a device does it: csrc/sequences/sequences.cu."""
+"""Training on windows of sequences in the order of a device: the reference for csrc/sequences/sequences.cu."""
 
 from itertools import pairwise
 
@@ -9,8 +9,8 @@ from embfast.reference.sequences import (
     Model,
     document_row,
     document_seed,
+    draw_radius,
     edges,
-    half_window,
     linear_decay,
     logistic_step,
     read_job,
@@ -19,9 +19,9 @@ from embfast.reference.sequences import (
 
 
 class DeviceWindow:
-    """The rows that a block of threads holds of a sentence: copies, and what they were when they came.
+    """Copies of the rows of a sentence that a thread block holds, and their values when they were read.
 
-    Slots are positions of the sentence, or ("tag", i). What has changed goes back to the table with give.
+    Slots are positions in the sentence, or ("tag", i). give adds the change of a row to its table.
     """
 
     def __init__(self):
@@ -38,7 +38,7 @@ class DeviceWindow:
 
 
 def device_outputs(model, center, drawn):
-    """The outputs of a center in order, (table, row, label): path, center, negatives; None where one is the center."""
+    """Path, center and negatives as a list of (table, row, label); None for a negative that equals the center."""
     outputs = []
     if model.w_nodes is not None:
         path = slice(model.tree.offsets[center], model.tree.offsets[center + 1])
@@ -52,7 +52,7 @@ def device_outputs(model, center, drawn):
 
 def device_skip_gram(model, rows, center, drawn):
     """Each of rows, a list of arrays changed in place, predicts the center: one output after the other, four rows at a
-    time. An output row is read while the one before it is at work, 32 to a chunk. Returns the loss."""
+    time. Outputs come in chunks of 32, and each is read while the one before it is processed. Returns the loss."""
     total, outputs = 0.0, device_outputs(model, center, drawn)
     for chunk in range(0, len(outputs), 32):
         part = outputs[chunk : chunk + 32]
@@ -78,7 +78,8 @@ def device_skip_gram(model, rows, center, drawn):
 
 
 def device_predict(model, hidden, center, drawn):
-    """A row against the outputs of a center, four at a time, 32 to a chunk. Returns its move and the loss."""
+    """Trains the outputs of a center with one hidden row, four at a time, in chunks of 32. Returns the change of the
+    hidden row and the loss."""
     total, delta, outputs = 0.0, np.zeros_like(hidden), device_outputs(model, center, drawn)
     for chunk in range(0, len(outputs), 32):
         part = outputs[chunk : chunk + 32]
@@ -98,13 +99,15 @@ def device_predict(model, hidden, center, drawn):
 
 
 def device_train_sequences(job, arrays, blocks=1):
-    """What the kernels of sequences.cu do, their blocks one after the other. Returns loss, examples, kept tokens.
+    """As the kernels of sequences.cu, one thread block after the other. Returns loss, examples, kept tokens.
 
-    Settings and arrays are those of train_sequences, with these differences: pieces take the place of blocks; each
-    center is alone, with its own width and draws; and noise is the alias table: center number p of the corpus draws the
-    words p * drawn onwards. blocks: those of the grid; block b takes the pieces b, b + blocks, ... tags=None: document
-    d has the tag d. seeds: one for each piece, which then is a corpus of its own. tag_weight: with CBOW a tag counts as
-    so many words of the window.
+    Settings and arrays are those of train_sequences, with these differences:
+        pieces: replace blocks; each center is trained alone, with its own radius and negatives.
+        noise: the alias table; center number p of the corpus takes the draws p * drawn onwards.
+        tags: None: document d has the tag d.
+        seeds: one per piece, which is then trained as a separate corpus.
+        tag_weight: with CBOW a tag counts as this many words of the window.
+    blocks: thread blocks of the grid; block b takes the pieces b, b + blocks, ...
     """
     job, given = read_job(job, arrays)
     total, examples, kept = 0.0, 0, 0
@@ -133,7 +136,7 @@ def device_train_sequences(job, arrays, blocks=1):
             for c, center in enumerate(sentence):
                 if words and c + window < len(sentence):
                     ring.take(c + window, given.w_in, sentence[c + window])
-                radius = half_window(job, widths, place + c)
+                radius = draw_radius(job, widths, place + c)
                 near = [p for p in range(c - radius, c + radius + 1) if p != c and 0 <= p < len(sentence)]
                 rows = [ring.rows["tag", i] for i in range(len(mine))] + [ring.rows[p] for p in near if words]
                 drawn = (
@@ -157,7 +160,7 @@ def device_train_sequences(job, arrays, blocks=1):
 
 
 def device_center(model, job, rows, n_tags, center, drawn):
-    """One center with the rows of its window, the tags first; they are changed in place. Returns loss and examples."""
+    """Trains on one center. rows: the rows of its window, tags first, changed in place. Returns loss and examples."""
     if job.cbow:
         counts = np.array([job.tag_weight] * n_tags + [1.0] * (len(rows) - n_tags))
         share = 1.0 / counts.sum()
@@ -177,7 +180,7 @@ def device_center(model, job, rows, n_tags, center, drawn):
 
 
 def device_infer_documents(job, arrays, epochs, averaged=1):
-    """infer_documents as the device kernels do it."""
+    """As infer_documents, in the order of the device kernels."""
     one, w_docs, offsets, dim = job.copy(), arrays["w_docs"], arrays["offsets"], job["dim"].item()
     seeds = [document_seed(arrays["ids"][begin:end], job["seed"].item()) for begin, end in pairwise(offsets)]
     for row, own, n in zip(w_docs, seeds, np.diff(offsets), strict=True):

@@ -1,4 +1,4 @@
-"""Training on windows of sequences, and inference of documents: csrc/sequences/sequences.h."""
+"""Training on windows of sequences, and inference of documents: the reference for csrc/sequences/sequences.h."""
 
 import heapq
 from dataclasses import dataclass, field
@@ -11,16 +11,16 @@ from embfast.reference.draws import GOLDEN, Purpose, Stream, below, mix64
 
 
 def linear_decay(first, last, progress):
-    """The learning rate falls linearly from first to last as progress goes from 0 to 1."""
+    """The learning rate, which falls linearly from first to last as progress goes from 0 to 1."""
     return first + (last - first) * progress
 
 
 class HuffmanTree:
-    """Huffman paths (1952) of words whose counts are positive and descend: the tree of hierarchical softmax.
+    """Huffman paths (1952) of words with positive counts in descending order: the tree of hierarchical softmax.
 
-    Word i is reached from the root by nodes[offsets[i]:offsets[i + 1]], inner nodes 0..n-2 of which n-2 is the root,
-    and codes say which child is next. The two lightest join: of equal ones an inner node goes before a word, an older
-    node before a younger, a rarer word before a more frequent, as in word2vec.c.
+    The path from the root to word i is nodes[offsets[i]:offsets[i + 1]]. Inner nodes are 0..n-2 and n-2 is the root;
+    codes give the next child. Each step joins the two lightest vertices. Ties are resolved as in word2vec.c: an inner
+    node goes before a word, an older node before a newer one, a rarer word before a more frequent one.
     """
 
     def __init__(self, counts):
@@ -53,8 +53,8 @@ class HuffmanTree:
 def logistic_step(x, y, weight, label, lr):
     """One step of gradient descent on sum(weight * -log p), where p = sigmoid(x @ y.T) should equal label.
 
-    x (inputs, dim), y (outputs, dim), weight and label (inputs, outputs). Returns the moves of x and of y, both taken
-    from the values before the step, and the loss in nats.
+    x (inputs, dim), y (outputs, dim), weight and label (inputs, outputs). Returns the changes of x and of y, both
+    computed from the values before the step, and the loss in nats.
     Source: Mikolov et al. 2013, arXiv:1310.4546, eq. 4; as one matrix product, Ji et al. 2016, arXiv:1604.04661.
     """
     score = x @ y.T
@@ -66,22 +66,22 @@ def logistic_step(x, y, weight, label, lr):
 
 @dataclass
 class Model:
-    """The tables that a batch moves. w_out serves negative sampling, w_nodes and tree hierarchical softmax, or both."""
+    """The tables in training: w_out for negative sampling, w_nodes and tree for hierarchical softmax, or both."""
 
     w_in: np.ndarray | None
     w_out: np.ndarray | None
     w_nodes: np.ndarray | None
     tree: HuffmanTree | None
-    scale: float  # weight of a drawn negative
+    scale: float  # weight of a negative
     lr: float
-    w_docs: np.ndarray | None = None  # a row for each tag
-    frozen: bool = False  # only w_docs moves
+    w_docs: np.ndarray | None = None  # one row per tag
+    frozen: bool = False  # only w_docs is trained
 
     def step(self, x, centers, drawn, share):
-        """Shows the rows x to the path of the first center, to the centers (label 1) and to drawn words (label 0).
+        """Trains the rows x with the path of the first center, the centers (label 1) and the negatives (label 0).
 
-        share (inputs, centers) says how often each row counts for each center. A negative that is the center itself
-        counts for nothing. Moves the output tables; returns the move of x and the loss.
+        share (inputs, centers): how often each row counts for each center. A negative that equals the center has
+        weight 0. Changes the output tables; returns the change of x and the loss.
         """
         nodes, codes, words = np.empty(0, int), np.empty(0, int), np.empty(0, int)
         if self.w_nodes is not None:
@@ -96,7 +96,7 @@ class Model:
         dx, dy, loss = logistic_step(x, y, share @ np.hstack(weight), np.concatenate(label), self.lr)
         if self.frozen:
             return dx, loss
-        # add.at, not +=: the same word may stand twice among the outputs, and both moves count.
+        # add.at, not +=: a word may occur twice among the outputs, and both changes count.
         if self.w_nodes is not None:
             np.add.at(self.w_nodes, nodes, dy[: len(nodes)])
         if self.w_out is not None:
@@ -106,7 +106,7 @@ class Model:
 
 @dataclass
 class Batch:
-    """Neighbouring centers of one sentence, with one half-window and one set of draws."""
+    """Neighbouring centers of one sentence, with one radius and one set of negatives."""
 
     sentence: np.ndarray  # kept words
     first: int  # the centers are sentence[first:last]
@@ -121,17 +121,17 @@ class Batch:
 
     @property
     def near(self):
-        """(positions, centers): 1 where the position is in the center's window and is not the center itself."""
+        """float (positions, centers): 1 where the position is in the center's window and not the center itself."""
         distance = np.abs(np.arange(len(self.sentence))[:, None] - np.arange(self.first, self.last)[None, :])
         return ((distance > 0) & (distance <= self.radius)).astype(float)
 
 
 def skip_gram_batch(model, batch, words=True):
-    """Each word near a center predicts it; all pairs of the batch are one step. Returns the loss and the pairs.
+    """Each word of a window predicts its center; all pairs of the batch are one step. Returns the loss and the pairs.
 
-    Source: Mikolov et al. 2013, arXiv:1301.3781; the window shares its negatives as in Ji et al. 2016,
-    arXiv:1604.04661, and here the neighbouring centers do too. A word that stands twice gets both moves. Tags predict
-    every center: PV-DBOW of Le & Mikolov 2014, arXiv:1405.4053, where words=False leaves it to them alone.
+    Sources: Mikolov et al. 2013, arXiv:1301.3781; the pairs of a window share their negatives as in Ji et al. 2016,
+    arXiv:1604.04661, and here all pairs of the batch do. A word that occurs twice gets both changes. Tags predict every
+    center (PV-DBOW, Le & Mikolov 2014, arXiv:1405.4053); with words=False, only tags predict.
     """
     n_tags = len(batch.tags)
     near = np.ones((n_tags, len(batch.centers)))
@@ -150,7 +150,7 @@ def skip_gram_batch(model, batch, words=True):
 
 
 def skip_gram_pairs(model, batch):
-    """As word2vec.c: pair after pair, each with its own draws. batch.drawn is (pairs, drawn)."""
+    """As word2vec.c: one pair after the other, each with its own negatives. batch.drawn is (pairs, drawn)."""
     total, positions = 0.0, np.flatnonzero(batch.near)
     for position, drawn in zip(positions, batch.drawn, strict=True):
         context = batch.sentence[position]
@@ -161,12 +161,12 @@ def skip_gram_pairs(model, batch):
 
 
 def cbow_batch(model, batch, mean):
-    """The words near a center predict it together. Returns the loss and the number of centers that have any.
+    """The words of a window jointly predict its center. Returns the loss and the number of centers with a window.
 
-    Source: Mikolov et al. 2013, arXiv:1301.3781. With the mean, each word moves by the whole error of the mean, which
-    is its gradient times the number of words (as word2vec.c); with the sum, by its gradient over that number. Tags are
-    further members of every window: PV-DM of Le & Mikolov 2014, arXiv:1405.4053. One that stands several times counts
-    as several members.
+    Source: Mikolov et al. 2013, arXiv:1301.3781. With the mean, each word changes by the whole error of the mean, which
+    is its gradient times the number of words (as in word2vec.c); with the sum, by its gradient divided by that number.
+    Tags are further members of every window (PV-DM, Le & Mikolov 2014, arXiv:1405.4053). A repeated tag counts as
+    several members.
     """
     near, n_tags = batch.near, len(batch.tags)
     count = near.sum(axis=0) + n_tags
@@ -191,10 +191,10 @@ def cbow_batch(model, batch, mean):
 
 
 def concat_batch(model, batch):
-    """PV-DM with concatenation: tags, then the words of the full window, end to end; outputs are as wide.
+    """PV-DM with concatenation: a hidden row is the tags, then the words of the full window; output rows are as wide.
 
-    The last row of w_in stands where a window passes the end of its sentence. Returns the loss and the centers.
-    Source: Le & Mikolov 2014, arXiv:1405.4053; the missing word as in gensim.
+    The last row of w_in replaces words beyond the ends of the sentence. Returns the loss and the number of centers.
+    Sources: Le & Mikolov 2014, arXiv:1405.4053; the missing word as in gensim.
     """
     steps = [step for step in range(-batch.radius, batch.radius + 1) if step != 0]
     places = np.arange(batch.first, batch.last)[:, None] + steps
@@ -212,7 +212,7 @@ def concat_batch(model, batch):
 
 
 def subsample(ids, offsets, begin, end, keep, draw):
-    """The sentences of ids[begin:end], cut at the offsets: each token stays when its 32-bit draw is <= keep[id]."""
+    """The sentences of ids[begin:end], cut at the offsets. A token is kept if its 32-bit draw is <= keep[id]."""
     sentences = []
     for start, stop in pairwise(edges(offsets, begin, end)):
         tokens = ids[start:stop]
@@ -223,7 +223,7 @@ def subsample(ids, offsets, begin, end, keep, draw):
 
 
 def edges(offsets, begin, end):
-    """Where the sentences of the tokens begin..end start, and the end of the last."""
+    """Starts of the sentences within the tokens begin..end, and the end of the last one."""
     return [begin, *(int(o) for o in offsets if begin < o < end), min(end, int(offsets[-1]))]
 
 
@@ -235,36 +235,36 @@ ARRAYS = (
 
 
 def read_job(job, arrays):
-    """Settings of a record (kernels.SEQUENCE_JOB) and arrays of a call, both by attribute; missing arrays are None."""
+    """Settings of a record (kernels.SEQUENCE_JOB) and arrays of a call, as attributes; missing arrays are None."""
     assert arrays.keys() <= set(ARRAYS), arrays.keys() - set(ARRAYS)
     settings = dict(zip(job.dtype.names, job.reshape(-1)[0].tolist(), strict=True))
     settings["words"] = settings["words"] or settings["cbow"]
     return SimpleNamespace(**settings), SimpleNamespace(**{name: arrays.get(name) for name in ARRAYS})
 
 
-def half_window(job, widths, place):
-    """The half-window of the batch at a place in the corpus, in kept tokens."""
+def draw_radius(job, widths, place):
+    """The radius of the batch at a place in the corpus, in kept tokens."""
     return 1 + int(below(widths(place), job.window)) if job.shrink else job.window
 
 
 def train_sequences(job, arrays, first_block, last_block, threads=1):
-    """What kernels.train_sequences does, one batch at a time. Returns (loss in nats, examples, kept tokens).
+    """As kernels.train_sequences, one batch at a time. Returns (loss in nats, examples, kept tokens).
 
     job: a record of settings, see csrc/sequences/job.h.
-        window: words on each side; with shrink each batch draws its own width from 1..window.
-        centers: neighbours that share a batch. drawn: negatives of a batch, or of a pair when not shared, each weighing
-            scale. Widths are indexed by the block's first token plus the kept tokens before the batch.
-        words: False: with skip-gram, tags alone predict; w_in may be None.
-        concat: CBOW's hidden rows are tags and words end to end; w_in has one row more, w_out and w_nodes are wider.
-        frozen: only w_docs moves.
+        window: radius of the windows; with shrink each batch draws its radius from 1..window, at the index (first token
+            of the block) + (kept tokens of the block before the batch).
+        centers: centers per batch. drawn: negatives per batch, or per pair if not shared; each has the weight scale.
+        words: if False, only tags predict (skip-gram); w_in may be None.
+        concat: hidden rows of CBOW are tags and words concatenated; w_in has one more row, w_out and w_nodes are wider.
+        frozen: only w_docs is trained.
     arrays: by name.
-        w_in, w_out (words, dim), w_nodes (words - 1, dim): moved in place; w_out or w_nodes may be None. Columns behind
-            dim hold zeros and keep them.
-        ids: words; document d is ids[offsets[d]:offsets[d + 1]], block b is ids[blocks[b]:blocks[b + 1]]. No window
-            crosses an edge of either, and the learning rate is that of the block's first token.
-        noise: negatives drawn ahead. Each block reads on from a place that it draws; draws that would pass the end of
-            noise begin at its start.
-        w_docs (tags, dim): document d has the rows tags[tag_offsets[d]:tag_offsets[d + 1]], which are in each of its
+        w_in, w_out (words, dim), w_nodes (words - 1, dim): changed in place; w_out or w_nodes may be None. Columns
+            after dim hold zeros and keep them.
+        ids: words; document d is ids[offsets[d]:offsets[d + 1]], block b is ids[blocks[b]:blocks[b + 1]]. Windows do
+            not cross an edge of either. The learning rate is that of the block's first token.
+        noise: the pool of negatives. Each block starts reading at a random place; a set that would pass the end of the
+            pool is read from its start.
+        w_docs (tags, dim): document d has the rows tags[tag_offsets[d]:tag_offsets[d + 1]], which belong to each of its
             windows.
     """
     job, given = read_job(job, arrays)
@@ -283,7 +283,7 @@ def train_sequences(job, arrays, first_block, last_block, threads=1):
         for document, sentence in zip(documents, sentences, strict=True):
             for first in range(0, len(sentence), job.centers):
                 last = min(first + job.centers, len(sentence))
-                batch = Batch(sentence, first, last, half_window(job, widths, at + first), np.empty(0, int))
+                batch = Batch(sentence, first, last, draw_radius(job, widths, at + first), np.empty(0, int))
                 if given.w_docs is not None:
                     batch.tags = given.tags[given.tag_offsets[document] : given.tag_offsets[document + 1]]
                 sets = int(batch.near.sum()) if per_pair else 1
@@ -310,7 +310,7 @@ def train_sequences(job, arrays, first_block, last_block, threads=1):
 
 @np.errstate(over="ignore")
 def document_seed(ids, seed):
-    """The seed of a document that is a corpus of its own."""
+    """The seed of a document that is trained as a separate corpus."""
     own = np.uint64(seed)
     for word in ids:
         own = mix64(own + GOLDEN + np.uint64(word))
@@ -318,18 +318,18 @@ def document_seed(ids, seed):
 
 
 def document_row(seed, dim):
-    """Where the row of a new document begins, float64 (dim,): uniform in (-0.5, 0.5) / dim."""
+    """The initial row of a new document, float64 (dim,): uniform in (-0.5, 0.5) / dim."""
     return ((Stream(seed, 0, Purpose.WEIGHTS)(np.arange(dim)) >> np.uint64(40)) * 2.0**-24 - 0.5) / dim
 
 
 def infer_documents(job, arrays, epochs, averaged=1, threads=1):
-    """What kernels.infer_documents does: fits row d of w_docs to document d, ids[offsets[d]:offsets[d + 1]].
+    """As kernels.infer_documents: fits row d of w_docs to document d, ids[offsets[d]:offsets[d + 1]].
 
-    Each document is a corpus of its own, trained for so many epochs with all else frozen, from numbers uniform in
-    (-0.5, 0.5) / dim; its row becomes the mean of those after each of the last `averaged` epochs. With CBOW it counts
-    as tag_weight words of the window. Its seed is made of its ids and of seed: nothing else has an influence. One
-    without tokens gets zeros. job and arrays are those of train_sequences. Returns (loss in nats, examples, kept
-    tokens).
+    Each document is trained as a separate corpus, with all other rows frozen, starting from values uniform in
+    (-0.5, 0.5) / dim. The result is the mean of its row after each of the last `averaged` epochs. With CBOW the row
+    counts as tag_weight words of the window. The document's seed is derived from its ids and seed; nothing else has an
+    influence. A document without tokens gets zeros. job and arrays are those of train_sequences. Returns (loss in nats,
+    examples, kept tokens).
     """
     tally, tag_weight, dim = np.zeros(3), int(job["tag_weight"][0]), int(job["dim"][0])
     offsets = arrays["offsets"]

@@ -1,4 +1,4 @@
-"""Random walks on a graph: embfast/graphs/walks.py and csrc/graph/walks.cu."""
+"""Random walks on a graph: the specification of embfast/graphs/walk_kernels.py and csrc/graph/walks.cu."""
 
 from itertools import pairwise
 
@@ -8,9 +8,9 @@ from embfast.reference.draws import NoiseTable, Purpose, Stream, below, mix64
 
 
 def bias(graph, previous, current, x, p, q, thresholds=None):
-    """What multiplies the weight of the edge from current to x for a walk that came from previous.
+    """The factor on the weight of the edge from current to x for a walk that came from previous.
 
-    node2vec's (Grover and Leskovec 2016); with thresholds of the nodes, node2vec+'s (Liu, Hirn and Krishnan 2023).
+    node2vec's bias (Grover and Leskovec 2016), or with the nodes' thresholds node2vec+'s (Liu, Hirn and Krishnan 2023).
     """
     if x == previous:
         return 1.0 / p
@@ -25,7 +25,7 @@ def bias(graph, previous, current, x, p, q, thresholds=None):
 
 
 def edge_weight(graph, a, b):
-    """The weight of the edge from a to b; 0 without one."""
+    """The weight of the edge from a to b; 0 if there is none."""
     row = slice(graph.offsets[a], graph.offsets[a + 1])
     place = np.flatnonzero(graph.neighbours[row] == b)
     if not len(place):
@@ -34,13 +34,13 @@ def edge_weight(graph, a, b):
 
 
 def noise_thresholds(graph, gamma):
-    """node2vec+: mean + gamma * standard deviation of each node's weights, 0 or more."""
+    """node2vec+: max(0, mean + gamma * standard deviation) of each node's weights."""
     rows = [graph.weights[a:b].astype(np.float64) for a, b in pairwise(graph.offsets)]
     return np.array([max(0.0, row.mean() + gamma * row.std()) if len(row) else 0.0 for row in rows])
 
 
 def transition_probabilities(graph, previous, current, p, q, thresholds=None):
-    """float64 (degree,): of each neighbour of current, by enumeration; previous = -1 in the first step of a walk."""
+    """float64 (degree,): the probability of each neighbour of current; previous = -1 in the first step of a walk."""
     row = slice(graph.offsets[current], graph.offsets[current + 1])
     mass = np.ones(row.stop - row.start) if graph.weights is None else graph.weights[row].astype(np.float64)
     if previous >= 0:
@@ -48,9 +48,19 @@ def transition_probabilities(graph, previous, current, p, q, thresholds=None):
     return mass / mass.sum()
 
 
+def candidate(draw, degree, weights):
+    """The place in a row that a draw picks, by weight."""
+    cell = int(below(draw, degree))
+    if weights is None:
+        return cell
+    table = NoiseTable(weights.astype(np.float64))
+    coin = int(mix64(draw)) & 0xFFFFFFFF
+    return cell if coin < table.thresholds[cell] else int(table.aliases[cell])
+
+
 def random_walk(graph, start, repetition, *, length, p=1.0, q=1.0, restart=0.0, thresholds=None, types=None,
                 metapath=None, seed=0):  # fmt: skip
-    """The walk of a node in a repetition, as walks.Walks has it: a list of nodes."""
+    """The walk that graphs.walks.Walks starts from a node in a repetition: a list of nodes."""
     stream = Stream(seed, repetition, Purpose.WALK)
     walk = Stream.__new__(Stream)
     walk.key = stream(start)
@@ -58,15 +68,6 @@ def random_walk(graph, start, repetition, *, length, p=1.0, q=1.0, restart=0.0, 
     excess = max(0.0, 1.0 / p - most)
     first_order = p == q == 1
     nodes, previous = [start], -1
-
-    def candidate(draw):
-        cell = int(below(draw, degree))
-        if weights is None:
-            return cell
-        table = NoiseTable(weights.astype(np.float64))
-        coin = int(mix64(draw)) & 0xFFFFFFFF
-        return cell if coin < table.thresholds[cell] else int(table.aliases[cell])
-
     for step in range(1, length):
         current = nodes[-1]
         row = slice(graph.offsets[current], graph.offsets[current + 1])
@@ -85,7 +86,7 @@ def random_walk(graph, start, repetition, *, length, p=1.0, q=1.0, restart=0.0, 
             continue
         if previous < 0 or first_order:
             previous = current
-            nodes.append(int(neighbours[candidate(walk(number))]))
+            nodes.append(int(neighbours[candidate(walk(number), degree, weights)]))
             continue
         mass = np.ones(degree) if graph.weights is None else graph.weights[row].astype(np.float64)
         total = float(np.cumsum(mass)[-1])
@@ -98,7 +99,7 @@ def random_walk(graph, start, repetition, *, length, p=1.0, q=1.0, restart=0.0, 
             if height >= total * most:
                 chosen = previous
                 break
-            x = int(neighbours[candidate(draw)])
+            x = int(neighbours[candidate(draw, degree, weights)])
             height /= total
             if x == previous:
                 accepted = height < 1.0 / p

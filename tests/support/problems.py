@@ -1,4 +1,4 @@
-"""Small training problems for kernels.train_sequences and its reference; run as a script, solves all with the kernel.
+"""Small training problems for kernels.train_sequences and its reference. As a script, solves all with the kernel.
 
 EMBFAST_ISA=avx2 python tests/support/problems.py solved.npz
 """
@@ -14,7 +14,7 @@ from embfast import kernels, reference
 
 @dataclass(frozen=True)
 class Problem:
-    """Settings of a run; everything random follows from them."""
+    """Settings of a training problem, which also determine everything random in it."""
 
     dim: int = 8
     words: int = 12
@@ -26,22 +26,22 @@ class Problem:
     shared: bool = True
     centers: int = 1
     drawn: int = 5
-    noise: int = 997  # draws in the pool: less than a run takes, so that it begins again
+    noise: int = 997  # size of the pool of negatives: less than a problem takes, so that reading wraps around
     scale: float = 1.0
     sampling: bool = True
     hs: bool = False
     subsampled: bool = False
-    score: float = 1.0  # standard deviation of the scores at the start
+    score: float = 1.0  # standard deviation of the initial scores
     lr: float = 0.05
     seed: int = 1
-    period: int = 0  # words repeat after so many tokens, in place of random ones
-    tags: int = 0  # of a document: from none (save with concat, where all have as many) to this many; 0: no documents
-    tag_weight: int = 1  # a tag stands so many times
-    predict: bool = True  # words of the window predict, beside the tags
+    period: int = 0  # words repeat after this many tokens, instead of being random
+    tags: int = 0  # tags per document: 0 to this many, with concat exactly this many; 0: no documents
+    tag_weight: int = 1  # repetitions of each tag
+    predict: bool = True  # the words of a window predict, besides the tags
     concat: bool = False
 
     def arguments(self, dtype=np.float32):
-        """Fresh arguments of train_sequences, weights of this dtype: what float32 holds, whatever the dtype."""
+        """New arguments of train_sequences. Weights have this dtype, and values that float32 represents exactly."""
         rng = np.random.default_rng([self.seed, self.dim, self.words, self.tokens])
         spread = self.score**0.5 / self.dim**0.25
 
@@ -59,27 +59,12 @@ class Problem:
         made_by = kernels if dtype == np.float32 else reference
 
         def wide(rows):
-            """Output rows: as many parts as a hidden row has, each with its padding."""
+            """Output rows: one part per part of a hidden row, each with its padding."""
             if not self.concat:
                 return table(rows)
             return np.concatenate([table(rows) for _ in range(self.tags + 2 * self.window)], axis=1)
 
-        documents = {}
-        if self.tags:
-            n = len(self.offsets()) - 1
-            lists = [
-                rng.permutation(2 * n)[: self.tags if self.concat else rng.integers(self.tags + 1)] for _ in range(n)
-            ]
-            if self.tags == 1:
-                lists = [np.array([d]) for d in range(n)]
-            lists = [np.repeat(own, self.tag_weight) for own in lists]
-            documents = {
-                "w_docs": table(2 * n),
-                "tag_offsets": np.cumsum([0, *map(len, lists)]).astype(np.int64),
-                "tags": np.concatenate(lists).astype(np.int32),
-                "words": self.predict,
-                "concat": self.concat,
-            }
+        documents = self.documents(rng, table) if self.tags else {}
         return documents | {
             "w_in": table(self.words + self.concat) if self.predict else None,
             "w_out": aligned(wide(self.words)) if self.sampling else None,
@@ -110,25 +95,40 @@ class Problem:
             "threads": 1,
         }
 
+    def documents(self, rng, table):
+        """Rows of tags, the tags of each document, and the settings of documents."""
+        n = len(self.offsets()) - 1
+        lists = [rng.permutation(2 * n)[: self.tags if self.concat else rng.integers(self.tags + 1)] for _ in range(n)]
+        if self.tags == 1:
+            lists = [np.array([d]) for d in range(n)]
+        lists = [np.repeat(own, self.tag_weight) for own in lists]
+        return {
+            "w_docs": table(2 * n),
+            "tag_offsets": np.cumsum([0, *map(len, lists)]).astype(np.int64),
+            "tags": np.concatenate(lists).astype(np.int32),
+            "words": self.predict,
+            "concat": self.concat,
+        }
+
     def offsets(self):
-        """Documents: empty ones in front, between and behind, one of one token, one of two, one of half the text."""
+        """Documents: empty ones at the start, within and at the end; of one token, of two, and of half the text."""
         n = self.tokens
         return np.array([0, 0, 1, 3, 3, n // 4, 3 * n // 4, 3 * n // 4, n, n], np.int64)
 
     def blocks(self):
-        """Blocks that cut documents, one of them empty, one of a single token."""
+        """Blocks that cut documents, one of which is empty and one of which has a single token."""
         n = self.tokens
         return np.array([0, n // 3, n // 3, n // 3 + 1, n], np.int64)
 
     def solve(self, how, dtype=np.float32):
-        """Trains with kernels or reference. Returns arrays: the tally, then the tables by name."""
+        """Trains with kernels or reference. Returns the tally and the tables, by name."""
         arguments = self.arguments(dtype)
         tally = train(how, arguments)
         tables = {name: arguments[name] for name in TABLES if arguments.get(name) is not None}
         return {"tally": np.array(tally, np.float64), **tables}
 
     def infer(self, how, dtype=np.float32, **changed):
-        """Fits new rows to the problem's documents. Returns arrays: the tally, and all tables by name."""
+        """Fits new rows to the problem's documents. Returns the tally and all tables, by name."""
         arguments = self.arguments(dtype)
         for name in ("tag_offsets", "tags", "words", "shared", "blocks", "first_block", "last_block", "epoch"):
             arguments.pop(name)
@@ -143,14 +143,14 @@ class Problem:
 
 
 def job_and_arrays(arguments):
-    """The record of settings and the arrays of a call, from both in one dictionary."""
+    """Splits a dictionary into the record of settings and the arrays of a call."""
     names = kernels.SEQUENCE_JOB.names
     settings = {name: value for name, value in arguments.items() if name in names}
     return kernels.sequence_job(**settings), {name: arguments[name] for name in arguments if name not in names}
 
 
 def train(how, arguments):
-    """train_sequences of kernels or reference."""
+    """Calls train_sequences of kernels or reference."""
     arguments = dict(arguments)
     calls = {name: arguments.pop(name) for name in ("first_block", "last_block", "threads")}
     return how.train_sequences(*job_and_arrays(arguments), **calls)
@@ -160,7 +160,7 @@ TABLES = ("w_in", "w_out", "w_nodes", "w_docs")
 
 
 def aligned(table):
-    """A copy as kernels want it."""
+    """A copy that meets the alignment requirements of kernels."""
     if table.dtype != np.float32:
         return table
     made = kernels.weight_table(len(table), table.shape[1])
@@ -183,36 +183,42 @@ DOCUMENTS = {
 }
 
 
-def every_problem():
-    """Problems by name: the product of dims, windows and modes, with the other settings taking turns; then the odd."""
+class Rotation:
+    """Settings that problems take in rotation."""
+
+    def __init__(self):
+        # The lengths of the cycles are coprime, so that combinations keep changing. Half of the vocabularies are large
+        # enough for windows without repeated words, half so small that every negative collides with a center.
+        self.drawn = cycle([(5, 1.0), (1, 5.0), (13, 5 / 13), (8, 0.625), (30, 1.0), (11, 0.5), (12, 1.0)])
+        self.words = cycle([500, 2, 500, 3, 12])
+        self.centers = cycle([1, 2, 4])
+        self.extras = cycle(
+            [
+                {},
+                {"subsampled": True},
+                {"shrink": False},
+                {"score": 4.0, "lr": 0.01},
+                {"score": 16.0, "lr": 0.002},
+                {"shrink": False, "subsampled": True},
+                {"seed": 2**63 + 5},
+                {"score": 4.0, "lr": 0.01, "shrink": False},
+                {},
+                {"seed": 2},
+                {"seed": 3, "subsampled": True, "score": 16.0, "lr": 0.002},
+            ]
+        )
+
+
+def word_problems(turns):
+    """Problems without documents, by name: the product of dims, windows and modes, then special cases."""
     found = {}
-    # Lengths of the turns share no factor with each other, so that combinations keep changing. Half of the
-    # vocabularies are wide enough for windows without repeats, half so narrow that every draw collides.
-    drawn = cycle([(5, 1.0), (1, 5.0), (13, 5 / 13), (8, 0.625), (30, 1.0), (11, 0.5), (12, 1.0)])
-    words = cycle([500, 2, 500, 3, 12])
-    centers = cycle([1, 2, 4])
-    extras = cycle(
-        [
-            {},
-            {"subsampled": True},
-            {"shrink": False},
-            {"score": 4.0, "lr": 0.01},
-            {"score": 16.0, "lr": 0.002},
-            {"shrink": False, "subsampled": True},
-            {"seed": 2**63 + 5},
-            {"score": 4.0, "lr": 0.01, "shrink": False},
-            {},
-            {"seed": 2},
-            {"seed": 3, "subsampled": True, "score": 16.0, "lr": 0.002},
-        ]
-    )
     modes = product((1, 7, 8, 16, 100, 300), (1, 2, 5, 12), WINDOWS, ("ns", "hs", "both"))
     for dim, window, kind, output in modes:
-        many, scale = (0, 1.0) if output == "hs" else next(drawn)
-        together = 1 if output != "ns" or kind == "pairs" else next(centers)
+        many, scale = (0, 1.0) if output == "hs" else next(turns.drawn)
+        together = 1 if output != "ns" or kind == "pairs" else next(turns.centers)
         found[f"{kind}-{output}-dim{dim}-window{window}"] = Problem(
             dim=dim,
-            words=next(words),
+            words=next(turns.words),
             tokens=40 if kind == "pairs" else 80,
             window=window,
             centers=together,
@@ -221,43 +227,49 @@ def every_problem():
             sampling=output != "hs",
             hs=output != "ns",
             **WINDOWS[kind],
-            **next(extras),
+            **next(turns.extras),
         )
     for (kind, how), together in product(WINDOWS.items(), (1, 2, 3, 4, 8, 16)):
         if kind == "pairs" and together > 1:
             continue
-        plain = Problem(dim=20, words=600, tokens=150, window=5, centers=together, shrink=False, **how)
-        found[f"{kind}-fast-path-centers{together}"] = plain
-        found[f"{kind}-tiny-centers{together}"] = replace(plain, words=2, tokens=60, drawn=30, scale=0.2, lr=0.01)
-        found[f"{kind}-saturated-centers{together}"] = replace(plain, score=25.0, lr=0.002, words=100)
-        found[f"{kind}-no-negatives-centers{together}"] = replace(plain, drawn=0)
-        # The first word of a window is its last, or just outside it: the far edge of a search for repeats.
-        for period in (2 * plain.window + together - 1, 2 * plain.window + together):
-            found[f"{kind}-period{period}-centers{together}"] = replace(plain, period=period)
+        base = Problem(dim=20, words=600, tokens=150, window=5, centers=together, shrink=False, **how)
+        found[f"{kind}-fast-path-centers{together}"] = base
+        found[f"{kind}-tiny-centers{together}"] = replace(base, words=2, tokens=60, drawn=30, scale=0.2, lr=0.01)
+        found[f"{kind}-saturated-centers{together}"] = replace(base, score=25.0, lr=0.002, words=100)
+        found[f"{kind}-no-negatives-centers{together}"] = replace(base, drawn=0)
+        # The first word of a window recurs as its last, or just outside: the far edge of the search for repetitions.
+        for period in (2 * base.window + together - 1, 2 * base.window + together):
+            found[f"{kind}-period{period}-centers{together}"] = replace(base, period=period)
     found["window-wider-than-any-document"] = Problem(window=100, tokens=30)
     found["far-saturated"] = Problem(score=900.0, words=100, lr=1e-3)
     found["long-paths"] = Problem(hs=True, words=3000, drawn=20, tokens=60)
+    return found
+
+
+def document_problems(turns):
+    """Problems with tags of documents, by name: the product of dims and modes, then special cases."""
+    found = {}
     for (dim, kind, output), several in product(
         product((1, 7, 8, 16, 100, 300), DOCUMENTS, ("ns", "hs", "both")), (1, 3)
     ):
-        many, scale = (0, 1.0) if output == "hs" else next(drawn)
+        many, scale = (0, 1.0) if output == "hs" else next(turns.drawn)
         name = f"{kind}-{output}-dim{dim}-tags{several}"
         found[name] = Problem(
             dim=dim,
-            words=next(words),
+            words=next(turns.words),
             tags=several,
-            centers=next(centers) if output == "ns" else 1,
+            centers=next(turns.centers) if output == "ns" else 1,
             drawn=many,
             scale=scale,
             sampling=output != "hs",
             hs=output != "ns",
-            **{"window": 1 if kind == "dbow" else 3, **next(extras), **DOCUMENTS[kind]},
+            **{"window": 1 if kind == "dbow" else 3, **next(turns.extras), **DOCUMENTS[kind]},
         )
     for (kind, how), together in product(DOCUMENTS.items(), (1, 4)):
-        plain = Problem(dim=20, words=600, tokens=150, window=5, tags=1, drawn=8, centers=together, **how)
-        found[f"{kind}-fast-path-centers{together}"] = plain
-        found[f"{kind}-period7-centers{together}"] = replace(plain, period=7)
-        found[f"{kind}-saturated-centers{together}"] = replace(plain, score=25.0, lr=0.002, words=100)
+        base = Problem(dim=20, words=600, tokens=150, window=5, tags=1, drawn=8, centers=together, **how)
+        found[f"{kind}-fast-path-centers{together}"] = base
+        found[f"{kind}-period7-centers{together}"] = replace(base, period=7)
+        found[f"{kind}-saturated-centers{together}"] = replace(base, score=25.0, lr=0.002, words=100)
     for kind, together in product(("dm-mean", "dm-sum"), (1, 2)):
         heavy = Problem(dim=20, words=600, tokens=150, window=5, tags=1, drawn=8, centers=together, **DOCUMENTS[kind])
         heavy = replace(heavy, tag_weight=3)
@@ -266,7 +278,14 @@ def every_problem():
         found[f"{kind}-weight3-few-words-centers{together}"] = replace(heavy, words=2, tokens=60, lr=0.01)
         if together == 1:
             found[f"{kind}-weight3-hs"] = replace(heavy, hs=True)
-    # Where few words get many moves in one step, long steps run away, and rounding with them.
+    return found
+
+
+def every_problem():
+    """All problems, by name."""
+    turns = Rotation()
+    found = word_problems(turns) | document_problems(turns)
+    # If few words get many changes in one step, long steps diverge, and amplify rounding errors.
     return {name: replace(p, lr=p.lr / 10) if p.words < 12 and p.window > 1 else p for name, p in found.items()}
 
 

@@ -141,7 +141,7 @@ def _level_rows(planes: np.ndarray, dim: int, faults: Faults) -> np.ndarray:
 class _Place:
     """Position of an array in a file: C order, starting at byte `begin`."""
 
-    def __init__(self, dtype: np.dtype, shape: tuple[int, ...], begin: int):
+    def __init__(self, dtype: np.dtype, shape: tuple[int, ...], begin: int) -> None:
         self.dtype, self.shape, self.begin = dtype, shape, begin
 
     def read(self, stream: BufferedReader, path: str, rows: int | None = None) -> np.ndarray:

@@ -68,7 +68,7 @@ def write_lines(stream: Stream, keys: list[bytes] | None, matrix: Rows, separato
 class _Rows:
     """Collects the keys and rows of a stream in order and checks each."""
 
-    def __init__(self, faults: Faults, encoding: str, dim: int, capacity: int | None):
+    def __init__(self, faults: Faults, encoding: str, dim: int, capacity: int | None) -> None:
         self.faults = faults
         self.encoding = encoding
         self.keys: list[str] = []

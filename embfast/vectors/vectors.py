@@ -32,7 +32,7 @@ class Vectors:
         matrix: float32 (len(keys), dim), or a TernaryMatrix of this shape.
     """
 
-    def __init__(self, keys: Iterable[str], matrix: np.ndarray | TernaryMatrix):
+    def __init__(self, keys: Iterable[str], matrix: np.ndarray | TernaryMatrix) -> None:
         self.keys = keys if isinstance(keys, list) else list(keys)
         self.matrix = matrix if isinstance(matrix, TernaryMatrix) else np.asarray(matrix, dtype=np.float32)
         if self.matrix.ndim != 2 or len(self.matrix) != len(self.keys):

@@ -23,6 +23,7 @@ bench: .venv/bench.extra
 lint: .venv/lint.extra
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror csrc/*/*.cpp csrc/*/*.cu csrc/*/*.h tests/cuda/*.cpp tests/cuda/*.h
 
 clean:

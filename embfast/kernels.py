@@ -4,6 +4,7 @@ import math
 import mmap
 import numbers
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -130,7 +131,7 @@ def device(name: str) -> tuple[Any, str]:
     return choose(name)
 
 
-def device_sequences(device: Any, job: np.ndarray, tables: dict[str, np.ndarray | None], **arrays: Any) -> Any:
+def device_sequences(device: Any, job: np.ndarray, tables: Mapping[str, np.ndarray | None], **arrays: Any) -> Any:
     """A session that trains tables on a device on sequences: device.sequences.Sequences."""
     from embfast.device.sequences import Sequences
 

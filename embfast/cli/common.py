@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -67,7 +67,9 @@ def command(
 
         @functools.wraps(function)
         def run(context: typer.Context, **values: Any) -> None:
-            _typed.set(frozenset(n for n in values if context.get_parameter_source(n).name == "COMMANDLINE"))
+            _typed.set(
+                frozenset(n for n in values if getattr(context.get_parameter_source(n), "name", "") == "COMMANDLINE")
+            )
             try:
                 for group, kind in grouped.items():
                     values[group] = kind(**{option.name: values.pop(option.name) for option in parts[group]})
@@ -90,7 +92,7 @@ def command(
 
         context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
         flat = [context, *(option for part in parts.values() for option in part)]
-        run.__signature__ = inspect.Signature(flat)
+        run.__signature__ = inspect.Signature(flat)  # type: ignore[attr-defined]  # inspect.signature reads it
         run.__annotations__ = {option.name: option.annotation for option in flat}
         run.__doc__ = (function.__doc__ or "").replace("[", r"\[")  # embfast[images] is not markup
         return under.command(name, **options)(run)
@@ -249,7 +251,7 @@ class Run:
 
     def fit(self, model: Estimator, data: Any, **options: Any) -> float:
         """Trains a model and returns the seconds it took. Ctrl-C reports how to resume."""
-        if self.resume and not self.quiet and not self.checkpoint.exists():
+        if self.resume and not self.quiet and self.checkpoint is not None and not self.checkpoint.exists():
             say(f"{self.checkpoint} does not exist yet: training from scratch")
         started = time.perf_counter()
         try:
@@ -353,12 +355,12 @@ def losses(model: Estimator) -> str:
 
 def check_apart(written: Iterable[Path | None], read: Iterable[Path | None] = ()) -> None:
     """Raises ValueError if a file would be written twice, or overwrite an input or a file of an input directory."""
-    written = [path for path in written if path is not None]
+    outputs = [path for path in written if path is not None]
     inputs: set[str] = set()
-    if any(map(os.path.exists, written)):  # listing a large directory takes time
+    if any(map(os.path.exists, outputs)):  # listing a large directory takes time
         inputs = {os.path.realpath(file) for path in read if path is not None for file in _files_of(path)}
     taken: set[str] = set()
-    for path in written:
+    for path in outputs:
         if (place := os.path.realpath(path)) == os.path.realpath(os.devnull):
             continue
         if place in inputs:
@@ -378,7 +380,7 @@ def _files_of(path: Path) -> list[Path]:
         return []
 
 
-def table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     """Prints a table on stdout."""
     from rich.console import Console
     from rich.table import Table

@@ -91,6 +91,7 @@ def doc2vec(
             keys = named.keys
         with warnings_said():
             rows = loaded.infer(text)
+        assert run.output is not None  # checked above
         Vectors(keys, rows).save(run.output, run.format)
         seconds = time.perf_counter() - started
         result["infer_s"] = seconds
@@ -99,6 +100,7 @@ def doc2vec(
         seconds = run.fit(model, text, tags=named)
         run.save(model)
         if save_words is not None:
+            assert model.word_vectors_ is not None  # checked above
             model.word_vectors_.save(save_words)
         result |= {"loss": model.loss_, "train_s": seconds, "settings": model.get_params()}
         rate = model.epochs * text.n_tokens / seconds

@@ -130,9 +130,9 @@ def images(
         )
     found = open_pictures(pictures if len(pictures) > 1 else pictures[0])
     if output is not None:
-        formats.check_keys(found.keys, format)
+        formats.check_keys(found.keys, formats.format_of(output, format))
     started = time.perf_counter()
-    options = {"work": work, "progress": False if quiet else None}
+    options: dict[str, Any] = {"work": work, "progress": False if quiet else None}
     try:
         vectors = made.embed(found, **options) if model is not None else made.fit_embed(found, **options)
     except KeyboardInterrupt:

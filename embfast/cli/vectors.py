@@ -145,7 +145,7 @@ def evaluate(
         print(json.dumps({str(path): {"kind": kind[kinds[path]], **r.as_dict()} for path, r in results.items()}))
         return
     for path, result in results.items():
-        if kinds[path]:
+        if isinstance(result, scores.Analogies):
             sections = [*result.sections, result.semantic, result.syntactic, result.total]
             rows = [
                 (s.name, f"{100 * s.accuracy:.2f} %" if s.total else "-", f"{s.correct}", f"{s.total}", f"{s.skipped}")
@@ -155,7 +155,7 @@ def evaluate(
     pairs = [
         (path.name, f"{r.spearman:.4f}", f"{r.pearson:.4f}", f"{r.pairs}", f"{100 * r.oov:.1f} %")
         for path, r in results.items()
-        if not kinds[path]
+        if isinstance(r, scores.Similarity)
     ]
     if pairs:
         table("similarity", ("file", "Spearman", "Pearson", "pairs", "unknown"), pairs)

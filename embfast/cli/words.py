@@ -50,7 +50,7 @@ class Text:
         Path | None, typer.Option(help="Vocabulary file to take the words from, instead of the text.")
     ] = None
 
-    def read(self, sources: list[Path], threads: int, run: VectorsRun) -> "Corpus":
+    def read(self, sources: list[Path], threads: int | None, run: VectorsRun) -> "Corpus":
         """Reads the text, and writes its vocabulary if requested."""
         started = time.perf_counter()
         options: dict[str, Any] = {"max_sentence": self.max_sentence, "errors": self.errors, "threads": threads}
@@ -188,7 +188,8 @@ def word2vec(
     started = time.perf_counter()
     read = text.read(corpus, model.threads, run)
     read_s = time.perf_counter() - started
-    result = {"documents": len(read), "tokens": read.n_tokens, "words": len(read.words), "read_s": read_s}
+    result: dict[str, Any] = {"documents": len(read), "tokens": read.n_tokens, "words": len(read.words)}
+    result["read_s"] = read_s
     if run.output is None and run.save_model is None:
         run.report(result, [], text.save_vocab)
         return
@@ -197,6 +198,7 @@ def word2vec(
     run.check_keys(read.words)
     seconds = run.fit(model, read)
     if classes:
+        assert run.output is not None  # checked above
         write_classes(run.output, model.vectors_, classes, model.seed)
         if run.save_model is not None:
             model.save(run.save_model)
@@ -266,7 +268,7 @@ def glove(
 
     started = time.perf_counter()
     if matrix is None:
-        read = text.read(corpus, model.threads, run)
+        read = text.read(corpus or [], model.threads, run)
         with reading("counting", run.quiet) as progress:
             counted = CooccurrenceMatrix.from_corpus(
                 read,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,7 +50,7 @@ def sequence_shape(pitch: int, window: int, most_tags: int, *, cbow: bool, docum
 def device_job(job: np.ndarray) -> np.ndarray:
     """The argument of a launch: settings (kernels.SEQUENCE_JOB), with fields for the addresses."""
     record = np.zeros(1, np.dtype([*job.dtype.descr, *ADDRESSES]))
-    for name in job.dtype.names:
+    for name in job.dtype.names or ():
         record[name] = job[name]
     return record
 
@@ -66,7 +67,7 @@ class Lane:
         self._host: dict[str, np.ndarray] = {}
         self._device: dict[str, Any] = {}
 
-    def room(self, name: str, n: int, dtype: type) -> Any:
+    def room(self, name: str, n: int, dtype: np.dtype | type) -> Any:
         """A device array of at least n entries, which is kept for the next call."""
         if name not in self._device or self._device[name].size < n:
             self._device.pop(name, None)
@@ -100,7 +101,7 @@ class Sequences:
         self,
         device: Device,
         job: np.ndarray,
-        tables: dict[str, np.ndarray | None],
+        tables: Mapping[str, np.ndarray | None],
         *,
         keep: np.ndarray | None = None,
         noise: Any = None,

@@ -34,17 +34,17 @@ class DeviceWalks:
     def __init__(self, device: Device, arrays: dict[str, np.ndarray | None], settings: dict[str, Any]) -> None:
         """arrays: what the pointers of WALK_JOB point to, and label; settings: its numbers. See Walks.device_job."""
         self.device, self._cupy = device, device.cupy
-        arrays = {name: array for name, array in arrays.items() if array is not None}
-        needed, free = sum(array.nbytes for array in arrays.values()), device.free()
+        given = {name: array for name, array in arrays.items() if array is not None}
+        needed, free = sum(array.nbytes for array in given.values()), device.free()
         if needed > free:
-            sizes = ", ".join(f"{name} {array.nbytes / 1e9:.3g} GB" for name, array in arrays.items())
+            sizes = ", ".join(f"{name} {array.nbytes / 1e9:.3g} GB" for name, array in given.items())
             raise MemoryError(
                 f"{device} has {free / 1e9:.3g} GB free, but walks on this graph need {needed / 1e9:.3g} GB: {sizes}; "
                 "use device='cpu'"
             )
         with device.current():
             self._stream = self._cupy.cuda.Stream(non_blocking=True)
-            self._arrays = {name: self._upload(array) for name, array in arrays.items()}
+            self._arrays = {name: self._upload(array) for name, array in given.items()}
             self._stream.synchronize()
         self._job = np.zeros(1, WALK_JOB)
         for name, array in self._arrays.items():
@@ -65,11 +65,11 @@ class DeviceWalks:
         """Walks from these nodes in a repetition: labels, int32 (n,), and lengths, int64 (len(starts),)."""
         n, length = len(starts), int(self._job["length"][0])
         with self.device.current(), self._stream:
-            starts = self._upload(starts)
+            nodes = self._upload(starts)
             steps = self._cupy.empty(n * length, np.int32)
             lengths = self._cupy.empty(n, np.int32)
             job = self._job.copy()
-            job["starts"], job["steps"], job["lengths"] = (array.data.ptr for array in (starts, steps, lengths))
+            job["starts"], job["steps"], job["lengths"] = (array.data.ptr for array in (nodes, steps, lengths))
             job["repetition"], job["n_walks"] = repetition, n
             walk = self.device.kernel("walks", kernel)
             blocks = min(-(-n // THREADS), self.device.blocks(walk, THREADS, 0))

@@ -187,7 +187,7 @@ class Doc2Vec(Estimator):
         if not self._resumed(run, corpus.fingerprint() | {"tags": _checksum(tags)}):
             self._concat = concat_tags
             self._tree_counts = np.array(corpus.counts) if self.hs else None
-            self._tables = {}
+            self._tables: dict[str, np.ndarray] = {}
             for layout in self._layouts():
                 self._tables |= layout.first_tables(len(corpus.words), len(tags.keys))
             self.words_, self.counts_, self._keys = list(corpus.words), np.array(corpus.counts), list(tags.keys)
@@ -472,7 +472,7 @@ class Doc2Vec(Estimator):
 
 def _checksum(tags: Tags) -> int:
     crc = zlib.crc32("\0".join(tags.keys).encode("utf-8", "surrogatepass"))
-    return zlib.crc32(tags.ids, zlib.crc32(tags.offsets, crc))
+    return zlib.crc32(tags.ids.data, zlib.crc32(tags.offsets.data, crc))
 
 
 def _listed(columns: dict[str, int]) -> str:

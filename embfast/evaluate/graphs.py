@@ -28,7 +28,7 @@ class NodeClassification:
     micro_deviation: float
     splits: int
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """A dict for JSON."""
         return asdict(self)
 
@@ -41,7 +41,7 @@ class NodeClassification:
 
 def node_classification(
     vectors: Vectors,
-    labels: Mapping[str, Iterable[str]] | str | os.PathLike,
+    labels: Mapping[str, Iterable[str]] | str | os.PathLike[str],
     *,
     train: float | Iterable[float] = 0.5,
     splits: int = 10,
@@ -111,7 +111,7 @@ def _predict_labels(features: np.ndarray, truth: np.ndarray, train: np.ndarray, 
     return place < truth[test].sum(1)[:, None]
 
 
-def read_labels(path: str | os.PathLike) -> dict[str, list[str]]:
+def read_labels(path: str | os.PathLike[str]) -> dict[str, list[str]]:
     """Labels of each node from lines `node label label ...`, plain or compressed; a node may have no label."""
     text = b"".join(sources.plain_chunks(Path(path), None))
     labels: dict[str, list[str]] = {}

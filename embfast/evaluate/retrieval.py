@@ -4,6 +4,7 @@ Source: recall at 1, 5 and 10 and median rank as in Kiros et al. 2014, arXiv:141
 """
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,7 @@ class Retrieval:
         """Sum of the six recalls in percent, 0..600. Validation selects the epoch by it."""
         return 100 * sum(r for side in (self.captions, self.images) for r in (side.r1, side.r5, side.r10))
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """A dict for JSON."""
         return {**asdict(self), "recall_sum": self.recall_sum}
 
@@ -151,10 +152,13 @@ def _ranking(
             ranks.append(places[0])
             precision.append(np.mean(np.arange(1, len(own) + 1) / places))
     found = np.array(ranks)
-    within = [float(np.mean(found <= k)) for k in (1, 5, 10)]
-    return Ranking(*within, float(np.median(found)), float(found.mean()), float(np.mean(precision)), len(found))
+    r1, r5, r10 = (float(np.mean(found <= k)) for k in (1, 5, 10))
+    return Ranking(r1, r5, r10, float(np.median(found)), float(found.mean()), float(np.mean(precision)), len(found))
 
 
 def _mean_ranking(folds: tuple[Ranking, ...]) -> Ranking:
-    names = ("r1", "r5", "r10", "median", "mean", "map")
-    return Ranking(*(float(np.mean([getattr(one, n) for one in folds])) for n in names), sum(f.queries for f in folds))
+    means = {
+        name: float(np.mean([getattr(one, name) for one in folds]))
+        for name in ("r1", "r5", "r10", "median", "mean", "map")
+    }
+    return Ranking(queries=sum(one.queries for one in folds), **means)

@@ -6,6 +6,7 @@ Sources: compute-accuracy (Mikolov et al. 2013) and gensim.
 import os
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,7 @@ class Section:
         """correct / total; NaN if no question was asked."""
         return self.correct / self.total if self.total else float("nan")
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """A dict for JSON; accuracy is None if no question was asked."""
         return {**asdict(self), "accuracy": self.accuracy if self.total else None}
 
@@ -71,7 +72,7 @@ class Analogies:
         """Accuracy over all questions asked; NaN if none was."""
         return self.total.accuracy
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """A dict for JSON."""
         totals = {name: getattr(self, name).as_dict() for name in ("total", "semantic", "syntactic")}
         return {"sections": [section.as_dict() for section in self.sections], **totals}
@@ -99,7 +100,7 @@ class Similarity:
         """Ratio of the listed pairs that have an unknown word, 0..1."""
         return self.unknown / self.listed if self.listed else 0.0
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         """A dict for JSON; an undefined correlation is None."""
         numbers = {name: None if np.isnan(value) else value for name, value in asdict(self).items()}
         return {**numbers, "oov": self.oov}
@@ -113,7 +114,7 @@ class Similarity:
 
 def analogies(
     vectors: Vectors,
-    questions: str | os.PathLike | Mapping[str, Iterable[Question]],
+    questions: str | os.PathLike[str] | Mapping[str, Iterable[Question]],
     *,
     restrict: int | None = 30_000,
     fold_case: bool = True,
@@ -249,7 +250,7 @@ def _answer(vectors: Vectors, stop: int, terms: np.ndarray, rows_of: list[list[i
     return answers
 
 
-def _read_questions(path: str | os.PathLike) -> dict[str, list[Question]]:
+def _read_questions(path: str | os.PathLike[str]) -> dict[str, list[Question]]:
     sections: dict[str, list[Question]] = {}
     group = None
     for number, line in _lines(path):
@@ -263,11 +264,11 @@ def _read_questions(path: str | os.PathLike) -> dict[str, list[Question]]:
             )
         if len(words) != 4:
             raise FormatError(f'{os.fspath(path)}:{number}: expected four words or ": section", got {line!r}')
-        group.append(tuple(words))
+        group.append((words[0], words[1], words[2], words[3]))
     return sections
 
 
-def _lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
+def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
     """Number and stripped text of each line that is not blank."""
     with open(path, "rb") as stream:
         for number, raw in enumerate(stream, start=1):
@@ -283,7 +284,7 @@ def _lines(path: str | os.PathLike) -> Iterator[tuple[int, str]]:
 
 def similarity(
     vectors: Vectors,
-    pairs: str | os.PathLike | Iterable[tuple[str, str, float]],
+    pairs: str | os.PathLike[str] | Iterable[tuple[str, str, float]],
     *,
     restrict: int | None = None,
     delimiter: str | None = None,
@@ -314,12 +315,12 @@ def similarity(
         first.setdefault(fold(key), key)
     cosines, judgements, unknown = [], [], 0
     for a, b, judgement in listed:
-        a, b = first.get(fold(a)), first.get(fold(b))
-        if a is None or b is None:
+        key_a, key_b = first.get(fold(a)), first.get(fold(b))
+        if key_a is None or key_b is None:
             unknown += 1
             if not count_unknown:
                 continue
-        cosines.append(0.0 if a is None or b is None else vectors.similarity(a, b))
+        cosines.append(0.0 if key_a is None or key_b is None else vectors.similarity(key_a, key_b))
         judgements.append(float(judgement))
         if not np.isfinite(judgements[-1]):
             raise ValueError(f"expected finite judgements, got {judgement!r} for {a!r} and {b!r}")
@@ -329,14 +330,14 @@ def similarity(
     return Similarity(_pearson(_ranks(x), _ranks(y)), _pearson(x, y), len(x), unknown, len(listed))
 
 
-def _read_pairs(path: str | os.PathLike, delimiter: str | None) -> Iterator[tuple[str, str, float]]:
+def _read_pairs(path: str | os.PathLike[str], delimiter: str | None) -> Iterator[tuple[str, str, float]]:
     for number, line in _lines(path):
         if line.startswith("#"):
             continue
         fields = [field.strip() for field in line.split(delimiter)]
         try:
-            a, b, judgement = fields
-            judgement = float(judgement)
+            a, b, written = fields
+            judgement = float(written)
             if not np.isfinite(judgement):
                 raise ValueError
         except ValueError:

@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+from io import BufferedReader
 from itertools import pairwise
 from tokenize import TokenError
 from typing import BinaryIO
@@ -13,9 +14,10 @@ from embfast.files.faults import Faults
 from embfast.files.tensors import ALIGNMENT, DTYPES, FLOAT, read_header, row_blocks, write_array
 from embfast.files.ternary import TernaryMatrix
 
-_KEYS = {"keys_offsets": (np.dtype("<i8"), 1), "keys_utf8": (np.dtype("u1"), 1)}
-_MEMBERS = {"matrix": (FLOAT, 2), **_KEYS}
-_TERNARY_MEMBERS = {"planes": (np.dtype("<u8"), 3), "dim": (np.dtype("<i8"), 1), **_KEYS}
+_Members = dict[str, tuple[np.dtype, int]]  # type and number of axes of each array
+_KEYS: _Members = {"keys_offsets": (np.dtype("<i8"), 1), "keys_utf8": (np.dtype("u1"), 1)}
+_MEMBERS: _Members = {"matrix": (FLOAT, 2), **_KEYS}
+_TERNARY_MEMBERS: _Members = {"planes": (np.dtype("<u8"), 3), "dim": (np.dtype("<i8"), 1), **_KEYS}
 
 
 def write_npz(stream: BinaryIO, tensors: dict[str, np.ndarray]) -> None:
@@ -67,7 +69,7 @@ def read_tensors(
     return keys, TernaryMatrix(matrix, dim) if ternary else matrix
 
 
-def _check_members(places: dict[str, "_Place"], members: dict[str, tuple[np.dtype, int]], path: str) -> None:
+def _check_members(places: dict[str, "_Place"], members: _Members, path: str) -> None:
     for member, (dtype, ndim) in members.items():
         if member not in places:
             raise FormatError(f"{path}: expected arrays {', '.join(members)}, got {', '.join(places) or 'none'}")
@@ -139,13 +141,13 @@ def _level_rows(planes: np.ndarray, dim: int, faults: Faults) -> np.ndarray:
 class _Place:
     """Position of an array in a file: C order, starting at byte `begin`."""
 
-    def __init__(self, dtype: np.dtype, shape: tuple[int, ...], begin: int):
+    def __init__(self, dtype: np.dtype, shape: tuple[int, ...], begin: int) -> None:
         self.dtype, self.shape, self.begin = dtype, shape, begin
 
-    def read(self, stream: BinaryIO, path: str, rows: int | None = None) -> np.ndarray:
+    def read(self, stream: BufferedReader, path: str, rows: int | None = None) -> np.ndarray:
         array = np.empty(self.shape if rows is None else (rows, *self.shape[1:]), dtype=self.dtype)
         stream.seek(self.begin)
-        got = stream.readinto(memoryview(array.reshape(-1).view(np.uint8)))
+        got = stream.readinto(array.reshape(-1).view(np.uint8).data)
         if got != array.nbytes:
             raise FormatError(f"{path}: byte {self.begin}: expected {array.nbytes} bytes, got {got}")
         return array

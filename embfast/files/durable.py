@@ -15,7 +15,7 @@ FilePath = str | os.PathLike[str]
 
 
 @contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Opens a file for writing that replaces `path` if the block succeeds, and is deleted if it raises.
 
     The bytes go to a temporary file beside `path`, which is synced to disk (fsync) and then renamed. A reader sees the
@@ -23,8 +23,8 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     of open files (/dev/stdout) and of other special files are written directly.
     """
     if (descriptor := descriptor_of(path)) is not None:
-        with os.fdopen(os.dup(descriptor), "wb") as stream:
-            yield stream
+        with os.fdopen(os.dup(descriptor), "wb") as opened:
+            yield opened
         return
     mode = None
     if os.path.exists(path):
@@ -32,8 +32,8 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(f"{os.fspath(path)} is a directory")
         if not stat.S_ISREG(mode):
-            with open(path, "wb") as stream:
-                yield stream
+            with open(path, "wb") as opened:
+                yield opened
             return
     target = os.path.realpath(path)
     directory, name = os.path.split(target)
@@ -57,7 +57,7 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
     sync(directory)
 
 
-def descriptor_of(path: str | os.PathLike) -> int | None:
+def descriptor_of(path: str | os.PathLike[str]) -> int | None:
     """The descriptor that /dev/stdout, /dev/fd/1 or a link to them names; None for other paths."""
     here = os.path.abspath(path)
     while os.path.exists(here):
@@ -100,7 +100,7 @@ def _remove_abandoned(directory: str, name: str) -> None:
             os.unlink(path)
 
 
-def sync(path: str | os.PathLike) -> None:
+def sync(path: str | os.PathLike[str]) -> None:
     """Waits until a file, or the entries of a directory, are on disk (fsync)."""
     handle = os.open(path, os.O_RDONLY)
     try:

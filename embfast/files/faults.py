@@ -10,7 +10,7 @@ ERRORS = ("strict", "replace", "skip")
 class Faults:
     """Applies the policy `errors` ("strict", "replace" or "skip") to the faults in a file."""
 
-    def __init__(self, path: str, errors: str):
+    def __init__(self, path: str, errors: str) -> None:
         self.path = path
         self.errors = errors
         self.count = 0

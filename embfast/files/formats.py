@@ -15,7 +15,7 @@ from embfast.files.archives import read_tensors, write_npz
 from embfast.files.durable import replacing
 from embfast.files.faults import ERRORS, Faults
 from embfast.files.lines import encoded_key, encoded_word, read_stream, write_lines, write_rows
-from embfast.files.tensors import FLOAT, write_tensors
+from embfast.files.tensors import FLOAT, Rows, write_tensors
 from embfast.files.ternary import TernaryMatrix
 from embfast.files.texts import joined
 
@@ -24,7 +24,7 @@ FORMATS = ("bin", "text", "glove", "npz", "safetensors")
 _BY_EXTENSION = {".bin": "bin", ".txt": "text", ".vec": "text", ".npz": "npz", ".safetensors": "safetensors"}
 
 
-def format_of(path: str | os.PathLike, format: str | None = None) -> str:
+def format_of(path: str | os.PathLike[str], format: str | None = None) -> str:
     """The format of `path`: `format` if given, otherwise that of the extension, with or without .gz.
 
     >>> format_of("vectors.vec.gz")
@@ -64,7 +64,7 @@ def check_keys(keys: Iterable[str], format: str) -> None:
 
 
 def write(
-    path: str | os.PathLike, keys: list[str], matrix: np.ndarray | TernaryMatrix, format: str | None = None
+    path: str | os.PathLike[str], keys: list[str], matrix: np.ndarray | TernaryMatrix, format: str | None = None
 ) -> None:
     """Writes keys and their rows, float32 or ternary (n, dim), in chunks, without a copy of the matrix.
 
@@ -103,7 +103,7 @@ def write(
 
 
 def read(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     format: str | None = None,
     *,
     mmap: bool = False,
@@ -153,7 +153,7 @@ def read(
 # ---- export -------------------------------------------------------------------------------------------------------
 
 
-def write_projector(directory: str | os.PathLike, keys: list[str], matrix: np.ndarray) -> None:
+def write_projector(directory: str | os.PathLike[str], keys: list[str], matrix: Rows) -> None:
     """Writes tensors.tsv and metadata.tsv (one key per line) for https://projector.tensorflow.org.
 
     Raises:

@@ -10,7 +10,9 @@ import numpy as np
 from embfast import kernels
 from embfast.errors import FormatError
 from embfast.files.faults import Faults
-from embfast.files.tensors import FLOAT, row_blocks
+from embfast.files.tensors import FLOAT, Rows, row_blocks
+
+Stream = BinaryIO | gzip.GzipFile
 
 _MAX_DEFLATE_RATIO = 1032  # no gzip file decompresses to more than this many times its size
 _LONGEST_KEY = 1 << 16
@@ -41,7 +43,7 @@ def encoded_word(key: str, format: str) -> bytes:
     return word
 
 
-def write_rows(stream: BinaryIO, keys: list[bytes], matrix: np.ndarray, name: str) -> None:
+def write_rows(stream: Stream, keys: list[bytes], matrix: Rows, name: str) -> None:
     """Writes the first line, except in "glove", and all rows in format `name`."""
     if name != "glove":
         stream.write(b"%d %d\n" % matrix.shape)
@@ -49,13 +51,13 @@ def write_rows(stream: BinaryIO, keys: list[bytes], matrix: np.ndarray, name: st
         write_lines(stream, keys, matrix, " ")
         return
     for lo, rows in row_blocks(matrix, numbers=1 << 15):
-        lines = memoryview(np.ascontiguousarray(rows, dtype=FLOAT)).cast("B")
+        lines = np.ascontiguousarray(rows, dtype=FLOAT).data.cast("B")
         width = len(lines) // len(rows)
         cells = (lines[i * width : (i + 1) * width] for i in range(len(rows)))
         stream.write(b"".join(p for i, cell in enumerate(cells) for p in (keys[lo + i], b" ", cell, b"\n")))
 
 
-def write_lines(stream: BinaryIO, keys: list[bytes] | None, matrix: np.ndarray, separator: str) -> None:
+def write_lines(stream: Stream, keys: list[bytes] | None, matrix: Rows, separator: str) -> None:
     """Writes keys, unless None, and numbers in the fewest characters; chunks of 1 MB of float32 per core."""
     threads = kernels.cores()
     for lo, rows in row_blocks(matrix, numbers=threads << 18):
@@ -66,11 +68,11 @@ def write_lines(stream: BinaryIO, keys: list[bytes] | None, matrix: np.ndarray, 
 class _Rows:
     """Collects the keys and rows of a stream in order and checks each."""
 
-    def __init__(self, faults: Faults, encoding: str, dim: int, capacity: int | None):
+    def __init__(self, faults: Faults, encoding: str, dim: int, capacity: int | None) -> None:
         self.faults = faults
         self.encoding = encoding
         self.keys: list[str] = []
-        self.seen: dict[str, str] = {}
+        self.seen: dict[str, int] = {}  # first line or byte of each key
         self.grows = capacity is None
         self.matrix = np.empty((capacity or 0, dim), dtype=np.float32)
         self.pending: list[str] = []  # keys of the rows that close_chunk takes next
@@ -181,13 +183,15 @@ def _capacity(rows: int, dim: int, row_bytes: int, room: int, limit: int | None,
     return min(wanted, fits)
 
 
-def _read_binary(stream: BinaryIO, room: int, limit: int | None, encoding: str, faults: Faults):
+def _read_binary(
+    stream: Stream, room: int, limit: int | None, encoding: str, faults: Faults
+) -> tuple[list[str], np.ndarray]:
     line = stream.readline(256)
     n_rows, dim = _header(line, faults)
     width = dim * FLOAT.itemsize
     wanted = _capacity(n_rows, dim, width + 2, room, limit, faults)
     rows = _Rows(faults, encoding, dim, wanted)
-    matrix = memoryview(rows.matrix.reshape(-1).view(np.uint8))
+    matrix = rows.matrix.reshape(-1).view(np.uint8).data
     admit, unit = rows.admit, " byte "
 
     data, origin, position, read = b"", len(line), 0, 0
@@ -228,7 +232,9 @@ def _read_binary(stream: BinaryIO, room: int, limit: int | None, encoding: str, 
     return rows.result()
 
 
-def _read_text(stream, room: int, name: str, limit: int | None, encoding: str, faults: Faults, guess: bool):
+def _read_text(
+    stream: Stream, room: int, name: str, limit: int | None, encoding: str, faults: Faults, guess: bool
+) -> tuple[list[str], np.ndarray]:
     first = stream.readline(_LONGEST_LINE)
     fields = first.split()
     if name == "text" and guess and len(fields) > 2:
@@ -294,11 +300,11 @@ def _take_lines(
         if met == room:
             n_lines, end = i, begin
             break
-        key = text[begin:stop]
+        key: bytes | None = text[begin:stop]
         if not is_plain:
-            if not key.strip():
+            if not text[begin:stop].strip():
                 continue
-            key, numbers = _careful_line(key, dim, number + i, says, rows.faults)
+            key, numbers = _careful_line(text[begin:stop], dim, number + i, says, rows.faults)
             if key is not None:
                 values[at] = numbers
         met += 1

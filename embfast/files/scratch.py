@@ -11,7 +11,7 @@ import numpy as np
 MEMORY_BYTES = 256 << 20  # larger arrays go to a temporary file
 
 
-def scratch_array(n: int, dtype: type, name: str = "") -> np.ndarray:
+def scratch_array(n: int, dtype: np.dtype | type, name: str = "") -> np.ndarray:
     """An uninitialised array; above MEMORY_BYTES, an unnamed temporary file that disappears with the array.
 
     `name` is unused: CorpusDirectory.array_of, which has the same arguments, names its file by it.

@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from embfast import kernels
 from embfast.errors import FormatError
 from embfast.files.texts import Texts, joined
 
-DTYPES = {
+DTYPES: dict[str, np.dtype] = {
     "F32": np.dtype("<f4"),
     "F64": np.dtype("<f8"),
     "I32": np.dtype("<i4"),
@@ -29,14 +29,23 @@ ALIGNMENT = 64  # bytes; aligned arrays can be memory-mapped
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
-def row_blocks(array: np.ndarray, numbers: int = 1 << 18) -> Iterator[tuple[int, np.ndarray]]:
+class Rows(Protocol):
+    """A matrix that is read by slices of rows: an array, or a TernaryMatrix, whose slices are int8."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: slice, /) -> np.ndarray: ...
+
+
+def row_blocks(array: Rows, numbers: int = 1 << 18) -> Iterator[tuple[int, np.ndarray]]:
     """Yields the rows of an array in chunks of about `numbers` numbers, each with the index of its first row."""
     step = max(1, numbers // max(1, math.prod(array.shape[1:])))
     for lo in range(0, len(array), step):
         yield lo, array[lo : lo + step]
 
 
-def write_array(stream: BinaryIO, array: np.ndarray) -> None:
+def write_array(stream: IO[bytes], array: np.ndarray) -> None:
     """Writes the numbers of an array in C order, for any strides, one chunk of rows at a time."""
     for _, rows in row_blocks(array):
         stream.write(np.ascontiguousarray(rows).view(np.uint8).data)

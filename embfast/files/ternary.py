@@ -111,7 +111,7 @@ class TernaryMatrix:
     dtype = np.dtype(np.int8)
     ndim = 2
 
-    def __init__(self, planes: np.ndarray, dim: int):
+    def __init__(self, planes: np.ndarray, dim: int) -> None:
         words = -(-dim // 512) * 8
         if planes.dtype != np.uint64 or planes.ndim != 3 or planes.shape[1:] != (2, words) or dim < 1:
             raise ValueError(

@@ -17,15 +17,13 @@ def joined(texts: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
     return offsets, np.frombuffer(b"".join(texts), np.uint8)
 
 
-class Texts(Sequence):
+class Texts(Sequence[str]):
     """Strings stored one after the other in UTF-8: uint8 bytes and int64 offsets (n + 1,).
 
     >>> texts = Texts.of(["a", "bc"])
     >>> texts[1], list(texts), texts == ["a", "bc"]
     ('bc', ['a', 'bc'], True)
     """
-
-    __hash__ = None  # like a list
 
     def __init__(self, offsets: np.ndarray, utf8: np.ndarray) -> None:
         self.offsets, self.utf8 = np.asarray(offsets), np.asarray(utf8)
@@ -72,7 +70,7 @@ class Texts(Sequence):
             utf8 = self.utf8[self.offsets[lo] : self.offsets[lo] + ends[-1]].tobytes()
             yield from [utf8[begin:end].decode() for begin, end in pairwise(ends)]
 
-    def __eq__(self, other: object) -> bool:
+    def __eq__(self, other: object) -> bool:  # without __hash__: unhashable, like a list
         if not isinstance(other, list | Texts):
             return NotImplemented
         return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))

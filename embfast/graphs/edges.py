@@ -269,7 +269,7 @@ def _read_matrix_market(
         raise FormatError(f"{path}:1: expected a general or symmetric matrix, got {fields[4]}")
     place = _size_line(head)
     sizes = head[place[0] : place[1]].split() if place else []
-    if len(sizes) != 3 or not all(size.isdigit() for size in sizes):
+    if place is None or len(sizes) != 3 or not all(size.isdigit() for size in sizes):
         raise FormatError(f"{path}:{place[2] if place else 1}: expected rows, columns and entries, got {sizes}")
     n, n_columns, n_entries = map(int, sizes)
     if n != n_columns or not 0 < n < 2**31:

@@ -315,7 +315,7 @@ class Graph:
             self.neighbours[: 1 << 18],
             () if self.weights is None else self.weights[: 1 << 18],
         ):
-            crc = zlib.crc32(np.ascontiguousarray(array), crc)
+            crc = zlib.crc32(np.ascontiguousarray(array).data, crc)
         return {"nodes": len(self), "entries": len(self.neighbours), "directed": int(self.directed), "crc": crc}
 
     # ---- on disk ---------------------------------------------------------------------------------------------------

@@ -122,15 +122,15 @@ class FullNetworkEmbedding(ImageEmbedding):
         for batch in _watched(extractor, pictures, progress):
             moments.add(batch.rows)
             self.broken_.update((pictures.keys[i], why) for i, why in batch.broken)
-        self._take(moments)
+        self._set_moments(moments)
 
     def _learn(self, features: np.ndarray) -> None:
         moments = Moments(features.shape[1])
         for _, rows in row_blocks(features, CHUNK):
             moments.add(rows)
-        self._take(moments)
+        self._set_moments(moments)
 
-    def _take(self, moments: Moments) -> None:
+    def _set_moments(self, moments: Moments) -> None:
         if moments.n < 2:
             raise ValueError(
                 f"expected at least two images to standardise by, got {moments.n}: all features would be 0"
@@ -280,8 +280,8 @@ class LayerEmbedding(ImageEmbedding):
     def _wanted(self) -> str | int | Sequence[str | int]:
         return self.layer
 
-    def _run(self) -> Run:
-        common = super()._run()
+    def _pass(self) -> Run:
+        common = super()._pass()
         return Run(**{**asdict(common), "views": self.views, "combine": self.combine})
 
     def _fit(self, pictures: Pictures, extractor: Extractor, work: FilePath | None, progress: ImageProgress) -> None:

@@ -7,7 +7,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from embfast.training.settings import plain
 from embfast.vectors.vectors import Vectors
 
 CHUNK = 1 << 22  # features processed at once: 16 MB
+
+
+_Embedding = TypeVar("_Embedding", bound="ImageEmbedding")
 
 
 class ImageEmbedding(Estimator):
@@ -80,14 +83,14 @@ class ImageEmbedding(Estimator):
     def _matrix(self, features: np.ndarray) -> Any:
         """Transforms all features to the matrix of Vectors."""
 
-    def _run(self) -> Run:
+    def _pass(self) -> Run:
         return Run(self.batch, self.precision, self.device, self.workers, self.compile, self.errors)
 
     # ---- scikit-learn's methods -----------------------------------------------------------------------------------
 
     def fit(
-        self, images: Any, y: Any = None, *, work: FilePath | None = None, progress: ImageProgress = None
-    ) -> ImageEmbedding:
+        self: _Embedding, images: Any, y: Any = None, *, work: FilePath | None = None, progress: ImageProgress = None
+    ) -> _Embedding:
         """Learns from the training images and returns self.
 
         Settings:
@@ -144,9 +147,10 @@ class ImageEmbedding(Estimator):
         if self._loaded is None or any(was is not now for was, now in zip(self._loaded[0], asked, strict=True)):
             preparation = self.preparation
             if isinstance(preparation, dict):
-                preparation = Preparation(
-                    **{name: tuple(value) if isinstance(value, list) else value for name, value in preparation.items()}
-                )
+                fields: dict[str, Any] = {
+                    name: tuple(value) if isinstance(value, list) else value for name, value in preparation.items()
+                }
+                preparation = Preparation(**fields)
             if self.backbone is None:
                 raise ValueError(
                     "the file does not hold the network, a torch module: pass it as load(path, backbone=...)"
@@ -158,9 +162,9 @@ class ImageEmbedding(Estimator):
         if not fitting:
             self._check_fitted()
         self._check()
-        self._run().check()
+        self._pass().check()
         pictures = open_pictures(images)
-        extractor = Extractor(self.network(), pictures, self._wanted(), self.at, self.pool, self._run(), progress)
+        extractor = Extractor(self.network(), pictures, self._wanted(), self.at, self.pool, self._pass(), progress)
         if fitting:
             return pictures, extractor
         layers = _columns(extractor)
@@ -170,7 +174,7 @@ class ImageEmbedding(Estimator):
                 f"network now gives {len(layers)} with {layers[-1][2]}: network, settings or image size have changed"
             )
         now = self._of_features(extractor)
-        changed = [name for name in now if self._fingerprint.get(name) != now[name]]
+        changed = [name for name in now if (self._fingerprint or {}).get(name) != now[name]]
         if changed:
             raise ValueError(f"was fitted to the same network with other {', '.join(changed)}; fit again")
         return pictures, extractor
@@ -227,11 +231,11 @@ class ImageEmbedding(Estimator):
         saved.weights = None if self.weights is None else os.fspath(self.weights)
         if isinstance(self.preparation, Preparation):
             saved.preparation = asdict(self.preparation)
-        saved._fingerprint = {**self._fingerprint, "layers": self.layers_}
+        saved._fingerprint = {**(self._fingerprint or {}), "layers": self.layers_}
         write_model(path, saved)
 
     @classmethod
-    def load(cls, path: FilePath, backbone: Any = None) -> ImageEmbedding:
+    def load(cls: type[_Embedding], path: FilePath, backbone: Any = None) -> _Embedding:
         """Reads a model that save wrote. A model whose backbone was a torch module needs it as `backbone`.
 
         Raises:

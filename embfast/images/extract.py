@@ -92,7 +92,9 @@ class _Batches(torch.utils.data.Dataset):
     def __getitem__(self, b: int) -> tuple[list[int], Tensor | None, list[tuple[int, str]], int]:
         begin = self.begins[b]
         stop = min(begin + self.together, len(self.pictures))
-        numbers, ready, broken = [], [], []
+        numbers: list[int] = []
+        ready: list[np.ndarray | Tensor] = []
+        broken: list[tuple[int, str]] = []
         for i in range(begin, stop):
             try:
                 picture = self.pictures.read_ready(i, self.preparation, self.run.views)
@@ -226,7 +228,7 @@ class Extractor:
             ValueError: the folder holds features of other images, layers or weights.
         """
         if work is None:
-            made = ScratchFeatures(len(pictures), self.dim)
+            made: ScratchFeatures | FolderFeatures = ScratchFeatures(len(pictures), self.dim)
         else:
             made = FolderFeatures(Path(work), self.dim, self.fingerprint(pictures))
         with (

@@ -230,7 +230,7 @@ class TarPictures(Pictures):
     def __init__(self, paths: Sequence[FilePath]) -> None:
         self.members: list[tuple[str, int, int]] = []
         keys = []
-        for path in map(os.fspath, paths):
+        for path in [os.fspath(path) for path in paths]:
             try:
                 with tarfile.open(path, "r:") as archive:
                     for member in archive:
@@ -240,7 +240,7 @@ class TarPictures(Pictures):
             except tarfile.TarError as error:
                 raise FormatError(f"{path}: expected an uncompressed tar of images: {error}") from None
         if not keys:
-            raise ValueError(f"{', '.join(map(os.fspath, paths))}: contains no images")
+            raise ValueError(f"{', '.join(os.fspath(path) for path in paths)}: contains no images")
         super().__init__(keys)
 
     def read(self, i: int) -> Image.Image:
@@ -379,6 +379,7 @@ def _of_paths(given: list[str]) -> FilePictures:
     for path in given:
         if os.path.isdir(path) or path.lower().endswith(".txt"):
             found = _of_path(path)
+            assert isinstance(found, FilePictures)  # of a folder or a list
             paths += found.paths
             keys += [Path(path, key).as_posix() for key in found.keys] if os.path.isdir(path) else found.keys
         else:
@@ -461,7 +462,10 @@ def thumbnail_of(pictures: Pictures, i: int, side: int) -> np.ndarray:
         FormatError: the image cannot be read, or is floats that are ready for a network.
     """
     try:
-        with pictures.read(i) as found:
+        found = pictures.read(i)
+        if isinstance(found, np.ndarray):
+            raise TypeError("got floats that are ready for a network")
+        with found:
             return np.asarray(ImageOps.contain(upright_rgb(found), (side, side)))
     except (KeyboardInterrupt, MemoryError):
         raise

@@ -106,14 +106,14 @@ class Tapped(nn.Module):
         self._inside.close()
 
     def _given(self, name: str, wanted: dict[int, int]) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple, named: dict[str, Any]) -> None:
+        def hook(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
             self._take(wanted.get(self._calls[name, True]), first_argument(args, named))
             self._calls[name, True] += 1
 
         return hook
 
     def _returned(self, name: str, wanted: dict[int, int]) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple, result: Any) -> None:
+        def hook(_: nn.Module, args: tuple[Any, ...], result: Any) -> None:
             self._take(wanted.get(self._calls[name, False]), result)
             self._calls[name, False] += 1
 

@@ -101,8 +101,8 @@ class Trace:
             raise ValueError(f"at must be one of {', '.join(AT)}, got {at!r}")
         chosen: dict[Point, None] = {}
         hidden = [layer for layer in self.layers if not layer.classifies]
-        for wanted in [layers] if isinstance(layers, str | numbers.Integral) else layers:
-            if isinstance(wanted, numbers.Integral) and not isinstance(wanted, bool):
+        for wanted in [layers] if isinstance(layers, str | int | numbers.Integral) else layers:
+            if isinstance(wanted, int | numbers.Integral) and not isinstance(wanted, bool):
                 if not -len(hidden) <= wanted < len(hidden):
                     raise ValueError(f"no layer {wanted}: the network has {len(hidden)}, 0 to {len(hidden) - 1}")
                 found = [hidden[wanted].at(at)]
@@ -134,7 +134,9 @@ class Watch(TorchFunctionMode):
         super().__init__()
         self.see, self.number = see, 0
 
-    def __torch_function__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         """Calls the function and reports the call."""
         name = getattr(function, "__name__", "").rstrip("_")
         if name not in _WATCHED and name not in _SAME:
@@ -147,7 +149,7 @@ class Watch(TorchFunctionMode):
         return result
 
 
-def first_argument(args: tuple, named: dict[str, Any]) -> Any:
+def first_argument(args: tuple[Any, ...], named: dict[str, Any]) -> Any:
     """First argument of a function or a module."""
     return args[0] if args else named.get("input")
 
@@ -261,7 +263,7 @@ class _Tracer:
         self._last = made
 
     def enter(self, name: str) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple, named: dict[str, Any]) -> None:
+        def hook(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
             first = first_argument(args, named)
             self._held.append(first)
             self._stack.append((name, self._calls[name], (id(first), _version(first))))
@@ -269,7 +271,7 @@ class _Tracer:
 
         return hook
 
-    def leave(self, _: nn.Module, args: tuple, result: Any) -> None:
+    def leave(self, _: nn.Module, args: tuple[Any, ...], result: Any) -> None:
         name, call, given = self._stack.pop()
         if not isinstance(result, Tensor) or result.ndim < 2:
             return

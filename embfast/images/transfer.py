@@ -117,9 +117,9 @@ def _codes(labels: Sequence[Any]) -> tuple[np.ndarray, list[Any]]:
 
 def classify(
     train: np.ndarray,
-    train_labels: Sequence[Any],
+    train_labels: Sequence[Any] | np.ndarray,
     test: np.ndarray,
-    test_labels: Sequence[Any],
+    test_labels: Sequence[Any] | np.ndarray,
     *,
     classifier: str = "svm",
     scaling: str = "l2",
@@ -187,7 +187,7 @@ def _rotated(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return turn[:, kept] * np.sqrt(squares[kept]), (test @ train.T) @ basis
 
 
-def scores(rows: np.ndarray, labels: Sequence[Any], splits: Iterable[Split], **options: Any) -> Score:
+def scores(rows: np.ndarray, labels: Sequence[Any] | np.ndarray, splits: Iterable[Split], **options: Any) -> Score:
     """Runs classify on each split of one matrix, with the options of classify."""
     labels = np.asarray(labels)
     found = [classify(rows[train], labels[train], rows[test], labels[test], **options) for train, test in splits]
@@ -252,9 +252,9 @@ def sweep_layers(
 
 def sweep_dims(
     train: np.ndarray,
-    train_labels: Sequence[Any],
+    train_labels: Sequence[Any] | np.ndarray,
     test: np.ndarray,
-    test_labels: Sequence[Any],
+    test_labels: Sequence[Any] | np.ndarray,
     dims: Iterable[int],
     *,
     whiten: bool = False,
@@ -320,9 +320,9 @@ def retrieval_by_labels(
 
 def nearest_neighbours(
     train: np.ndarray,
-    train_labels: Sequence[Any],
+    train_labels: Sequence[Any] | np.ndarray,
     test: np.ndarray,
-    test_labels: Sequence[Any],
+    test_labels: Sequence[Any] | np.ndarray,
     *,
     k: int = 5,
     metric: str = "cosine",

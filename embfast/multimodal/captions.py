@@ -123,7 +123,7 @@ class Captions:
     def checksum(self) -> int:
         """CRC-32 of images, owners and texts."""
         crc = zlib.crc32("\0".join(self.images).encode("utf-8", "surrogatepass"))
-        return zlib.crc32(self.owners, zlib.crc32(self.texts.utf8, zlib.crc32(self.texts.offsets, crc)))
+        return zlib.crc32(self.owners.data, zlib.crc32(self.texts.utf8.data, zlib.crc32(self.texts.offsets.data, crc)))
 
     # ---- reading --------------------------------------------------------------------------------------------------
 
@@ -248,7 +248,7 @@ class Linked:
 
     def checksum(self) -> int:
         """CRC-32 of owners and image keys."""
-        return zlib.crc32(self.owners, zlib.crc32("\0".join(self.images).encode("utf-8", "surrogatepass")))
+        return zlib.crc32(self.owners.data, zlib.crc32("\0".join(self.images).encode("utf-8", "surrogatepass")))
 
 
 # ---- words --------------------------------------------------------------------------------------------------------
@@ -290,7 +290,7 @@ def encode(texts: Iterable[str], words: Mapping[str, int], max_words: int) -> tu
 # ---- files --------------------------------------------------------------------------------------------------------
 
 
-def _collect(rows: Iterable[Sequence[str]], what: str) -> Captions:
+def _collect(rows: Iterable[Sequence[str | None]], what: str) -> Captions:
     """Builds Captions from rows (image, text) or (image, text, split); text None is an image without a caption."""
     place: dict[str, int] = {}
     splits: list[str] = []
@@ -427,13 +427,13 @@ def _coco_rows(data: dict[str, Any], path: FilePath) -> Iterator[tuple[str, str 
     for number, annotation in enumerate(data["annotations"]):
         try:
             image, text = annotation["image_id"], annotation["caption"]
-            name = names.get(image)
+            of = names.get(image)
         except (KeyError, TypeError) as error:
             raise FormatError(f"{path}: annotations[{number}]: expected image_id and caption: {error!r}") from None
-        if name is None:
+        if of is None:
             raise FormatError(f"{path}: annotations[{number}]: image_id {image!r} is not in the list of images")
         _expect_text(path, f"annotations[{number}]", "caption", text)
-        yield (name, text, "")
+        yield (of, text, "")
 
 
 def _expect_text(path: FilePath, place: str, what: str, value: Any) -> None:

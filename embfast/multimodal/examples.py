@@ -49,7 +49,7 @@ def check_finite(vectors: Any, rows: np.ndarray, name: str) -> None:
 
 def some_rows_checksum(vectors: Any, rows: np.ndarray) -> int:
     """CRC-32 of the first 256 of these rows, in matrix order."""
-    return zlib.crc32(np.ascontiguousarray(vectors.matrix[np.unique(rows)[:256]]), vectors.dim)
+    return zlib.crc32(np.ascontiguousarray(vectors.matrix[np.unique(rows)[:256]]).data, vectors.dim)
 
 
 def checksums(word_vectors: Vectors | None, document_model: Any) -> dict[str, int]:
@@ -113,9 +113,10 @@ class Examples:
                 )
             self._add(name, linked, captions.images)
         self._captions = captions
-        self._given = {IMAGES: Rows(images, self.image_rows), **{name: self.sides[name] for name in others}}
+        self._given = {IMAGES: Rows(images, self.image_rows)}
+        self._given |= {name: side for name, side in self.sides.items() if name in others and isinstance(side, Rows)}
         if not isinstance(captions, Captions):
-            self._given[CAPTIONS] = self.sides[CAPTIONS]
+            self._given[CAPTIONS] = Rows(captions.vectors, captions.rows)
 
     def _add(self, name: str, linked: Linked, images: list[str]) -> None:
         """Adds a modality, its rows sorted by image."""
@@ -134,7 +135,7 @@ class Examples:
         """Identifies these data: sizes, and checksums of captions and of some vectors of each modality."""
         found = {"images": len(self.image_rows), "captions": len(self.owners), "crc": self._captions.checksum()}
         for name, rows in self._given.items():
-            found[f"{name}_crc"] = zlib.crc32(rows.rows, some_rows_checksum(rows.vectors, rows.rows))
+            found[f"{name}_crc"] = zlib.crc32(rows.rows.data, some_rows_checksum(rows.vectors, rows.rows))
         return found
 
     def plan(self, epoch: int, *, seed: int, batch: int, bucketed: bool, distinct_images: bool) -> list[np.ndarray]:

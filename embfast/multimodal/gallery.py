@@ -28,11 +28,11 @@ li {{ margin: .2em 0 }}
 
 
 def write_page(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     images: Mapping[str, Iterable[tuple[str, float]]],
     captions: Mapping[str, Iterable[tuple[str, float]]] | None = None,
     *,
-    folder: str | os.PathLike | None = None,
+    folder: str | os.PathLike[str] | None = None,
     embed: bool = True,
     title: str = "Search results",
 ) -> None:

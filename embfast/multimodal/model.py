@@ -108,6 +108,7 @@ class Multimodal(JointSpace):
     """
 
     validation_: list[Retrieval]
+    _best: dict[str, Any] | None
 
     def __init__(
         self,
@@ -274,7 +275,7 @@ class Multimodal(JointSpace):
         """Sets modalities and vocabulary, and drops what an earlier fit has learned."""
         self._kinds = {IMAGES: "rows", CAPTIONS: "texts" if isinstance(training, Captions) else "rows"}
         self._kinds |= dict.fromkeys(others, "rows")
-        if self._kinds[CAPTIONS] == "texts":
+        if isinstance(training, Captions):
             self.words_, self.counts_ = vocabulary(training.texts, self.min_count)
         else:
             self.words_, self.counts_ = list(SPECIAL), np.zeros(2, np.int64)
@@ -344,7 +345,7 @@ class Multimodal(JointSpace):
     def _start(self, progress: ProgressOption) -> None:
         """Initialises the towers, the optimiser and the state of the run."""
         self._progress = Progress()
-        self._best: dict[str, Any] | None = None
+        self._best = None
         self._best_score, self._stale = -math.inf, 0
         self.validation_ = []
         self._make_towers(self._find_device(progress))
@@ -418,7 +419,7 @@ class Multimodal(JointSpace):
         for name in ("_progress", "_best", "_best_score", "_stale", "validation_"):
             setattr(self, name, getattr(saved, name))
 
-    def _show(self, data: Examples) -> None:
+    def _show_images(self, data: Examples) -> None:
         """Sets vectors_ by the current weights; embeddings of captions are computed when a search needs them."""
         every = data.images
         self.vectors_ = Vectors(list(every.keys), self._embed(IMAGES, Rows(every, np.arange(len(every)))))

@@ -200,7 +200,9 @@ class _Hardest:
                 below = paired[rows] if self.semihard else None
                 self._merge(best[axis][rows], found[axis][rows], scores, axis, below, first)
         total = torch.zeros((), dtype=torch.float64, device=of.device)
-        image, caption, weights = [], [], []
+        image: list[Tensor] = []
+        caption: list[Tensor] = []
+        weights: list[Tensor] = []
         for axis in batch.axes:
             hinges = (best[axis] + (self.margin - paired)[:, None]).clamp_(min=0)
             total += hinges.sum(dtype=torch.float64)
@@ -233,7 +235,8 @@ class _Hardest:
 
     def backward(self, of: Products, temperature: Tensor | None, state: Any, wanted: Wanted) -> Gradients:
         to = Gradients(of, wanted)
-        of.add_entries(*state, to)
+        image, caption, weights = state
+        of.add_entries(image, caption, weights, to)
         return to
 
 

@@ -95,6 +95,7 @@ class JointSpace(Estimator):
     def _read(self, texts: Iterable[str]) -> Words | Rows:
         """Converts texts to the input of the caption tower."""
         if self.text == "doc2vec":
+            assert self.document_model_ is not None  # fit requires it for this setting
             rows = self.document_model_.infer([tokenize(text) for text in texts])
             return Rows(Vectors([str(i) for i in range(len(rows))], rows), np.arange(len(rows)))
         index = {word: i for i, word in enumerate(self.words_)}
@@ -200,9 +201,9 @@ class JointSpace(Estimator):
         if self.similarity != "order" or index is not None:
             return gallery.most_similar(query, k=k, index=index)
         if as_captions:
-            scores = similarities(gallery.matrix, query[None], "order")[:, 0]
+            scores = similarities(np.asarray(gallery.matrix), query[None], "order")[:, 0]
         else:
-            scores = similarities(query[None], gallery.matrix, "order")[0]
+            scores = similarities(query[None], np.asarray(gallery.matrix), "order")[0]
         best = np.argsort(-scores, kind="stable")[:k]
         return [(gallery.keys[i], float(scores[i])) for i in best]
 

@@ -42,7 +42,7 @@ class Trainer:
         """Trains until the last epoch or until `patience` is exhausted, then restores the weights of the best epoch."""
         model, state = self.model, self.model._progress
         edges = np.cumsum([0, *map(len, self._plan(0))]).astype(np.int64)
-        saves = self.rank == 0 and run.checkpoint is not None
+        checkpoint = run.checkpoint if self.rank == 0 else None
         with torch_threads(model.threads):
             try:
                 if not self._exhausted():
@@ -57,7 +57,7 @@ class Trainer:
                         lr_of=self._lr,
                         after_epoch=self.after_epoch,
                         unit="captions",
-                        save=(lambda: write_model(run.checkpoint, model)) if saves else None,
+                        save=None if checkpoint is None else lambda: write_model(checkpoint, model),
                         save_minutes=run.minutes,
                         progress=run.progress if self.rank == 0 else False,
                     )
@@ -65,7 +65,7 @@ class Trainer:
                     model.towers_.load_state_dict(model._best)
             finally:
                 model.loss_ = list(state.losses)
-                model._show(self.data)
+                model._show_images(self.data)
 
     def step(self, epoch: int, first: int, last: int) -> tuple[float, int, int]:
         """Trains on batches first..last of an epoch; returns the summed loss and, twice, the number of captions."""

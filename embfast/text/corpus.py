@@ -288,7 +288,7 @@ class Corpus:
         """Sizes, and a checksum of words, counts and the first 65,536 ids and offsets, to recognise the corpus by."""
         crc = zlib.crc32("\0".join(self.words).encode("utf-8", "surrogatepass"))
         for array in (self.counts, self.offsets[: 1 << 16], self.ids[: 1 << 16]):
-            crc = zlib.crc32(np.ascontiguousarray(array), crc)
+            crc = zlib.crc32(np.ascontiguousarray(array).data, crc)
         return {"words": len(self.words), "documents": len(self), "tokens": self.n_tokens, "crc": crc}
 
 

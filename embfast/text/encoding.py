@@ -126,6 +126,9 @@ def files_fingerprint(paths: list[Path], options: Options) -> dict[str, Any]:
     return {"files": [[str(path.resolve()), s.st_size, s.st_mtime_ns] for path, s in status], "options": names}
 
 
+_Selection = tuple[list[str], np.ndarray, int, int, int]  # words, counts, n_tokens, n_distinct and the largest count
+
+
 def encode(source: Any, options: Options, directory: storage.CorpusDirectory | None = None) -> Encoded:
     """Encodes a source of text; ids and offsets go to the directory, or to scratch arrays.
 
@@ -134,7 +137,7 @@ def encode(source: Any, options: Options, directory: storage.CorpusDirectory | N
         OSError: the temporary file of ids cannot be read back.
     """
     fixed = options.vocab is not None
-    with tempfile.TemporaryFile(dir=directory and directory.data) as spill:
+    with tempfile.TemporaryFile(dir=None if directory is None else directory.data) as spill:
         encoded = _fed_encoder(source, options, spill, options.vocab)
         found = encoded and _selected(encoded, options)
         if not found or (not fixed and found[3] > options.max_distinct):
@@ -142,7 +145,7 @@ def encode(source: Any, options: Options, directory: storage.CorpusDirectory | N
             encoded, found = _encode_pruned(source, options, spill)
         words, counts, n_tokens, n_distinct, largest = found
         if n_tokens == 0:
-            if fixed:
+            if options.vocab is not None:
                 raise ValueError(f"none of the {len(options.vocab)} words of vocab occurs in {source}")
             if n_distinct == 0:
                 raise ValueError(f"no words in {source}")
@@ -152,13 +155,13 @@ def encode(source: Any, options: Options, directory: storage.CorpusDirectory | N
             )
         allocate = scratch_array if directory is None else directory.array_of
         ids = allocate(n_tokens, np.int32, "ids")
-        cut = options.max_sentence is not None
-        offsets = (scratch_array if cut else allocate)(encoded.n_documents + 1, np.int64, "offsets")
+        longest = options.max_sentence
+        offsets = (allocate if longest is None else scratch_array)(encoded.n_documents + 1, np.int64, "offsets")
         if not encoded.write(ids, offsets):
             raise OSError("cannot read back the ids written to a temporary file")
-        if cut:
-            offsets = _cut(offsets, options.max_sentence, allocate)
-    return Encoded(options.vocab if fixed else words, counts, ids, offsets, encoded.n_newlines)
+        if longest is not None:
+            offsets = _cut(offsets, longest, allocate)
+    return Encoded(words if options.vocab is None else options.vocab, counts, ids, offsets, encoded.n_newlines)
 
 
 def _fed_encoder(source: Any, options: Options, spill: Any, words: list[str] | None, pruning: bool = False) -> Any:
@@ -182,13 +185,13 @@ def _fed_encoder(source: Any, options: Options, spill: Any, words: list[str] | N
     return encoder
 
 
-def _selected(encoder: Any, options: Options) -> tuple[list[str], np.ndarray, int, int, int]:
+def _selected(encoder: kernels.TextEncoder, options: Options) -> _Selection:
     """words, counts, n_tokens, n_distinct and the largest count."""
     fixed = options.vocab is not None
     return encoder.select(max(options.min_count, 1), options.max_vocab, options.keep, fixed)
 
 
-def _encode_pruned(source: Any, options: Options, spill: Any) -> tuple[Any, tuple]:
+def _encode_pruned(source: Any, options: Options, spill: Any) -> tuple[Any, _Selection]:
     """An encoder limited to the words that survive pruning, and what _selected gives: two more passes."""
     pruned = None if source.once else _fed_encoder(source, options, spill, None, pruning=True)
     if pruned is None or not pruned.n_documents:

@@ -300,7 +300,7 @@ class Parquet:
         return bytes(joined) + end
 
 
-def plain_chunks(path: Path, progress: ReadProgress | None) -> Iterator[bytes]:
+def plain_chunks(path: str | os.PathLike[str], progress: ReadProgress | None) -> Iterator[bytes]:
     """Yields the text of one file, plain or compressed, in chunks of about a megabyte."""
     with open(path, "rb", buffering=0) as file:
         regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
@@ -339,10 +339,14 @@ def _kind(start: bytes) -> str | None:
     return next((kind for kind, magic in _MAGIC.items() if magic.match(start)), None)
 
 
-_OPENERS = {"gz": lambda file: gzip.GzipFile(fileobj=file, mode="rb"), "bz2": bz2.BZ2File, "xz": lzma.LZMAFile}
+_OPENERS: dict[str, Callable[[Any], Any]] = {
+    "gz": lambda file: gzip.GzipFile(fileobj=file, mode="rb"),
+    "bz2": bz2.BZ2File,
+    "xz": lzma.LZMAFile,
+}
 
 
-def _plain_bytes(path: Path, file: Any, start: bytes) -> Iterator[bytes]:
+def _plain_bytes(path: str | os.PathLike[str], file: Any, start: bytes) -> Iterator[bytes]:
     """Yields the decompressed text in bounded chunks. `start` was already read: a pipe cannot seek back."""
     kind = _kind(start)
     source = _Unread(file, start)
@@ -366,7 +370,7 @@ def _plain_bytes(path: Path, file: Any, start: bytes) -> Iterator[bytes]:
         raise
 
 
-def _zstd_bytes(path: Path, source: _Unread) -> Iterator[bytes]:
+def _zstd_bytes(path: str | os.PathLike[str], source: _Unread) -> Iterator[bytes]:
     """Decompresses frame by frame; zstandard's stream_reader does not notice a truncated file."""
     unpacker, untouched = zstandard.ZstdDecompressor().decompressobj(), True
     batch: list[bytes] = []

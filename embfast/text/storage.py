@@ -85,8 +85,8 @@ class CorpusDirectory:
             before = json.loads((self.path / "corpus.json").read_text(encoding="utf-8"))["data"]
         except (OSError, ValueError, KeyError, TypeError):
             before = None
-        with replacing(self.path / "corpus.json") as file:
-            file.write(json.dumps(meta, indent=1).encode("utf-8"))
+        with replacing(self.path / "corpus.json") as stream:
+            stream.write(json.dumps(meta, indent=1).encode("utf-8"))
         self.committed = True
         for old in self.path.glob("data-*"):
             # Older than a day and not named: left by a killed process. Younger: another process may be writing it.

@@ -46,7 +46,7 @@ def blocks_per_slice(dim: int, window: int, threads: int) -> int:
 def forget_read(ids: np.ndarray, begin: int, end: int) -> None:
     """Releases the pages of ids[begin:end] if they are mapped from a file; reading them again is possible."""
     memory = getattr(ids, "_mmap", None)  # a copy or an unpickled array has none
-    if memory is None or ids.mode == "c" or not hasattr(mmap, "MADV_DONTNEED"):
+    if memory is None or getattr(ids, "mode", None) == "c" or not hasattr(mmap, "MADV_DONTNEED"):
         return
     start = ids.ctypes.data - np.frombuffer(memory, np.uint8).ctypes.data
     lo = -(-(start + begin * ids.itemsize) // mmap.PAGESIZE) * mmap.PAGESIZE

@@ -9,7 +9,8 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -26,6 +27,8 @@ from embfast.training.tables import for_kernels, initial_weights
 from embfast.training.threads import ThreadTuner
 from embfast.vectors.vectors import Vectors
 
+_Model = TypeVar("_Model", bound="Estimator")
+
 
 class Estimator(ABC):
     """Base class of models: scikit-learn can clone them, set their parameters and use them in a Pipeline.
@@ -37,9 +40,20 @@ class Estimator(ABC):
 
     words_: list[str]
     counts_: np.ndarray
+    vectors_: Vectors
     loss_: list[float]
     _progress: Progress
-    _fingerprint: dict[str, int] | None
+    _fingerprint: dict[str, Any] | None
+
+    # What most models also have, used here if they do.
+    dim: int
+    epochs: int
+    seed: int
+    threads: int | None
+    device: Any
+    fit: Callable[..., "Estimator"]
+    _cpu_only: Callable[[], str | None]
+    _show: Callable[[], None]
 
     @classmethod
     def settings(cls) -> dict[str, inspect.Parameter]:
@@ -51,7 +65,7 @@ class Estimator(ABC):
         """The settings by name."""
         return {name: getattr(self, name) for name in self.settings()}
 
-    def set_params(self, **params: Any) -> "Estimator":
+    def set_params(self: _Model, **params: Any) -> _Model:
         """Changes settings, effective from the next fit, and returns self.
 
         If the weights of a trained model no longer match its settings, save and partial_fit raise an error.
@@ -135,7 +149,7 @@ class Estimator(ABC):
 
     def _resumed(self, run: "FitRun", data: dict[str, int]) -> bool:
         """Restores the checkpoint if there is one to continue from. data: fingerprint of the training data."""
-        if not (run.resume and os.path.exists(run.checkpoint)):
+        if not run.resume or run.checkpoint is None or not os.path.exists(run.checkpoint):
             self._progress, self._fingerprint = Progress(), data
             return False
         saved = type(self).load(run.checkpoint)
@@ -144,7 +158,7 @@ class Estimator(ABC):
         self._fingerprint = data
         return True
 
-    def _take(self, saved: "Estimator") -> None:
+    def _take(self: _Model, saved: _Model) -> None:
         """Copies what another model has learned; the settings stay."""
         vars(self).update({name: value for name, value in vars(saved).items() if name not in self.settings()})
 
@@ -177,9 +191,9 @@ class Estimator(ABC):
             for session in sessions:
                 session.fetch()
 
-        def save() -> None:
+        def save(path: FilePath) -> None:
             fetch()
-            write_model(run.checkpoint, self)
+            write_model(path, self)
 
         try:
             train(
@@ -193,7 +207,7 @@ class Estimator(ABC):
                 threads=threads,
                 after_slice=after_slice,
                 unit=unit,
-                save=None if run.checkpoint is None else save,
+                save=None if run.checkpoint is None else partial(save, run.checkpoint),
                 save_minutes=run.minutes,
                 progress=run.progress,
             )
@@ -224,7 +238,7 @@ class Estimator(ABC):
         write_model(path, self)
 
     @classmethod
-    def load(cls, path: FilePath) -> "Estimator":
+    def load(cls: type[_Model], path: FilePath) -> _Model:
         """Reads a file written by save, or a checkpoint.
 
         Raises:
@@ -277,6 +291,8 @@ class FitRun(NamedTuple):
 class WindowModel(Estimator):
     """Base of Word2Vec and Node2Vec: each word has a row in w_in, in w_out (negatives > 0) and in w_nodes (hs)."""
 
+    negatives: int
+    hs: bool
     _tables: dict[str, np.ndarray]
     _reach = 0.5  # initial weights are uniform in (-_reach, _reach) / dim
 

@@ -4,7 +4,7 @@ A model says which rows meet (Windows), what predicts them (Outputs) and with wh
 sequences, draws negatives, calls the kernel slice by slice, and shows, saves and resumes the run.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -81,7 +81,7 @@ class Part(NamedTuple):
     tags: tags of the documents, whose rows are in w_docs.
     """
 
-    tables: dict[str, np.ndarray | None]
+    tables: Mapping[str, np.ndarray | None]
     windows: Windows
     outputs: Outputs
     rates: tuple[float, float]
@@ -279,7 +279,7 @@ def drawn_ahead(draw: Callable[[int], Any], first: int, last: int, threads: int)
         yield draw
         return
     with ThreadPoolExecutor(1) as pool:
-        pending: dict[int, Future] = {}
+        pending: dict[int, Future[Any]] = {}
 
         def start(number: int) -> None:
             if number < last:

@@ -13,14 +13,15 @@ from embfast.files.durable import FilePath, descriptor_of
 
 def check_int(name: str, value: Any, lowest: int, highest: int) -> None:
     """Raises ValueError unless value is an integer in lowest..highest."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not lowest <= value <= highest:
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or not lowest <= value <= highest:
         raise ValueError(f"{name} must be a whole number from {lowest:,} to {highest:,}, got {value!r}")
 
 
 def check_float(name: str, value: Any, lowest: float, highest: float, *, above: bool = False) -> None:
     """Raises ValueError unless value is a number in lowest..highest; above=True excludes lowest itself."""
-    fine = not isinstance(value, bool) and isinstance(value, numbers.Real) and lowest <= value <= highest
-    if not fine or (above and value == lowest):
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not number or not lowest <= value <= highest or (above and value == lowest):
         low = f"above {lowest:g}" if above else f"from {lowest:g}"
         raise ValueError(f"{name} must be a number {low} to {highest:g}, got {value!r}")
 

@@ -1,5 +1,7 @@
 """Weight tables: initial values, growth with the vocabulary, and means of rows."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from embfast import kernels
@@ -29,7 +31,7 @@ def initial_weights(table: np.ndarray, dim: int, seed: int, first: int = 0, reac
 
 
 def grown_vocabulary(
-    words: list[str], counts: np.ndarray, more: list[str], more_counts: np.ndarray
+    words: list[str], counts: np.ndarray, more: Sequence[str], more_counts: np.ndarray
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Merges words into a vocabulary: all words, their counts, and the row of each old word, then of each new one.
 

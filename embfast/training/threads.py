@@ -24,6 +24,8 @@ class ThreadTuner:
         trying: whether the next slice is a short trial.
     """
 
+    _choice: Generator[None, float, None] | None
+
     def __init__(self, asked: int | None) -> None:
         self.most = asked or cores()
         self.keep_all()

@@ -21,7 +21,7 @@ class Moments:
     costs no digits. Memory: three numbers per column, and 2 MB besides the caller's rows.
     """
 
-    def __init__(self, dim: int):
+    def __init__(self, dim: int) -> None:
         self.n = 0
         self._origin = np.zeros(dim)  # the first row
         self._mean = np.zeros(dim)  # mean of the rows minus the origin

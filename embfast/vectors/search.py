@@ -76,7 +76,7 @@ class CosineSearch:
         self, queries: np.ndarray, k: int, restrict: int | None, excluded: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Rows of highest cosine with each query, float (m, dim); ternary queries on ternary rows count bits."""
-        if (levels := self._as_ternary(queries)) is not None:
+        if isinstance(self.matrix, TernaryMatrix) and (levels := self._as_ternary(queries)) is not None:
             stop, k = self._within(k, restrict)
             return self.matrix.top(levels, k, stop=stop, excluded=excluded)
         return self._nearest_floats(queries, k, restrict, excluded)

@@ -32,7 +32,7 @@ class Vectors:
         matrix: float32 (len(keys), dim), or a TernaryMatrix of this shape.
     """
 
-    def __init__(self, keys: Iterable[str], matrix: np.ndarray | TernaryMatrix):
+    def __init__(self, keys: Iterable[str], matrix: np.ndarray | TernaryMatrix) -> None:
         self.keys = keys if isinstance(keys, list) else list(keys)
         self.matrix = matrix if isinstance(matrix, TernaryMatrix) else np.asarray(matrix, dtype=np.float32)
         if self.matrix.ndim != 2 or len(self.matrix) != len(self.keys):
@@ -269,7 +269,7 @@ class Vectors:
 
     # ---- files ----------------------------------------------------------------------------------------------------
 
-    def save(self, path: str | os.PathLike, format: str | None = None) -> None:
+    def save(self, path: str | os.PathLike[str], format: str | None = None) -> None:
         """Writes a file in the format of its extension, or in `format`: see formats.write.
 
         .bin is word2vec binary, .txt and .vec are word2vec and fastText text, .npz and .safetensors are archives of
@@ -291,7 +291,7 @@ class Vectors:
     @classmethod
     def load(
         cls,
-        path: str | os.PathLike,
+        path: str | os.PathLike[str],
         format: str | None = None,
         *,
         mmap: bool = False,
@@ -310,7 +310,7 @@ class Vectors:
         """
         return cls(*formats.read(path, format, mmap=mmap, limit=limit, errors=errors, encoding=encoding))
 
-    def save_projector(self, directory: str | os.PathLike) -> None:
+    def save_projector(self, directory: str | os.PathLike[str]) -> None:
         """Writes tensors.tsv and metadata.tsv for TensorBoard's embedding projector to `directory`."""
         formats.write_projector(directory, self.keys, self.matrix)
 

@@ -137,7 +137,7 @@ class CooccurrenceMatrix:
         check_float("memory_gb", memory_gb, 0, 1e6, above=True)
         check_machine(threads, 0)
         check_corpus(corpus)
-        settings = {
+        settings: dict[str, Any] = {
             "window": int(window),
             "symmetric": bool(symmetric),
             "distance_weighting": bool(distance_weighting),

@@ -98,5 +98,6 @@ def count_pairs(
                 rows(counter.merge)
         except OSError as error:
             where = directory or tempfile.gettempdir()
-            raise OSError(error.errno, f"cannot write co-occurrences in {where}: {os.strerror(error.errno)}") from None
+            why = os.strerror(error.errno or 0)
+            raise OSError(error.errno, f"cannot write co-occurrences in {where}: {why}") from None
     return counter.n_entries

@@ -180,7 +180,7 @@ class GloVe(Estimator):
     def transform(self, corpus: Corpus) -> np.ndarray:
         """Mean vector of the known words of each document, float32 (len(corpus), vector size); zeros without any."""
         self._check_fitted()
-        return document_means(self.vectors_.matrix, self.words_, corpus)
+        return document_means(np.asarray(self.vectors_.matrix), self.words_, corpus)
 
     def fit_transform(self, corpus: Corpus, y: Any = None) -> np.ndarray:
         """Fits the model and transforms the same corpus."""
@@ -283,7 +283,8 @@ class GloVe(Estimator):
         state, job = self._progress, self._job()
         groups, entries = group(matrix, place, len(self.words_), self.shuffle, self.seed)
         sizes = np.diff(groups)
-        order, ends, ordered = None, None, -1  # of the current epoch
+        order, ends = np.empty(0, np.int32), np.empty(0, np.int64)  # of epoch `ordered`
+        ordered = -1
 
         def step(epoch: int, first: int, last: int) -> tuple[float, int, int]:
             nonlocal order, ends, ordered
@@ -305,8 +306,9 @@ class GloVe(Estimator):
         entries, parts, runs = make_runs(matrix, place, len(self.words_), self.seed)
         n_parts, sizes = len(parts) - 1, np.diff(runs)
         on_device = kernels.device_entries(device, self._job(), self._tables, entries, parts, runs)
-        # Of the current epoch: the order of parts, their edges in the order of runs, and the last entry of each run.
-        turns, edges, ends, ordered = None, None, None, -1
+        # Of epoch `ordered`: the order of parts, their edges in the order of runs, and the last entry of each run.
+        turns, edges, ends = np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.int64)
+        ordered = -1
 
         def step(epoch: int, first: int, last: int) -> tuple[float, int, int]:
             nonlocal turns, edges, ends, ordered
@@ -442,5 +444,5 @@ def _fingerprint(matrix: CooccurrenceMatrix) -> dict[str, int]:
     """Identifies a matrix by its sizes and a checksum of words, counts and the first entries."""
     crc = zlib.crc32("\0".join(matrix.words).encode("utf-8", "surrogatepass"))
     for array in (matrix.counts, matrix.entries[: 1 << 16]):
-        crc = zlib.crc32(np.ascontiguousarray(array).view(np.uint8), crc)
+        crc = zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data, crc)
     return {"words": len(matrix.words), "entries": len(matrix), "crc": crc}

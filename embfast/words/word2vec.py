@@ -175,7 +175,7 @@ class Word2Vec(WindowModel):
         (20, 8)
         """
         self._check_fitted()
-        return document_means(self.vectors_.matrix, self.words_, corpus)
+        return document_means(np.asarray(self.vectors_.matrix), self.words_, corpus)
 
     def fit_transform(self, corpus: Corpus, y: Any = None) -> np.ndarray:
         """Calls fit, then transform."""

@@ -1,0 +1,27 @@
+"""What a saved file holds, as other readers of safetensors see it."""
+
+import json
+import tempfile
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+
+def tensors(model):
+    """All tensors that `save` writes, by name."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        model.save(path)
+        return load_file(path)
+
+
+def tensors_of(path):
+    """The tensors of a model file, by name."""
+    return load_file(path)
+
+
+def progress_of(path):
+    """Where the run stood that wrote a model file: before, epoch, block, loss, examples, losses."""
+    with safe_open(path, "numpy") as file:
+        return json.loads(file.metadata()["progress"])

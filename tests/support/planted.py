@@ -1,0 +1,515 @@
+"""Faults for tests/mutants.py: settings that are swapped, and texts of the sources with what is planted instead.
+
+Longer than 500 lines, since it is one table.
+"""
+
+# Settings that a call could take for each other: each stands where the other one should.
+SWAPPED = {
+    "Word2Vec": "window negatives, lr min_lr, sample ns_exponent, shrink_windows cbow_mean, cbow cbow_mean, "
+    "cbow shrink_windows, hs cbow, epochs negatives, dim window, hs negatives_shared, sample lr",
+    "Doc2Vec": "window negatives, lr min_lr, sample ns_exponent, shrink_windows dbow_words, tag_weight window, "
+    "epochs negatives, dim window, hs negatives_shared, mode dm, shrink_windows negatives_shared, min_count window, "
+    "sample min_lr, tag_weight negatives",
+    "GloVe": "x_max alpha, symmetric distance_weighting, lr alpha, window epochs, vectors shuffle, memory_gb x_max",
+    "Node2Vec": "p q, restart gamma, walk_length walks_per_node, window negatives, lr min_lr, sample ns_exponent, "
+    "sample restart, epochs walks_per_node, hs negatives_shared, plus shrink_windows, q restart, p gamma, dim window, "
+    "window walk_length, hs shrink_windows, shrink_windows negatives_shared",
+    "LINE": "lr min_lr, negatives epochs, ns_exponent lr, dim negatives",
+    "FullNetworkEmbedding": "lower upper, at pool, precision errors, batch workers, at errors, layers at",
+    "LayerEmbedding": "at pool, views combine, l2 whiten, batch reduce, precision errors, batch workers, layer at",
+    "Multimodal": "dim word_dim, hidden batch, margin temperature, k batch, lr weight_decay, clip dropout, "
+    "bidirectional tune_words, bucketed distinct_images, text pooling, loss similarity, warmup patience, "
+    "min_count max_words, batch k, lr clip, lr_drop patience, precision pooling, seed k, dropout temperature",
+    "Phrases": "min_count threshold, scoring delimiter",
+}
+
+# Of what the models share: (model that is asked, file, text, what is planted). The other tests of the file follow.
+SHARED = {
+    "draws of partial_fit are those of fit": (
+        "Word2Vec",
+        "training/sequences.py",
+        "return self._step(sessions, [given] * len(sessions), state.before + epoch, first,",
+        "return self._step(sessions, [given] * len(sessions), epoch, first,",
+    ),
+    "draws of partial_fit are those of fit, in Doc2Vec": (
+        "Doc2Vec",
+        "training/sequences.py",
+        "return self._step(sessions, [given] * len(sessions), state.before + epoch, first,",
+        "return self._step(sessions, [given] * len(sessions), epoch, first,",
+    ),
+    "negatives are those of the first epoch": (
+        "Word2Vec",
+        "training/sequences.py",
+        'arrays["noise"] = self._pool(epoch, block)',
+        'arrays["noise"] = self._pool(0, block)',
+    ),
+    "negatives are those of the first epoch, in Doc2Vec": (
+        "Doc2Vec",
+        "training/sequences.py",
+        'arrays["noise"] = self._pool(epoch, block)',
+        'arrays["noise"] = self._pool(0, block)',
+    ),
+    "negatives are those of the first buffer": (
+        "Node2Vec",
+        "training/sequences.py",
+        'arrays["noise"] = self._pool(epoch, block)',
+        'arrays["noise"] = self._pool(0, block)',
+    ),
+    "buffers of partial_fit are those of fit": (
+        "Node2Vec",
+        "training/sequences.py",
+        "return self._step(sessions, next_buffer(number), number, 0, before)",
+        "return self._step(sessions, next_buffer(number), number - state.before * n, 0, before)",
+    ),
+    "walks of partial_fit are those of fit": (
+        "Node2Vec",
+        "graphs/node2vec.py",
+        "epoch, buffer = divmod(number, n_buffers)",
+        "epoch, buffer = divmod(number, n_buffers)\n            epoch = epoch % self.epochs",
+    ),
+    "walks of each epoch are those of the first": (
+        "Node2Vec",
+        "graphs/node2vec.py",
+        "walks.read(epoch, int(first[buffer])",
+        "walks.read(0, int(first[buffer])",
+    ),
+    "edges of each buffer are those of the first": (
+        "LINE",
+        "graphs/line.py",
+        "self._table.sample(n, seed, number)",
+        "self._table.sample(n, seed, 0)",
+    ),
+    "both orders draw the same edges": (
+        "LINE",
+        "graphs/line.py",
+        '_seed(self.seed, "edges " + order), number)',
+        '_seed(self.seed, "edges"), number)',
+    ),
+    "an order of GloVe for all epochs": (
+        "GloVe",
+        "words/glove.py",
+        "order = kernels.random_order(len(sizes), self.seed, state.before + epoch)",
+        "order = kernels.random_order(len(sizes), self.seed, 0)",
+    ),
+    "parts of GloVe are shuffled as in the first epoch": (
+        "GloVe",
+        "words/glove.py",
+        "seed=self.seed,\n                epoch=state.before + epoch,\n                threads",
+        "seed=self.seed,\n                epoch=epoch,\n                threads",
+    ),
+    "the rates are swapped": (
+        "Word2Vec",
+        "training/sequences.py",
+        "lr_first=self.rates[0],\n            lr_last=self.rates[1],",
+        "lr_first=self.rates[1],\n            lr_last=self.rates[0],",
+    ),
+    "the rate does not fall from epoch to epoch": (
+        "Word2Vec",
+        "training/sequences.py",
+        "state.before + epoch, first, epoch * n_tokens)",
+        "state.before + epoch, first, 0)",
+    ),
+    "the rate does not fall from buffer to buffer": (
+        "LINE",
+        "training/sequences.py",
+        "before = epoch * per_epoch + int(edges[first])",
+        "before = int(edges[first])",
+    ),
+    "the exponent of the negatives is dropped": (
+        "Word2Vec",
+        "training/sequences.py",
+        "weights = noise_weights(part.outputs.counts, part.outputs.exponent)",
+        "weights = noise_weights(part.outputs.counts, 0.75)",
+    ),
+    "the exponent of the negatives is dropped, in LINE": (
+        "LINE",
+        "training/sequences.py",
+        "weights = noise_weights(part.outputs.counts, part.outputs.exponent)",
+        "weights = noise_weights(part.outputs.counts, 0.75)",
+    ),
+    "the exponent is dropped in inference": (
+        "Doc2Vec",
+        "training/sequences.py",
+        "kernels.NoiseTable(noise_weights(self.counts, self.exponent)) if",
+        "kernels.NoiseTable(noise_weights(self.counts, 0.75)) if",
+    ),
+    "nothing is subsampled": (
+        "Word2Vec",
+        "training/sequences.py",
+        "self._keep = keep_thresholds(counts, sample)",
+        "self._keep = keep_thresholds(counts, 0)",
+    ),
+    "tags weigh as a word": (
+        "Doc2Vec",
+        "training/sequences.py",
+        "repeated = part.tags.repeated(part.windows.tag_weight)",
+        "repeated = part.tags.repeated(1)",
+    ),
+    "a shared negative has the whole weight": (
+        "Word2Vec",
+        "training/sampling.py",
+        "return NegativeSharing(shared, centers, drawn, negatives / drawn)",
+        "return NegativeSharing(shared, centers, drawn, 1.0)",
+    ),
+    "counts weigh the negatives wrongly": (
+        "Word2Vec",
+        "training/sampling.py",
+        "logs = exponent * np.log(np.maximum(counts, 1))",
+        "logs = -exponent * np.log(np.maximum(counts, 1))",
+    ),
+    "partial_fit forgets the epochs before": (
+        "Word2Vec",
+        "training/estimator.py",
+        "Progress(before=before.before + before.epoch, losses",
+        "Progress(before=before.epoch, losses",
+    ),
+    "partial_fit forgets the losses": (
+        "GloVe",
+        "training/estimator.py",
+        ", losses=list(before.losses))",
+        ")",
+    ),
+    "a run is resumed with other settings": (
+        "LINE",
+        "training/estimator.py",
+        "if n not in free and before[n] != now[n]",
+        "if False and n not in free and before[n] != now[n]",
+    ),
+    "a run is resumed with other data": (
+        "LINE",
+        "training/estimator.py",
+        "if saved._fingerprint != corpus:",
+        "if False:",
+    ),
+    "a refused fit forgets the model": (
+        "Multimodal",
+        "training/estimator.py",
+        "            vars(self).clear()\n            vars(self).update(before)\n            raise",
+        "            raise",
+    ),
+    "settings are checked after the model is changed": (
+        "Word2Vec",
+        "training/estimator.py",
+        "plain_scalar(getattr(self, name)))\n        self._check()",
+        "plain_scalar(getattr(self, name)))\n        self.words_ = []\n        self._check()",
+    ),
+    "numbers of numpy are kept": (
+        "Word2Vec",
+        "training/estimator.py",
+        "setattr(self, name, plain_scalar(getattr(self, name)))",
+        "setattr(self, name, getattr(self, name))",
+    ),
+    "new words get the first weights of others": (
+        "Word2Vec",
+        "training/estimator.py",
+        "initial_weights(fresh, self.dim, self.seed, n_old, self._reach)",
+        "initial_weights(fresh, self.dim, self.seed, 0, self._reach)",
+    ),
+    "rows stay when words move": (
+        "Word2Vec",
+        "training/estimator.py",
+        "table[row[:n_old]] = self._tables[name]",
+        "table[:n_old] = self._tables[name]",
+    ),
+    "a checkpoint lacks the block": (
+        "Word2Vec",
+        "training/loop.py",
+        "                state.block = last\n",
+        "                state.block = first\n                first = last\n",
+    ),
+    "a callable is not told": (
+        "GloVe",
+        "training/progress.py",
+        "        yield progress\n",
+        "        yield lambda status: None\n",
+    ),
+    "False shows lines too": (
+        "Word2Vec",
+        "training/progress.py",
+        "elif progress is False or (progress is None and not terminal):",
+        "elif progress is None and not terminal:",
+    ),
+    "auto is told where progress is False": (
+        "Word2Vec",
+        "training/loop.py",
+        "if progress is not False:",
+        "if True:",
+    ),
+    "the first weights are the same for every seed": (
+        "GloVe",
+        "training/tables.py",
+        "philox = np.random.Philox(key=seed)",
+        "philox = np.random.Philox(key=0)",
+    ),
+    "counts are those of the last corpus": (
+        "Word2Vec",
+        "training/tables.py",
+        "total[place] += more_counts",
+        "total[place] = more_counts",
+    ),
+    "words of the same count change places": (
+        "Word2Vec",
+        "training/tables.py",
+        'np.argsort(-total, kind="stable"), list(index)',
+        "np.argsort(total), list(index)",
+    ),
+    "the optimiser starts anew in partial_fit": (
+        "Multimodal",
+        "multimodal/model.py",
+        "        self._best, self._best_score, self._stale = None, -math.inf, 0\n        self._texts",
+        "        self._make_optimizer()\n        self._best, self._best_score, self._stale = None, -math.inf, 0\n"
+        "        self._texts",
+    ),
+    "p is the bias of other steps, in walks": (
+        "Node2Vec",
+        "graphs/walks.py",
+        "bias = inverse_p if drawn[i] == previous[i] else bias",
+        "bias = inverse_q if drawn[i] == previous[i] else bias",
+    ),
+    "a restart is never drawn": (
+        "Node2Vec",
+        "graphs/walks.py",
+        "if _unit(_at(keys[i], number | _RESTART)) < restart:",
+        "if _unit(_at(keys[i], number | _RESTART)) < 0:",
+    ),
+    "gamma pulls the wrong way": (
+        "Node2Vec",
+        "graphs/walks.py",
+        "found[row] = max(0.0, mean + gamma * np.sqrt",
+        "found[row] = max(0.0, mean - gamma * np.sqrt",
+    ),
+    "the excess of a return is dropped": (
+        "Node2Vec",
+        "graphs/walks.py",
+        "excess = max(0.0, inverse_p - most)",
+        "excess = 0.0 * max(0.0, inverse_p - most)",
+    ),
+    "the last try takes any edge": (
+        "Node2Vec",
+        "graphs/walks.py",
+        "            if again and target < total:\n                return place",
+        "            if again:\n                return place",
+    ),
+    "a step of a metapath is of the next type": (
+        "Node2Vec",
+        "graphs/walks.py",
+        "type_ = np.uint64(pattern[step % len(pattern)])",
+        "type_ = np.uint64(pattern[(step + 1) % len(pattern)])",
+    ),
+}  # fmt: skip
+TESTS_OF = {
+    "training/": ("tests/test_training.py",),
+    "graphs/walks.py": ("tests/test_walks.py",),
+}
+
+# Of C++: (file below csrc/, text, what is planted). The tests of the folder must see it.
+COMPILED = {
+    "the labels of the path are upside down": (
+        "sequences/outputs.h",
+        "*weight++ = all, *label++ = 1.0f - codes[j];",
+        "*weight++ = all, *label++ = codes[j];",
+    ),
+    "the labels of the path are upside down, in skip-gram of the path alone": (
+        "sequences/windows.h",
+        "label[j] = 1.0f - codes[begin + j];",
+        "label[j] = codes[begin + j];",
+    ),
+    "a negative that is the center counts": (
+        "sequences/outputs.h",
+        "own += drawn[k] == center[t] ? share[t] : 0.0f;",
+        "own += drawn[k] == center[t] ? 0.0f : 0.0f;",
+    ),
+    "a negative that is the center goes unseen in whole windows": (
+        "sequences/windows.h",
+        "for (int t = 0; t < n_centers; ++t) same |= drawn[k] == center[t];",
+        "for (int t = 1; t < n_centers; ++t) same |= drawn[k] == center[t];",
+    ),
+    "the weight of a negative is dropped": (
+        "sequences/outputs.h",
+        "*weight++ = scale * (all - own), *label++ = 0.0f;",
+        "*weight++ = (all - own), *label++ = 0.0f;",
+    ),
+    "the weight of a negative is dropped, in CBOW": (
+        "sequences/sequences.cpp",
+        "weight[0].assign(job.centers * job.drawn, job.scale);",
+        "weight[0].assign(job.centers * job.drawn, 1.0f);",
+    ),
+    "a window is one word short on the right": (
+        "sequences/outputs.h",
+        "distance > radius ||",
+        "distance >= radius ||",
+    ),
+    "a window is one word short on the left": (
+        "sequences/windows.h",
+        "return center - b.radius > b.first ? center - b.radius : b.first;",
+        "return center - b.radius + 1 > b.first ? center - b.radius + 1 : b.first;",
+    ),
+    "a window reaches into the next document": (
+        "sequences/windows.h",
+        "return center + b.radius + 1 < b.last ? center + b.radius + 1 : b.last;",
+        "return center + b.radius + 1 < b.last + 1 ? center + b.radius + 1 : b.last + 1;",
+    ),
+    "a step goes the wrong way": (
+        "sequences/passes.h",
+        "return (label - reciprocal(denominator)) * (weight * lr);",
+        "return (reciprocal(denominator) - label) * (weight * lr);",
+    ),
+    "the loss of a positive has no score": (
+        "sequences/passes.h",
+        "(score - label * score));",
+        "(score - 0.0f * label * score));",
+    ),
+    "the last rows of a batch are not scored": (
+        "sequences/passes.h",
+        "for (; i < b.n_in; ++i) dots<1, J>(b, i);",
+        "for (; i + 1 < b.n_in; ++i) dots<1, J>(b, i);",
+    ),
+    "the last output of a tile is left out": (
+        "sequences/passes.h",
+        "const int begin = n_out * t / tiles, width = n_out * (t + 1) / tiles - begin;",
+        "const int begin = n_out * t / tiles, width = n_out * (t + 1) / tiles - begin - (t > 0);",
+    ),
+    "columns of one row are not merged": (
+        "sequences/passes.h",
+        "while (twin < n_out && s.out[twin] != b.out[j]) ++twin;",
+        "twin = n_out;",
+    ),
+    "a row that stands twice is added once": (
+        "sequences/windows.h",
+        "s.weight[row * n_out + j] += weight[i * n_out + j];",
+        "s.weight[row * n_out + j] = weight[i * n_out + j];",
+    ),
+    "a repetition one token away goes unseen": (
+        "sequences/train_block.cpp",
+        "for (int r = reach; r > 0; --r) {",
+        "for (int r = reach; r > 1; --r) {",
+    ),
+    "the rate starts again in every epoch": (
+        "sequences/train_block.cpp",
+        "static_cast<double>(job.tokens_before + begin) /",
+        "static_cast<double>(begin) /",
+    ),
+    "a window is never full": (
+        "sequences/train_block.cpp",
+        "1 + static_cast<int>(below(width(begin + center), job.window)) : job.window",
+        "1 + static_cast<int>(below(width(begin + center), job.window)) : (job.window + 1) / 2",
+    ),
+    "widths are those of the first block": (
+        "sequences/train_block.cpp",
+        "below(width(begin + center), job.window)",
+        "below(width(center), job.window)",
+    ),
+    "draws are read past the end of the pool": (
+        "sequences/train_block.cpp",
+        "if (next_draw + draws > job.n_noise) next_draw = 0;",
+        "if (next_draw + draws > job.n_noise) next_draw = job.n_noise - draws;",
+    ),
+    "the top of the tree is not merged at the end": (
+        "sequences/train_block.cpp",
+        "  top.merge(s.n_top);\n",
+        "",
+    ),
+    "hidden rows and deltas have each other's scale": (
+        "sequences/windows.h",
+        "job.mean ? share : 1.0f,\n                 job.mean ? 1.0f : share}",
+        "job.mean ? 1.0f : share,\n                 job.mean ? share : 1.0f}",
+    ),
+    "the missing word is the last word": (
+        "sequences/windows.h",
+        "p < b.first || p >= b.last ? job.w_in.n - 1",
+        "p < b.first || p >= b.last ? job.w_in.n - 2",
+    ),
+    "frozen words move": (
+        "sequences/windows.h",
+        "    if (job.frozen) return;\n    for (int p = left",
+        "    for (int p = left",
+    ),
+    "an inferred row is the sum of its epochs": (
+        "sequences/sequences.cpp",
+        "row[i] = sum[i] / static_cast<float>(averaged);",
+        "row[i] = sum[i];",
+    ),
+    "ties of the tree go to the leaf": (
+        "sequences/huffman.cpp",
+        "count[leaf] < count[node])) return leaf--;",
+        "count[leaf] <= count[node])) return leaf--;",
+    ),
+    "the codes of the tree are upside down": (
+        "sequences/huffman.cpp",
+        "code[second] = 1;",
+        "code[first] = 1;",
+    ),
+    "a step is clipped from above alone": (
+        "glove/train_group.cpp",
+        "smaller(splat(limit), larger(splat(-limit), x))",
+        "smaller(splat(limit), x)",
+    ),
+    "the bias moves by lr": (
+        "glove/train_group.cpp",
+        "rate = reinterpret_cast<V>((is_bias & reinterpret_cast<Ints>(splat(1.0f))) |",
+        "rate = reinterpret_cast<V>((is_bias & reinterpret_cast<Ints>(splat(job.lr))) |",
+    ),
+    "the weight has no power": (
+        "glove/train_group.cpp",
+        "(log_x_max - log) * job.alpha)",
+        "(log_x_max - log) * 1.0f)",
+    ),
+    "values above x_max weigh more": (
+        "glove/train_group.cpp",
+        "exp_minus(larger(zero(), (log_x_max - log) * job.alpha))",
+        "exp_minus((log_x_max - log) * job.alpha)",
+    ),
+    "a group is one entry short": (
+        "glove/train_group.cpp",
+        "  for (int64_t i = 0; i < n; ++i) {\n    if (i + ahead < n)",
+        "  for (int64_t i = 0; i + 1 < n; ++i) {\n    if (i + ahead < n)",
+    ),
+    "the shuffle begins anew in each epoch": (
+        "glove/train_group.cpp",
+        "const Stream draw(job.seed, job.epoch, Purpose::shuffle);",
+        "const Stream draw(job.seed, 0, Purpose::shuffle);",
+    ),
+    "rows of the same score come last first": (
+        "ternary/ternary.cpp",
+        "(a.key == b.key && a.row < b.row)",
+        "(a.key == b.key && a.row > b.row)",
+    ),
+    "a score has no sign": (
+        "ternary/ternary.cpp",
+        "dot * std::fabs(dot) / nonzeros",
+        "dot * dot / nonzeros",
+    ),
+    "a query finds itself": (
+        "ternary/ternary.cpp",
+        "|| r + i == own ||",
+        "||",
+    ),
+    "the last queries of a search are left out": (
+        "ternary/ternary_rows.cpp",
+        "  for (; q < m; ++q) {\n    for (int64_t r = 0; r < n; ++r) {",
+        "  for (; q + 1 < m; ++q) {\n    for (int64_t r = 0; r < n; ++r) {",
+    ),
+    "the last row of a tile is left out": (
+        "ternary/ternary_rows.cpp",
+        "for (; r < n; ++r) dot_tile<Q, 1>(queries, planes + 2 * words * r, words, dots + r, n);",
+        "for (; r + 1 < n; ++r) dot_tile<Q, 1>(queries, planes + 2 * words * r, words, dots + r, n);",
+    ),
+    "opposite levels count as equal ones": (
+        "ternary/ternary_rows.cpp",
+        "words_of(both[i]) - 2 * words_of(opposite[i])",
+        "words_of(both[i]) - 1 * words_of(opposite[i])",
+    ),
+    "bytes of counted bits run over": (
+        "ternary/ternary_rows.cpp",
+        "constexpr int64_t most_ones = 31;",
+        "constexpr int64_t most_ones = 63;",
+    ),
+}  # fmt: skip
+COMPILED_TESTS = {
+    "sequences": ("tests/test_kernels.py", "tests/test_contract.py", "tests/test_doc2vec.py", "tests/test_word2vec.py"),
+    "glove": ("tests/test_glove.py",),
+    "ternary": ("tests/test_ternary.py",),
+}
+
+# Faults that no test can see, and why.
+NOT_SEEN = {}

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import saved
 from numpy.testing import assert_array_equal
 from typer.testing import CliRunner
 
@@ -78,10 +79,11 @@ def purity(vectors, near, topics, of):
 
 def same_weights(a, b):
     assert a.words_ == b.words_
-    assert a._keys == b._keys
-    assert a._tables.keys() == b._tables.keys()
-    for name in a._tables:
-        assert_array_equal(a._tables[name], b._tables[name], err_msg=name)
+    assert a.vectors_.keys == b.vectors_.keys
+    ours, theirs = saved.tensors(a), saved.tensors(b)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        assert_array_equal(ours[name], theirs[name], err_msg=name)
 
 
 # ---- learning and inference ---------------------------------------------------------------------------------------
@@ -126,7 +128,7 @@ def test_documents_near_a_word_are_about_it(corpus):
 def test_inference_depends_on_the_words_and_the_seed_alone(corpus, mode, monkeypatch):
     new = [*reviews(30, seed=7)[0], ["a1"], ["unknown", "a2", "b1"]]
     model = small(epochs=2, **MODES[mode]).fit(corpus)
-    weights = {name: table.copy() for name, table in model._tables.items()}
+    weights = saved.tensors(model)
     expected = model.infer(new)
     model.threads = 2
     assert_array_equal(model.infer(new), expected)
@@ -137,8 +139,8 @@ def test_inference_depends_on_the_words_and_the_seed_alone(corpus, mode, monkeyp
     assert_array_equal(model.transform(Corpus.from_sentences(new)), expected)
     monkeypatch.setattr(embfast.documents.inference, "_WORK", 16 * 60)  # a call every few documents
     assert_array_equal(model.infer(new), expected)
-    for name, table in model._tables.items():
-        assert_array_equal(table, weights[name])
+    for name, tensor in saved.tensors(model).items():
+        assert_array_equal(tensor, weights[name])
     assert not np.array_equal(model.infer(new, epochs=3), expected)
     model.set_params(seed=5)
     assert not np.array_equal(model.infer(new), expected)

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import saved
 from typer.testing import CliRunner
 
 from embfast import Graph, Node2Vec
@@ -167,13 +168,13 @@ def test_partial_fit_learns_new_nodes_beside_the_old(settings):
 
 def test_partial_fit_goes_on_with_fresh_walks_and_leaves_missing_nodes_alone():
     model = Node2Vec(**SMALL, hs=True).fit(two_cliques())
-    words, nodes, counts = list(model.words_), model._tables["w_nodes"].copy(), model.counts_.copy()
+    words, nodes, counts = list(model.words_), saved.tensors(model)["w_nodes"], model.counts_.copy()
     before = {word: model.vectors_[word].copy() for word in words}
     part = Graph.from_edges(["a1", "a2", "a3"], ["a2", "a3", "a1"])
     model.partial_fit(part)
     assert model.words_ == words
     assert (model.counts_ == counts).all()  # with hs the tree stays
-    assert (model._tables["w_nodes"] != nodes).any()
+    assert (saved.tensors(model)["w_nodes"] != nodes).any()
     moved = {word for word in words if (model.vectors_[word] != before[word]).any()}
     assert moved == {"a1", "a2", "a3"}
     first = Node2Vec(**SMALL).partial_fit(two_cliques())  # untrained: as fit

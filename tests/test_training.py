@@ -9,6 +9,7 @@ import threading
 
 import numpy as np
 import pytest
+import saved
 from numpy.testing import assert_allclose, assert_array_equal
 
 from embfast import kernels
@@ -325,8 +326,9 @@ def test_a_model_comes_back_whole(model, tmp_path):
     assert_array_equal(again.counts_, model.counts_)
     assert again.loss_ == model.loss_
     assert_array_equal(again.vectors_.matrix, model.vectors_.matrix)
-    for name, table in model._tables.items():
-        assert_array_equal(again._tables[name], table)
+    again_holds = saved.tensors(again)
+    for name, tensor in saved.tensors(model).items():
+        assert_array_equal(again_holds[name], tensor, err_msg=name)
     assert os.listdir(tmp_path) == [path.name]
 
 

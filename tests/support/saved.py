@@ -16,6 +16,14 @@ def tensors(model):
         return load_file(path)
 
 
+def progress(model):
+    """Where the runs of a model stand, as its file says."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        model.save(path)
+        return progress_of(path)
+
+
 def tensors_of(path):
     """The tensors of a model file, by name."""
     return load_file(path)

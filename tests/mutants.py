@@ -125,7 +125,7 @@ def of_shared_parts(name):
 def of_cpp():
     for fault, (file, text, instead) in planted.COMPILED.items():
         folder = file.split("/")[0]
-        tests = [[test] for test in planted.COMPILED_TESTS[folder]]
+        tests = list(map(list, planted.COMPILED_TESTS[folder]))
         yield Mutant(folder, fault, [planted_in(Path("csrc") / file, text, instead)], tests)
 
 

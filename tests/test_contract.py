@@ -173,6 +173,7 @@ def test_the_kernel_of_sequences_is_told_each_setting_by_its_name(entry, threads
             for job, arrays, used in jobs:
                 check_job(job, {"dim": model.dim, "lr_first": model.lr, "lr_last": model.min_lr})
                 assert used == threads
+                assert job["tokens_before"] * model.epochs == job["epoch"] * job["tokens_total"]  # the rate goes on
                 assert float(job["drawn"] * job["scale"]) == pytest.approx(model.negatives)
                 if "window" in known:
                     check_job(job, {"window": model.window, "shrink": switch})

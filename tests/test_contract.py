@@ -371,12 +371,12 @@ def test_partial_fit_of_an_untrained_model_is_fit(entry):
 
 
 @each_model("partial_fit", "goes on")
-def test_partial_fit_of_the_same_data_is_one_more_epoch(entry):
+def test_partial_fits_of_the_same_data_are_more_epochs(entry):
     """At a constant learning rate: walks, orders and negatives of partial_fit are those of the next epoch."""
     model = fitted(entry, **entry.constant, epochs=1)
-    model.partial_fit(**entry.data()).set_params(epochs=2)
-    two = learned(entry, **entry.constant, epochs=2)
-    assert set(same(entry.bits(model), two)) <= {"tensor counts"}
+    model.partial_fit(**entry.data()).partial_fit(**entry.data()).set_params(epochs=3)
+    whole = learned(entry, **entry.constant, epochs=3)
+    assert set(same(entry.bits(model), whole)) <= {"tensor counts"}
 
 
 # ---- an estimator of scikit-learn ---------------------------------------------------------------------------------
@@ -580,6 +580,6 @@ def test_models_differ_with_a_reason():
     for (name, point), reason in DIFFERS.items():
         assert name in ENTRIES
         assert point in models.POINTS
-        assert reason
-    for entry in ENTRIES.values():
-        assert set(entry.no_flag) - {"layers"} <= set(inspect.signature(entry.kind).parameters) | {"layers"}
+        assert len(reason) > 4
+    told = {name for name in ENTRIES if (name, "told") not in DIFFERS}
+    assert told == {*models.SEQUENCES, "GloVe", *models.IMAGES}, "the tests of what kernels are told"

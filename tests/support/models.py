@@ -33,7 +33,6 @@ POINTS = {
     "auto": 'device="auto" is the CPU where no CUDA device is usable',
     "progress": "progress is an argument of fit",
     "told": "kernels are told each setting by its name",
-    "learns": "fit learns numbers from the data",
 }
 DIFFERS = {
     **{
@@ -66,7 +65,6 @@ DIFFERS = {
     ("Multimodal", "threads"): "torch has its own setting, torch.set_num_threads",
     ("Multimodal", "auto"): "device takes names of torch; None is the one that chooses",
     ("Multimodal", "told"): "the towers are torch modules: shapes and bits show each setting",
-    ("LayerEmbedding", "learns"): "without reduce nothing is learned from the pictures",
 }
 
 SPEED = "speed alone: one thread gives the same bits every time, more differ in the last digits"

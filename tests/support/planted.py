@@ -211,11 +211,11 @@ SHARED = {
         "table[row[:n_old]] = self._tables[name]",
         "table[:n_old] = self._tables[name]",
     ),
-    "a checkpoint lacks the block": (
+    "Ctrl-C writes no checkpoint": (
         "Word2Vec",
         "training/loop.py",
-        "                state.block = last\n",
-        "                state.block = first\n                first = last\n",
+        "                    if save:\n                        save()\n                    raise KeyboardInterrupt",
+        "                    raise KeyboardInterrupt",
     ),
     "a callable is not told": (
         "GloVe",

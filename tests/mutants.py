@@ -2,6 +2,7 @@
 
 python tests/mutants.py                    faults in Python: settings replaced, swapped or dropped, and shared parts
 python tests/mutants.py --only Node2Vec    those of one model
+python tests/mutants.py --each             settings replaced at one place of the code at a time: hours
 python tests/mutants.py --cpp              faults in C++, compiled for the baseline instruction set alone
 python tests/mutants.py --match PATTERN    those whose name holds a pattern
 
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +45,7 @@ class Mutant:
 
 
 def reads_of(kind, setting):
-    """Where methods read self.setting, by file: offsets of first and last byte; __init__ and _check do not count."""
+    """Where methods read self.setting, by file: first and last byte, and the method; not in __init__ and _check."""
     found = {}
     for owner in inspect.getmro(kind):
         if not owner.__module__.startswith("embfast."):
@@ -73,7 +75,9 @@ def reads_of(kind, setting):
                 ):
                     first = starts[node.lineno - 1] + node.col_offset
                     last = starts[node.end_lineno - 1] + node.end_col_offset
-                    found.setdefault(path.relative_to(ROOT), []).append((first, last))
+                    found.setdefault(path.relative_to(ROOT), []).append(
+                        (first, last, f"{owner.__name__}.{method.name}")
+                    )
     return found
 
 
@@ -82,8 +86,11 @@ def asked(name, *more):
     return [["tests/test_contract.py", "-k", name], [*dict.fromkeys((*more, *ENTRIES[name].tests))]]
 
 
-def of_settings(name):
-    """Each setting replaced by its default, or by another fixed value where the fit of the contract has the default."""
+def of_settings(name, each=False):
+    """Each setting replaced by its default, or by another fixed value where the fit of the contract has the default.
+
+    each: one place after the other; else all of them at once.
+    """
     entry = ENTRIES[name]
     for setting, parameter in inspect.signature(entry.kind).parameters.items():
         value = parameter.default
@@ -91,9 +98,18 @@ def of_settings(name):
             simple = [case.value for case in entry.changed[setting] if not callable(case.value)]
             value = simple[0] if simple and not isinstance(value, bool) and value is not None else value
         reads = reads_of(entry.kind, setting)
-        changes = [(path, [(*place, f"({value!r})") for place in places]) for path, places in reads.items()]
-        if changes:
+        changes = [
+            (path, [(first, last, f"({value!r})") for first, last, _ in places]) for path, places in reads.items()
+        ]
+        if changes and not each:
             yield Mutant(name, f"{setting} is {value!r}", changes, asked(name))
+        named = Counter()
+        for path, places in reads.items() if each else ():
+            for first, last, method in places:
+                named[method] += 1
+                where = method if named[method] == 1 else f"{method}, place {named[method]}"
+                change = path, [(first, last, f"({value!r})")]
+                yield Mutant(name, f"{setting} is {value!r} in {where}", [change], asked(name))
 
 
 def of_swaps(name):
@@ -102,7 +118,7 @@ def of_swaps(name):
         changes = {}
         for setting, instead in ((one, other), (other, one)):
             for path, places in reads_of(ENTRIES[name].kind, setting).items():
-                changes.setdefault(path, []).extend((*place, f"self.{instead}") for place in places)
+                changes.setdefault(path, []).extend((first, last, f"self.{instead}") for first, last, _ in places)
         yield Mutant(name, f"{one} and {other} swapped", list(changes.items()), asked(name))
 
 
@@ -219,11 +235,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="MODEL", choices=list(ENTRIES))
     parser.add_argument("--cpp", action="store_true")
+    parser.add_argument("--each", action="store_true", help="settings alone, one place after the other")
     parser.add_argument("--match", default="", metavar="PATTERN")
     args = parser.parse_args()
     mutants = list(of_cpp()) if args.cpp else []
     for name in [] if args.cpp else [args.only] if args.only else ENTRIES:
-        mutants += [*of_settings(name), *of_swaps(name), *of_shared_parts(name)]
+        mutants += of_settings(name, args.each)
+        if not args.each:
+            mutants += [mutant for mutant in of_settings(name, True) if mutant.name.startswith("seed ")]
+            mutants += [*of_swaps(name), *of_shared_parts(name)]
     mutants = [mutant for mutant in mutants if re.search(args.match, f"{mutant.model}: {mutant.name}")]
     print(f"{len(mutants)} faults", flush=True)
     survivors = []

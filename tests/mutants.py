@@ -109,7 +109,8 @@ def of_settings(name, each=False):
                 named[method] += 1
                 where = method if named[method] == 1 else f"{method}, place {named[method]}"
                 change = path, [(first, last, f"({value!r})")]
-                yield Mutant(name, f"{setting} is {value!r} in {where}", [change], asked(name))
+                more = planted.TESTS_OF["device"] if "_device_" in method else ()
+                yield Mutant(name, f"{setting} is {value!r} in {where}", [change], asked(name, *more))
 
 
 def of_swaps(name):

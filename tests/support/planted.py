@@ -300,6 +300,7 @@ SHARED = {
 TESTS_OF = {
     "training/": ("tests/test_training.py",),
     "graphs/walks.py": ("tests/test_walks.py",),
+    "device": ("tests/test_device_glove.py", "tests/test_device.py"),
 }
 
 # Of C++: (file below csrc/, text, what is planted). The tests of the folder must see it.

@@ -200,6 +200,17 @@ def test_negatives_are_drawn_anew_in_every_epoch(entry, monkeypatch):
         assert len({pool.tobytes() for pool in pools.values()}) == 3
 
 
+@pytest.mark.parametrize("entry", ["Node2Vec", "LINE"], indirect=True)
+def test_walks_and_edges_are_drawn_anew_in_every_epoch(entry, monkeypatch):
+    """And in every partial_fit: numbers of epochs go on."""
+    model, jobs = told_of_training(entry, monkeypatch, epochs=3)
+    if (entry.name, "partial_fit") not in DIFFERS:
+        model.partial_fit(**entry.data())
+    drawn = [arrays["ids"].tobytes() for _, arrays, _ in jobs]
+    assert len(drawn) == 6  # of LINE the two orders
+    assert len(set(drawn)) == 6
+
+
 @pytest.mark.parametrize("entry", ["GloVe"], indirect=True)
 @pytest.mark.parametrize("threads", [1, 3])
 def test_the_kernels_of_glove_are_told_each_setting_by_its_name(entry, threads, monkeypatch):

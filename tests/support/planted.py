@@ -260,6 +260,24 @@ SHARED = {
         "        self._make_optimizer()\n        self._best, self._best_score, self._stale = None, -math.inf, 0\n"
         "        self._texts",
     ),
+    "batches of each epoch are those of the first": (
+        "Multimodal",
+        "multimodal/model.py",
+        "plan, planned = self._plan(data, state.before + epoch), epoch",
+        "plan, planned = self._plan(data, 0), epoch",
+    ),
+    "batches of partial_fit are those of fit": (
+        "Multimodal",
+        "multimodal/model.py",
+        "plan, planned = self._plan(data, state.before + epoch), epoch",
+        "plan, planned = self._plan(data, epoch), epoch",
+    ),
+    "dropout of partial_fit is that of fit": (
+        "Multimodal",
+        "multimodal/model.py",
+        'f"{self.seed} {state.before + epoch} {number} {rank}"',
+        'f"{self.seed} {epoch} {number} {rank}"',
+    ),
     "p is the bias of other steps, in walks": (
         "Node2Vec",
         "graphs/walks.py",

@@ -249,6 +249,7 @@ class Doc2Vec(Estimator):
         ):
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
+        check_machine(self.threads, self.seed, self.device, self._cpu_only())
         check_sequence_settings(self)
         check_outputs(self.negatives, self.hs)
         check_int("tag_weight", self.tag_weight, 1, 100)
@@ -259,7 +260,6 @@ class Doc2Vec(Estimator):
             check_float("lr", self.lr, 0, 100, above=True)
         if self.min_lr is not None:
             check_float("min_lr", self.min_lr, 0, min(self._rates(layout)[0] for layout in self._layouts()))
-        check_machine(self.threads, self.seed, self.device, self._cpu_only())
 
     def _layouts(self) -> list[Layout]:
         """The models to train, and how their batches share negatives.

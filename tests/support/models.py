@@ -44,7 +44,6 @@ DIFFERS = {
             "partial_fit": "statistics are those of one set of pictures",
             "goes on": "no epochs",
             "threads": "torch has its own setting, torch.set_num_threads",
-            "auto": "device takes names of torch; None is the one that chooses",
         }.items()
     },
     ("Phrases", "seed"): "nothing is drawn",
@@ -62,8 +61,6 @@ DIFFERS = {
     ("LINE", "goes on"): "edges are drawn from one graph",
     ("LINE", "device"): "trains on the CPU alone",
     ("LINE", "auto"): "trains on the CPU alone",
-    ("Multimodal", "threads"): "torch has its own setting, torch.set_num_threads",
-    ("Multimodal", "auto"): "device takes names of torch; None is the one that chooses",
     ("Multimodal", "told"): "the towers are torch modules: shapes and bits show each setting",
 }
 
@@ -507,7 +504,7 @@ SPACES = Spaces(
         "max_words": [case(3)],
         "seed": [case(4), case(2**64 - 1)],
     },
-    unchanged={"device": MACHINE},
+    unchanged={"device": MACHINE, "threads": SPEED},
     command=("multimodal", "train"),
     wrong_data=lambda: {**captions(False), "captions": ["a dog"]},
     little_data=lambda: one_image(),

@@ -117,6 +117,28 @@ def test_another_seed_changes_every_table_and_the_loss(entry):
     assert floats <= set(same(base, other))
 
 
+STILL = 1e-30  # a learning rate that moves no number of a row
+
+
+@pytest.mark.parametrize("entry", [*models.SEQUENCES, "GloVe"], indirect=True)
+def test_first_rows_are_those_of_the_seed_and_no_two_are_alike(entry):
+    """Of the first fit, and of what partial_fit brings."""
+    dim, found = entry.fast["dim"], []
+    for seed in (3, 4):
+        still = {"lr": STILL, "min_lr": 0.0} if "min_lr" in entry.changed else {"lr": STILL}
+        model = fitted(entry, seed=seed, **still)
+        if (entry.name, "partial_fit") not in DIFFERS:
+            model.partial_fit(**entry.more())
+        tables = {name: table for name, table in saved.tensors(model).items() if "w_" in name}
+        first = {name: table[:, :dim] for name, table in tables.items() if np.abs(table[:, :dim]).max() > 1e-6}
+        assert first
+        found.append({name: {row.tobytes() for row in rows} for name, rows in first.items()})
+        for name, rows in first.items():
+            assert len(found[-1][name]) == len(rows), name
+    for name, rows in found[0].items():
+        assert not rows & found[1][name], name
+
+
 # ---- what kernels are told ----------------------------------------------------------------------------------------
 
 
@@ -215,6 +237,8 @@ def test_walks_and_edges_are_drawn_anew_in_every_epoch(entry, monkeypatch):
 @pytest.mark.parametrize("threads", [1, 3])
 def test_the_kernels_of_glove_are_told_each_setting_by_its_name(entry, threads, monkeypatch):
     counted, jobs, train = [], [], kernels.train_entries
+    grouped = []
+    spied(monkeypatch, kernels, "group_entries", grouped)
     spied(monkeypatch, embfast.CooccurrenceMatrix, "from_corpus", counted)
 
     def spy(job, **named):
@@ -227,6 +251,7 @@ def test_the_kernels_of_glove_are_told_each_setting_by_its_name(entry, threads, 
     assert not rest
     for name in ("window", "symmetric", "distance_weighting", "memory_gb", "threads"):
         assert asked[name] == getattr(model, name)
+    assert [named["seed"] for _, named in grouped] == [model.seed]
     assert [job["epoch"] for job, _ in jobs] == [0, 1]
     for job, named in jobs:
         for name in ("x_max", "alpha", "lr", "seed"):

@@ -139,6 +139,15 @@ def test_first_rows_are_those_of_the_seed_and_no_two_are_alike(entry):
         assert not rows & found[1][name], name
 
 
+@pytest.mark.parametrize("entry", ["Multimodal"], indirect=True)
+def test_first_weights_of_towers_are_those_of_the_seed(entry):
+    one, other = (saved.tensors(fitted(entry, seed=seed, lr=STILL, optimizer="sgd")) for seed in (3, 4))
+    towers = {name for name, table in one.items() if name.startswith("tower.") and np.abs(table).max() > 1e-6}
+    assert len(towers) > 4
+    for name in towers:
+        assert not np.array_equal(one[name], other[name]), name
+
+
 # ---- what kernels are told ----------------------------------------------------------------------------------------
 
 
@@ -292,6 +301,30 @@ def test_networks_are_run_as_each_setting_says(entry, monkeypatch):
     (run,) = [given for given in runs[0][0] if isinstance(given, estimator.Run)]
     for name, value in {**settings, "device": "cpu"}.items():
         assert getattr(run, name) == value, name
+
+
+@pytest.mark.parametrize("entry", ["Multimodal"], indirect=True)
+def test_batches_and_draws_of_towers_are_those_of_the_seed_and_the_epoch(entry, monkeypatch):
+    import torch
+
+    from embfast.multimodal.examples import Examples
+
+    beside, dropout = [], []
+    whole, seeded = Examples.beside, torch.manual_seed
+    monkeypatch.setattr(Examples, "beside", lambda *a: (beside.append(str(a[2].bit_generator.state)), whole(*a))[1])
+    monkeypatch.setattr(torch, "manual_seed", lambda seed: (dropout.append(seed), seeded(seed))[1])
+    for seed in (3, 4):
+        planned = []
+        with monkeypatch.context() as patched:
+            spied(patched, Examples, "plan", planned)
+            model = fitted(entry, seed=seed)
+            model.partial_fit(**entry.data())
+        assert [args[1] for args, _ in planned] == [0, 0, 1, 2, 2, 3]  # of each run one more, for its length
+        for _, named in planned:
+            for name in ("seed", "batch", "bucketed", "distinct_images"):
+                assert named[name] == getattr(model, name)
+    assert len(set(beside)) == len(beside)
+    assert len(set(dropout)) == len(dropout)
 
 
 # ---- runs that are stopped ----------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """One entry for each model: fast settings, its data, a changed value of each setting, and where it differs.
 
-The contract (tests/test_contract.py) and the planted faults (tests/mutants.py) are made of these entries.
+The contract (tests/test_contract.py) and the planted faults (tests/mutants.py) are made of these entries. Longer than
+500 lines, since it is one table.
 """
 
 import copy

@@ -15,7 +15,7 @@ import standin
 from numpy.testing import assert_allclose, assert_array_equal
 from problems import job_and_arrays
 
-from embfast import Corpus, Doc2Vec, Graph, Node2Vec, Word2Vec, kernels, reference
+from embfast import LINE, Corpus, Doc2Vec, Graph, Node2Vec, Word2Vec, kernels, reference
 from embfast.device import cuda as device
 from embfast.device import sequences
 from embfast.errors import TrainingError
@@ -187,6 +187,50 @@ def test_nodes_learn_as_on_the_cpu(cupy, monkeypatch):
     on_cpu, on_device = Node2Vec(**how, threads=1).fit(graph), Node2Vec(**how, device="cuda").fit(graph)
     assert on_device.words_ == on_cpu.words_
     assert_allclose(on_device.loss_, on_cpu.loss_, rtol=0.05)
+
+
+@pytest.mark.parametrize("order", ["1", "2", "both"])
+def test_edges_learn_as_on_the_cpu(order, cupy, monkeypatch):
+    """Buffers, and chunks of a buffer, bring their own tags: the sources of the edges."""
+    rng = np.random.default_rng(2)
+    edges = [(a, b) for a in range(40) for b in range(a) if rng.random() < (0.5 if a % 2 == b % 2 else 0.02)]
+    graph = Graph.from_edges(*np.array(edges).T)
+    monkeypatch.setattr("embfast.graphs.line.BUFFER", 300)
+    monkeypatch.setattr(sequences, "CHUNK", 100)
+    how = {"order": order, "dim": 8, "epochs": 20}
+    on_cpu, on_device = LINE(**how, threads=1).fit(graph), LINE(**how, device="cuda").fit(graph)
+    assert on_device.device_ == "cuda:0 (Stand-in)"
+    assert_allclose(on_device.loss_, on_cpu.loss_, rtol=0.05)
+    assert on_device.loss_[-1] < 0.98 * on_device.loss_[0]
+    found = [int(other) for other, _ in on_device.vectors_.most_similar("6", k=9)]
+    assert sum(other % 2 == 0 for other in found) >= 7
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_tags_of_a_call_match_the_reference(shared, cupy):
+    """One table may hold both the tags and the outputs, as in LINE's first order."""
+    rng = np.random.default_rng(3)
+    n, tokens = 30, 50
+    tables = {"w_docs": kernels.weight_table(n, 8), "w_out": kernels.weight_table(n, 8)}
+    for table in tables.values():
+        table[:, :8] = rng.normal(size=(n, 8))
+    slow = {name: table.astype(np.float64) for name, table in tables.items()}
+    if shared:
+        tables["w_out"], slow["w_out"] = tables["w_docs"], slow["w_docs"]
+    each, (ids, tags) = np.arange(tokens + 1), rng.integers(0, n, (2, tokens)).astype(np.int32)
+    job = kernels.sequence_job(
+        dim=8, window=1, words=False, drawn=3, seed=5, lr_first=0.05, lr_last=0.05, tokens_total=tokens, epoch=2
+    )
+    session = sequences.Sequences(device.find(), job, tables, noise=kernels.NoiseTable(np.ones(n)))
+    tally = session.train(ids, each, np.array([0, tokens]), epoch=2, tokens_before=0, tag_offsets=each, tags=tags)
+    session.fetch()
+    arrays = {"ids": ids, "offsets": each, "pieces": np.array([0, tokens]), "tag_offsets": each, "tags": tags}
+    expected = reference.device_train_sequences(job, {**slow, **arrays, "noise": reference.NoiseTable(np.ones(n))})
+    assert_allclose(tally, expected, rtol=1e-5)
+    for name, table in tables.items():
+        assert_allclose(table, slow[name], rtol=1e-4, atol=1e-5, err_msg=name)
+    with pytest.raises(ValueError, match="tags: expected at most one per document, 0 <= tag < 30"):
+        session.train(ids, each, np.array([0, tokens]), epoch=2, tokens_before=0, tag_offsets=each, tags=tags + n)
 
 
 # ---- sending the corpus -------------------------------------------------------------------------------------------

@@ -127,7 +127,9 @@ class Sequences:
         self._check_memory({**self._host, **small})
         with device.current():
             self._lanes = [Lane(self._cupy), Lane(self._cupy)]
-            self._arrays = {name: self._upload(array) for name, array in {**self._host, **small}.items()}
+            arrays = {**self._host, **small}
+            uploaded = {id(array): self._upload(array) for array in arrays.values()}  # one table may have two names
+            self._arrays = {name: uploaded[id(array)] for name, array in arrays.items()}
             self._tally = self._upload(np.zeros(TALLY.itemsize, np.uint8))
             self._lanes[0].stream.synchronize()
             self._shape = shape = sequence_shape(
@@ -162,6 +164,7 @@ class Sequences:
     def _check_memory(self, arrays: dict[str, np.ndarray]) -> None:
         """Raises MemoryError, with the sizes, unless the arrays and the lanes fit into the free memory."""
         lanes = 2 * CHUNK * (4 + 4 + 4 * self._documents) + (8 << 20)
+        arrays = {name: array for name, array in {id(array): (name, array) for name, array in arrays.items()}.values()}
         needed, free = sum(array.nbytes for array in arrays.values()) + lanes, self.device.free()
         if needed <= free:
             return
@@ -197,9 +200,12 @@ class Sequences:
         *,
         epoch: int,
         tokens_before: int,
+        tag_offsets: np.ndarray | None = None,
+        tags: np.ndarray | None = None,
     ) -> tuple[float, int, int]:
         """Trains on the tokens pieces[0]..pieces[-1], cut at pieces. Returns summed loss, examples and kept tokens.
 
+        tag_offsets, tags: of these documents, if they differ from call to call; a document then has one tag at most.
         reference.device_train_sequences specifies the result.
         """
         self._job["epoch"], self._job["tokens_before"] = epoch, tokens_before
@@ -212,6 +218,8 @@ class Sequences:
                 lane = self._lanes[turn % 2]
                 job = self._send(lane, ids, offsets, pieces[first : last + 1])
                 if job is not None:
+                    if tag_offsets is not None and tags is not None:
+                        self._send_tags(lane, job, tag_offsets, tags)
                     self._launch(lane, job)
                     turn += 1
                 first = last
@@ -284,6 +292,18 @@ class Sequences:
         job["first_token"], job["first_document"] = begin, first
         job["n_documents"], job["n_pieces"] = last - first, n_pieces
         return job
+
+    def _send_tags(self, lane: Lane, job: np.ndarray, tag_offsets: np.ndarray, tags: np.ndarray) -> None:
+        """Enqueues the tags of the documents of a job."""
+        first = int(job["first_document"][0])
+        ends = tag_offsets[first : first + int(job["n_documents"][0]) + 1]
+        own = tags[ends[0] : ends[-1]]
+        n_rows = len(self._host["w_docs"])
+        if len(own) and (own.min() < 0 or own.max() >= n_rows or np.diff(ends).max() > 1):
+            raise ValueError(f"tags: expected at most one per document, 0 <= tag < {n_rows}")
+        job["tag_offsets"] = lane.send("tag_offsets", ends - ends[0]).data.ptr
+        job["tags"] = lane.send("tags", own).data.ptr
+        job["first_document"] = 0
 
     def _launch(self, lane: Lane, job: np.ndarray) -> None:
         n, shape = int(job["n_pieces"][0]), self._shape

@@ -43,6 +43,8 @@ class LINE(Estimator):
         threads: Number of threads. Default: all cores; long runs also try half as many and keep whichever is faster.
         seed: Seed of the first weights and of every random draw, 0 to 2**64 - 1. With one thread, the same seed gives
             the same bits.
+        device: Where to train: "cpu", "cuda", "cuda:1", or "auto" (CUDA where a device is usable, otherwise the CPU;
+            the choice is printed). CUDA needs CuPy and dim <= 1,024.
     Learned:
         vectors_: Vectors, float32 (len(words_), dim or 2 * dim); row i belongs to node words_[i]. Nodes without an edge
             keep their small random initial vector.
@@ -50,6 +52,7 @@ class LINE(Estimator):
         counts_: Expected number of times that each node is the target of an edge in an epoch, int64: its degree, or in
             proportion to the weights of its incoming edges.
         loss_: Mean loss of each epoch in nats per edge.
+        device_: The device used and, with device="auto", why.
 
     Memory: the graph; 12 bytes per entry for sampling edges; 4 * dim * nodes bytes for the first order and twice as
     much for the second, with dim rounded up to a multiple of 16; with "both", the vectors once more; and about 20 MB.
@@ -67,6 +70,7 @@ class LINE(Estimator):
         min_lr: float | None = None,
         threads: int | None = None,
         seed: int = 0,
+        device: str = "cpu",
     ) -> None:
         self.order = order
         self.dim = dim
@@ -77,6 +81,7 @@ class LINE(Estimator):
         self.min_lr = min_lr
         self.threads = threads
         self.seed = seed
+        self.device = device
 
     def fit(
         self,
@@ -129,7 +134,11 @@ class LINE(Estimator):
         check_float("lr", self.lr, 0, 100, above=True)
         if self.min_lr is not None:
             check_float("min_lr", self.min_lr, 0, self.lr)
-        check_machine(self.threads, self.seed)
+        check_machine(self.threads, self.seed, self.device, self._cpu_only())
+
+    def _cpu_only(self) -> str | None:
+        """The setting that no device supports, or None."""
+        return f"dim={self.dim:,} (above 1,024)" if self.dim > 1024 else None
 
     def _orders(self) -> tuple[str, ...]:
         return ("1", "2") if self.order == "both" else (str(self.order),)
@@ -146,6 +155,7 @@ class LINE(Estimator):
             for order, seed in ((order, _seed(self.seed, order)) for order in self._orders())
         ]
         trainer = SequenceTrainer(self, parts, run)
+        self.device_ = trainer.device_name
         n_buffers = -(-len(edges) // BUFFER)
         cuts = np.minimum(np.arange(n_buffers + 1) * BUFFER, len(edges))
 

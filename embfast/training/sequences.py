@@ -180,7 +180,8 @@ class DeviceSession:
         pieces = self._cut[1]
         begin, end = np.searchsorted(pieces, given.blocks[[given.first, given.last]])
         cut = pieces[begin : end + 1]
-        return self._session.train(given.ids, given.offsets, cut, epoch=epoch, tokens_before=tokens_before)
+        tags = {"tag_offsets": given.tag_offsets, "tags": given.tags}
+        return self._session.train(given.ids, given.offsets, cut, epoch=epoch, tokens_before=tokens_before, **tags)
 
     def fetch(self) -> None:
         """Copies the tables back from the device."""
@@ -190,7 +191,7 @@ class DeviceSession:
 class SequenceTrainer:
     """Trains the parts of a model on a corpus, or on sequences that are drawn during training.
 
-    model: its settings dim, epochs, threads and, where it has them, sample and device, and its counts_ are read.
+    model: its settings dim, epochs, threads, device and, if it has one, sample, and its counts_ are read.
     parts: trained on every slice, one after the other. run: the arguments of fit.
 
     Attributes:
@@ -202,9 +203,7 @@ class SequenceTrainer:
         self._dim, self._epochs = model.dim, model.epochs
         self._keep = keep_thresholds(model.counts_, getattr(model, "sample", 0))
         self._tuner = ThreadTuner(model.threads)
-        self.device, self.device_name = None, "cpu"
-        if hasattr(model, "device"):
-            self.device, self.device_name = choose_device(model.device, run.progress, model._cpu_only())
+        self.device, self.device_name = choose_device(model.device, run.progress, model._cpu_only())
 
     def run(self, corpus: Corpus) -> None:
         """Trains on a corpus, epoch by epoch."""

@@ -60,8 +60,6 @@ DIFFERS = {
     ("Phrases", "told"): "no kernel: numpy",
     ("LINE", "partial_fit"): "edges are drawn from one graph",
     ("LINE", "goes on"): "edges are drawn from one graph",
-    ("LINE", "device"): "trains on the CPU alone",
-    ("LINE", "auto"): "trains on the CPU alone",
     ("Multimodal", "told"): "the towers are torch modules: shapes and bits show each setting",
 }
 

@@ -332,7 +332,7 @@ EDGES = Entry(
         "min_lr": [case(0.02, order="1"), case(None, order="2")],
         "seed": [case(4, order="1"), case(2**64 - 1, order="2")],
     },
-    unchanged={"threads": SPEED},
+    unchanged={"threads": SPEED, "device": MACHINE},
     command=("line",),
     wrong_data=NODES.wrong_data,
     little_data=NODES.little_data,

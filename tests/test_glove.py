@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import saved
 from entry_problems import TABLES, EntryProblem, changed, every_problem
 from numpy.testing import assert_allclose, assert_array_equal
 from test_cooccurrence import topics
@@ -230,8 +231,9 @@ def small_blocks(monkeypatch):
 
 def same_weights(a, b):
     assert a.words_ == b.words_
+    first, second = saved.tensors(a), saved.tensors(b)
     for name in TABLES:
-        assert_array_equal(a._tables[name], b._tables[name], err_msg=name)
+        assert_array_equal(first[name], second[name], err_msg=name)
 
 
 @pytest.mark.parametrize("shuffle", ["tiles", "full"])
@@ -339,8 +341,10 @@ def test_save_and_load_keep_all_that_partial_fit_needs(matrix, tmp_path):
 
 def test_a_file_with_bad_sums_is_refused(matrix, tmp_path):
     model = GloVe(**QUICK).fit(matrix)
-    model._tables["sums_in"][3, 2] = 0
     model.save(tmp_path / "model.safetensors")
+    sums = saved.tensors(model)["sums_in"]
+    sums[3, 2] = 0
+    saved.change(tmp_path / "model.safetensors", "sums_in", sums)
     with pytest.raises(FormatError, match=r"model.safetensors: expected sums_in to be positive"):
         GloVe.load(tmp_path / "model.safetensors")
 
@@ -348,7 +352,8 @@ def test_a_file_with_bad_sums_is_refused(matrix, tmp_path):
 def test_a_shallow_copy_that_learns_new_words_leaves_the_first_model_whole():
     model = GloVe(dim=5, epochs=1).fit(Corpus.from_sentences(topics()))
     copy.copy(model).partial_fit(Corpus.from_sentences([["new", "words"]] * 9))
-    assert {len(table) for table in model._tables.values()} == {len(model.words_)}
+    tensors = saved.tensors(model)
+    assert {len(tensors[name]) for name in TABLES} == {len(model.words_)}
 
 
 def test_partial_fit_learns_new_words_beside_the_old():
@@ -357,7 +362,7 @@ def test_partial_fit_learns_new_words_beside_the_old():
     model = GloVe(**how).fit(Corpus.from_sentences(old))
     assert "a3" not in model.vectors_
     counts = dict(zip(model.words_, model.counts_.tolist(), strict=True))
-    kept = {word: model._tables["sums_out"][i].copy() for i, word in enumerate(model.words_)}
+    kept = dict(zip(model.words_, saved.tensors(model)["sums_out"], strict=True))
     more = Corpus.from_sentences(topics(seed=1))
     model.partial_fit(more)
     assert set(model.words_) == {*counts, "a3", "b7"}
@@ -366,8 +371,9 @@ def test_partial_fit_learns_new_words_beside_the_old():
         word: counts.get(word, 0) + added[word] for word in added
     }
     assert (np.diff(model.counts_) <= 0).all()
+    now = saved.tensors(model)["sums_out"]
     for word, sums in kept.items():
-        assert (model._tables["sums_out"][model.words_.index(word)] >= sums).all(), "sums of squares never decrease"
+        assert (now[model.words_.index(word)] >= sums).all(), "sums of squares never decrease"
     assert topic_share(model.vectors_) > 0.9
     assert {near[0] for near, _ in model.vectors_.most_similar("a3", k=3)} <= {"a", "c"}
     with pytest.raises(ValueError, match="dim must stay 5 once trained, got 6"):
@@ -376,23 +382,24 @@ def test_partial_fit_learns_new_words_beside_the_old():
 
 def test_rows_move_with_their_words_when_the_vocabulary_grows(matrix, corpus):
     model = GloVe(**QUICK).fit(matrix)
-    before = {name: table.copy() for name, table in model._tables.items()}
+    before = saved.tensors(model)
     place = {word: i for i, word in enumerate(model.words_)}
     grown = CooccurrenceMatrix.from_corpus(Corpus.from_sentences([["new"] * 5_000 + ["a1"]]))
     model._grow(grown)
     assert model.words_[0] == "new"
     rows = [place[word] for word in model.words_[1:]]
+    tensors = saved.tensors(model)
     for name in TABLES:
-        assert_array_equal(model._tables[name][1:], before[name][rows])
-    assert (model._tables["sums_in"][0] == 1).all()
-    assert 0 < np.abs(model._tables["w_in"][0, :10]).max() <= 0.05
-    assert not model._tables["w_in"][0, 10:].any()
+        assert_array_equal(tensors[name][1:], before[name][rows])
+    assert (tensors["sums_in"][0] == 1).all()
+    assert 0 < np.abs(tensors["w_in"][0, :10]).max() <= 0.05
+    assert not tensors["w_in"][0, 10:].any()
 
 
 @pytest.mark.parametrize("vectors", ["sum", "input", "both"])
 def test_the_vectors_that_come_out(matrix, corpus, vectors):
     model = GloVe(**QUICK, vectors=vectors).fit(matrix)
-    w_in, w_out = (model._tables[name][:, :10] for name in ("w_in", "w_out"))
+    w_in, w_out = (saved.tensors(model)[name][:, :10] for name in ("w_in", "w_out"))
     expected = {"sum": w_in + w_out, "input": w_in, "both": np.concatenate([w_in, w_out], axis=1)}[vectors]
     assert_array_equal(model.vectors_.matrix, expected)
     assert model.transform(corpus).shape == (len(corpus), expected.shape[1])
@@ -438,7 +445,7 @@ def test_every_setting_reaches_the_kernel(matrix, corpus, monkeypatch):
         }
         assert threads == 3
         for name in TABLES:
-            assert arrays[name] is model._tables[name]
+            assert_array_equal(arrays[name][:, :10], saved.tensors(model)[name][:, :10])
         assert_array_equal(arrays["order"], kernels.random_order(2, 11, epoch))  # a tile in two parts
     model.partial_fit(matrix)
     assert [job["epoch"] for job, _, _ in calls] == [0, 1, 2, 3]
@@ -489,9 +496,12 @@ def test_what_cannot_be_trained_on(corpus):
         GloVe(dim=2, epochs=1).fit(corpus).transform([["a"]])
 
 
-def test_a_loss_that_is_not_finite_says_so(matrix):
-    model = GloVe(**QUICK).fit(matrix)
-    model._tables["w_in"][:] = model._tables["w_out"][:] = 3e38
+def test_a_loss_that_is_not_finite_says_so(matrix, tmp_path):
+    GloVe(**QUICK).fit(matrix).save(tmp_path / "model.safetensors")
+    for name in ("w_in", "w_out"):
+        rows = saved.tensors_of(tmp_path / "model.safetensors")[name]
+        saved.change(tmp_path / "model.safetensors", name, np.full_like(rows, 3e38))
+    model = GloVe.load(tmp_path / "model.safetensors")
     with pytest.raises(TrainingError, match=r"epoch 1 of 3, at lr 0.05: lower lr"):
         model.partial_fit(matrix)
 

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from safetensors import safe_open
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 
 def tensors(model):
@@ -33,3 +33,10 @@ def progress_of(path):
     """Where the run stood that wrote a model file: before, epoch, block, loss, examples, losses."""
     with safe_open(path, "numpy") as file:
         return json.loads(file.metadata()["progress"])
+
+
+def change(path, name, values):
+    """Writes a model file again with another tensor in the place of one."""
+    with safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+    save_file({**load_file(path), name: values}, path, metadata)

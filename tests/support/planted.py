@@ -94,8 +94,8 @@ SHARED = {
     "parts of GloVe are shuffled as in the first epoch": (
         "GloVe",
         "words/glove.py",
-        "seed=self.seed,\n                epoch=state.before + epoch,\n                threads",
-        "seed=self.seed,\n                epoch=epoch,\n                threads",
+        'job["epoch"] = state.before + epoch',
+        'job["epoch"] = epoch',
     ),
     "the rates are swapped": (
         "Word2Vec",
@@ -136,8 +136,8 @@ SHARED = {
     "nothing is subsampled": (
         "Word2Vec",
         "training/sequences.py",
-        "self._keep = keep_thresholds(counts, sample)",
-        "self._keep = keep_thresholds(counts, 0)",
+        'keep_thresholds(model.counts_, getattr(model, "sample", 0))',
+        "keep_thresholds(model.counts_, 0)",
     ),
     "tags weigh as a word": (
         "Doc2Vec",
@@ -262,62 +262,62 @@ SHARED = {
     ),
     "batches of each epoch are those of the first": (
         "Multimodal",
-        "multimodal/model.py",
-        "plan, planned = self._plan(data, state.before + epoch), epoch",
-        "plan, planned = self._plan(data, 0), epoch",
+        "multimodal/trainer.py",
+        "                    model._progress.before + epoch,\n                    seed=",
+        "                    0,\n                    seed=",
     ),
     "batches of partial_fit are those of fit": (
         "Multimodal",
-        "multimodal/model.py",
-        "plan, planned = self._plan(data, state.before + epoch), epoch",
-        "plan, planned = self._plan(data, epoch), epoch",
+        "multimodal/trainer.py",
+        "                    model._progress.before + epoch,\n                    seed=",
+        "                    epoch,\n                    seed=",
     ),
     "dropout of partial_fit is that of fit": (
         "Multimodal",
-        "multimodal/model.py",
-        'f"{self.seed} {state.before + epoch} {number} {rank}"',
-        'f"{self.seed} {epoch} {number} {rank}"',
+        "multimodal/trainer.py",
+        'f"{model.seed} {before + epoch} {number} {self.rank}"',
+        'f"{model.seed} {epoch} {number} {self.rank}"',
     ),
     "p is the bias of other steps, in walks": (
         "Node2Vec",
-        "graphs/walks.py",
+        "graphs/walk_kernels.py",
         "bias = inverse_p if drawn[i] == previous[i] else bias",
         "bias = inverse_q if drawn[i] == previous[i] else bias",
     ),
     "a restart is never drawn": (
         "Node2Vec",
-        "graphs/walks.py",
+        "graphs/walk_kernels.py",
         "if _unit(_at(keys[i], number | _RESTART)) < restart:",
         "if _unit(_at(keys[i], number | _RESTART)) < 0:",
     ),
     "gamma pulls the wrong way": (
         "Node2Vec",
-        "graphs/walks.py",
+        "graphs/walk_tables.py",
         "found[row] = max(0.0, mean + gamma * np.sqrt",
         "found[row] = max(0.0, mean - gamma * np.sqrt",
     ),
     "the excess of a return is dropped": (
         "Node2Vec",
-        "graphs/walks.py",
-        "excess = max(0.0, inverse_p - most)",
-        "excess = 0.0 * max(0.0, inverse_p - most)",
+        "graphs/walk_kernels.py",
+        "excess = max(0.0, tables.inverse_p - max(1.0, tables.inverse_q))",
+        "excess = 0.0 * tables.inverse_p",
     ),
     "the last try takes any edge": (
         "Node2Vec",
-        "graphs/walks.py",
+        "graphs/walk_kernels.py",
         "            if again and target < total:\n                return place",
         "            if again:\n                return place",
     ),
     "a step of a metapath is of the next type": (
         "Node2Vec",
-        "graphs/walks.py",
+        "graphs/walk_kernels.py",
         "type_ = np.uint64(pattern[step % len(pattern)])",
         "type_ = np.uint64(pattern[(step + 1) % len(pattern)])",
     ),
 }  # fmt: skip
 TESTS_OF = {
     "training/": ("tests/test_training.py",),
-    "graphs/walks.py": ("tests/test_walks.py",),
+    "graphs/walk": ("tests/test_walks.py",),
     "device": ("tests/test_device_glove.py", "tests/test_device.py"),
 }
 
@@ -380,8 +380,8 @@ COMPILED = {
     ),
     "the last rows of a batch are not scored": (
         "sequences/passes.h",
-        "for (; i < b.n_in; ++i) dots<1, J>(b, i);",
-        "for (; i + 1 < b.n_in; ++i) dots<1, J>(b, i);",
+        "for (; i < m.n_in; ++i) dots<1, J>(m, i);",
+        "for (; i + 1 < m.n_in; ++i) dots<1, J>(m, i);",
     ),
     "the last output of a tile is left out": (
         "sequences/passes.h",
@@ -390,13 +390,13 @@ COMPILED = {
     ),
     "columns of one row are not merged": (
         "sequences/passes.h",
-        "while (twin < n_out && s.out[twin] != b.out[j]) ++twin;",
+        "while (twin < n_out && memory.out[twin] != m.out[j]) ++twin;",
         "twin = n_out;",
     ),
     "a row that stands twice is added once": (
         "sequences/windows.h",
-        "s.weight[row * n_out + j] += weight[i * n_out + j];",
-        "s.weight[row * n_out + j] = weight[i * n_out + j];",
+        "memory.weight[row * n_out + j] += weight[i * n_out + j];",
+        "memory.weight[row * n_out + j] = weight[i * n_out + j];",
     ),
     "a repetition one token away goes unseen": (
         "sequences/train_block.cpp",
@@ -425,13 +425,13 @@ COMPILED = {
     ),
     "the top of the tree is not merged at the end": (
         "sequences/train_block.cpp",
-        "  top.merge(s.n_top);\n",
+        "  copies.merge(memory.n_copies);\n",
         "",
     ),
     "hidden rows and deltas have each other's scale": (
         "sequences/windows.h",
-        "job.mean ? share : 1.0f,\n                 job.mean ? 1.0f : share}",
-        "job.mean ? 1.0f : share,\n                 job.mean ? share : 1.0f}",
+        "job.mean ? share : 1.0f,\n                   job.mean ? 1.0f : share}",
+        "job.mean ? 1.0f : share,\n                   job.mean ? share : 1.0f}",
     ),
     "the missing word is the last word": (
         "sequences/windows.h",

@@ -92,40 +92,47 @@ def train(
                 lr_now = lr_of(state.epoch) if lr_of else lr + (min_lr - lr) * done
                 state.loss += loss
                 state.examples += examples
-                if not math.isfinite(state.loss):
-                    raise TrainingError(
-                        f"the loss became {state.loss} in epoch {state.epoch + 1} of {epochs}, at lr {lr_now:.4g}: "
-                        f"lower lr (its first value is {lr:g}; halve it or use the default)"
-                    )
+                _check_finite(state, epochs, lr_now, lr)
                 state.block = last
                 if after_slice:
                     after_slice(begin, end)
                 trained += end - begin
-                now = time.monotonic()
-                rate = trained / max(now - started, 1e-9)
-                mean = state.loss / max(state.examples, 1)
+                rate = trained / max(time.monotonic() - started, 1e-9)
                 left = (1 - done) * epochs * n_tokens / rate
                 chosen = threads.now if threads and threads.now < threads.most else None
+                mean = state.loss / max(state.examples, 1)
                 report(Status(state.epoch + 1, epochs, done, rate, lr_now, mean, left, unit, chosen))
-                if interrupted():
-                    if save:
-                        save()
-                    raise KeyboardInterrupt
-                if save and now - saved >= 60 * save_minutes:
+                stopped = interrupted()
+                if save and (stopped or time.monotonic() - saved >= 60 * save_minutes):
                     save()
                     saved = time.monotonic()
-            if not state.examples:
-                raise TrainingError(
-                    "no window has two words to train on: every document is one word long, or subsampling dropped all "
-                    "words (raise sample, or disable it with sample=0)"
-                )
-            state.losses.append(state.loss / state.examples)
-            state.epoch += 1
-            state.block, state.loss, state.examples = 0, 0.0, 0
+                if stopped:
+                    raise KeyboardInterrupt
+            _end_epoch(state)
             if after_epoch and after_epoch():
                 break
         if save:
             save()
+
+
+def _check_finite(state: Progress, epochs: int, lr_now: float, lr: float) -> None:
+    if not math.isfinite(state.loss):
+        raise TrainingError(
+            f"the loss became {state.loss} in epoch {state.epoch + 1} of {epochs}, at lr {lr_now:.4g}: "
+            f"lower lr (its first value is {lr:g}; halve it or use the default)"
+        )
+
+
+def _end_epoch(state: Progress) -> None:
+    """Appends the mean loss of the epoch and moves on to the next one."""
+    if not state.examples:
+        raise TrainingError(
+            "no window has two words to train on: every document is one word long, or subsampling dropped all "
+            "words (raise sample, or disable it with sample=0)"
+        )
+    state.losses.append(state.loss / state.examples)
+    state.epoch += 1
+    state.block, state.loss, state.examples = 0, 0.0, 0
 
 
 @contextmanager

@@ -4,7 +4,8 @@ EMBFAST_ISA=avx2 python tests/support/fits.py out.json kernels    what trains on
 python tests/support/fits.py out.json host                        or networks, shim, ptx
 python tests/support/fits.py --record                             all that this machine has, into tests/fits.json
 
-Only public names of embfast are used, so that the file holds while the code behind them moves.
+Only public names of embfast are used, so that the file holds while the code behind them moves. Longer than 500 lines,
+since it is one list: the fits of all models.
 """
 
 import ctypes

@@ -214,8 +214,8 @@ SHARED = {
     "Ctrl-C writes no checkpoint": (
         "Word2Vec",
         "training/loop.py",
-        "                    if save:\n                        save()\n                    raise KeyboardInterrupt",
-        "                    raise KeyboardInterrupt",
+        "if save and (stopped or time.monotonic()",
+        "if save and (time.monotonic()",
     ),
     "a callable is not told": (
         "GloVe",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from embfast import CooccurrenceMatrix, Corpus, GloVe, Graph, kernels
+from embfast import LINE, CooccurrenceMatrix, Corpus, GloVe, Graph, kernels
 from embfast.files.ternary import TernaryMatrix, thresholds
 
 pytestmark = pytest.mark.gpu
@@ -37,6 +37,17 @@ def test_glove_learns_as_on_the_cpu(dim, matrix, cuda):
     device = GloVe(**settings, device="cuda").fit(matrix, progress=False)
     print(f"dim={dim}: {3 * len(matrix) / (time.perf_counter() - begin) / 1e6:.1f} M entries/s with copies, on {cuda}")
     assert_allclose(device.loss_, GloVe(**settings).fit(matrix, progress=False).loss_, rtol=0.15)
+
+
+@pytest.mark.parametrize("order", ["1", "2", "both"])
+def test_edges_learn_as_on_the_cpu(order, cuda):
+    rng = np.random.default_rng(2)
+    a, b = rng.integers(0, 2_000, (2, 40_000))
+    alike = (a % 2 == b % 2) | (rng.random(len(a)) < 0.05)
+    graph = Graph.from_edges(a[alike], b[alike], duplicates="first")
+    settings = {"order": order, "dim": 64, "epochs": 5}
+    model = LINE(**settings, device="cuda").fit(graph, progress=False)
+    assert_allclose(model.loss_, LINE(**settings).fit(graph, progress=False).loss_, rtol=0.05)
 
 
 @pytest.mark.parametrize("weighted", [False, True])

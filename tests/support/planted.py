@@ -97,6 +97,30 @@ SHARED = {
         'job["epoch"] = state.before + epoch',
         'job["epoch"] = epoch',
     ),
+    "lr is 0.05 in the record": (
+        "GloVe",
+        "words/glove.py",
+        "            job[name] = getattr(self, name)",
+        '            job[name] = 0.05 if name == "lr" else getattr(self, name)',
+    ),
+    "x_max and alpha swapped in the record": (
+        "GloVe",
+        "words/glove.py",
+        "            job[name] = getattr(self, name)",
+        '            job[name] = getattr(self, {"x_max": "alpha", "alpha": "x_max"}.get(name, name))',
+    ),
+    "windows forget the settings of their names": (
+        "Word2Vec",
+        "training/sequences.py",
+        "return cls(**named, **given)",
+        'return cls(**{**dict.fromkeys(named, False), "window": 5}, **given)',
+    ),
+    "windows forget the settings of their names, in Node2Vec": (
+        "Node2Vec",
+        "training/sequences.py",
+        "return cls(**named, **given)",
+        'return cls(**{**dict.fromkeys(named, False), "window": 5}, **given)',
+    ),
     "the rates are swapped": (
         "Word2Vec",
         "training/sequences.py",
@@ -536,4 +560,7 @@ COMPILED_TESTS = {
 }
 
 # Faults that no test can see, and why.
-NOT_SEEN = {}
+NOT_SEEN = {
+    "GloVe: lr is 0.05": "the record reads it by name (lr is 0.05 in the record); elsewhere it is only shown",
+    "GloVe: x_max and alpha swapped": "the record reads them by name (x_max and alpha swapped in the record)",
+}

@@ -1,7 +1,6 @@
 """Embeddings of words, documents, graphs and images, trained near the speed of the hardware."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 __all__ = [
@@ -26,7 +25,7 @@ __all__ = [
     "read_tagged",
 ]
 
-_HOMES = {
+_HOMES = {  # __init__.pyi says the same to type checkers and editors
     "Captions": "multimodal.captions",
     "CooccurrenceMatrix": "words.cooccurrence",
     "Corpus": "text.corpus",
@@ -46,25 +45,6 @@ _HOMES = {
     "Vectors": "vectors.vectors",
     "Word2Vec": "words.word2vec",
 }
-
-if TYPE_CHECKING:  # what __getattr__ finds by _HOMES, for type checkers and editors
-    from embfast import evaluate
-    from embfast.documents.doc2vec import Doc2Vec
-    from embfast.documents.tagged import read_tagged
-    from embfast.files.ternary import TernaryMatrix
-    from embfast.graphs.graph import Graph
-    from embfast.graphs.line import LINE
-    from embfast.graphs.node2vec import Node2Vec
-    from embfast.images.embeddings import FullNetworkEmbedding, LayerEmbedding
-    from embfast.multimodal.captions import Captions, Linked
-    from embfast.multimodal.model import Multimodal
-    from embfast.text.corpus import Corpus
-    from embfast.text.phrases import Phrases
-    from embfast.text.tags import Tags
-    from embfast.vectors.vectors import Vectors
-    from embfast.words.cooccurrence import CooccurrenceMatrix
-    from embfast.words.glove import GloVe
-    from embfast.words.word2vec import Word2Vec
 
 
 def __getattr__(name: str) -> object:

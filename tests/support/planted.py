@@ -109,6 +109,30 @@ SHARED = {
         "            job[name] = getattr(self, name)",
         '            job[name] = getattr(self, {"x_max": "alpha", "alpha": "x_max"}.get(name, name))',
     ),
+    "the trainer takes all threads": (
+        "Word2Vec",
+        "training/sequences.py",
+        "ThreadTuner(model.threads)",
+        "ThreadTuner(None)",
+    ),
+    "the trainer takes all threads, in Node2Vec": (
+        "Node2Vec",
+        "training/sequences.py",
+        "ThreadTuner(model.threads)",
+        "ThreadTuner(None)",
+    ),
+    "the trainer counts another number of epochs": (
+        "Word2Vec",
+        "training/sequences.py",
+        "self._dim, self._epochs = model.dim, model.epochs",
+        "self._dim, self._epochs = model.dim, 5",
+    ),
+    "the trainer takes the CPU": (
+        "Word2Vec",
+        "training/sequences.py",
+        "choose_device(model.device, run",
+        'choose_device("cpu", run',
+    ),
     "windows forget the settings of their names": (
         "Word2Vec",
         "training/sequences.py",
@@ -561,6 +585,7 @@ COMPILED_TESTS = {
 
 # Faults that no test can see, and why.
 NOT_SEEN = {
+    "Node2Vec: threads is None": "walks do not depend on them, and the trainer reads those of training itself",
     "Node2Vec: window is 10": "windows read it by name (windows forget ...); sharing takes all windows up to 15 alike",
     "GloVe: lr is 0.05": "the record reads it by name (lr is 0.05 in the record); elsewhere it is only shown",
     "GloVe: x_max and alpha swapped": "the record reads them by name (x_max and alpha swapped in the record)",

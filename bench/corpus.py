@@ -1,7 +1,9 @@
-"""Vocabulary and encoding beside word2vec.c's vocabulary pass and gensim's.   python -m bench.corpus TEXT
+"""Compares counting and encoding a text with the vocabulary passes of word2vec.c and gensim.
 
-The rivals only count; ours counts and encodes. Every run is a process of its own, in turns; medians are shown. The C
-program's figures are of its whole process, ours and gensim's leave out the imports.
+python -m bench.corpus TEXT
+
+The rivals only count words; embfast counts and encodes them. Programs alternate, each run is a separate process, and
+medians are printed. Figures of word2vec.c cover its whole process; those of embfast and gensim exclude imports.
 """
 
 import argparse
@@ -65,7 +67,7 @@ def gensim_pass(text: Path, python: str) -> dict[str, Any]:
 
 
 def original_pass(text: Path, tool: str) -> dict[str, Any]:
-    """Without -output the program ends when the vocabulary is saved."""
+    """Runs word2vec.c without -output, so that it exits after saving the vocabulary."""
     with tempfile.TemporaryDirectory() as directory:
         vocab = Path(directory) / "vocab"
         start = time.perf_counter()
@@ -75,7 +77,7 @@ def original_pass(text: Path, tool: str) -> dict[str, Any]:
             process.returncode = os.waitstatus_to_exitcode(status)
         wall = time.perf_counter() - start
         if process.returncode:
-            raise RuntimeError(f"{tool} ended with {process.returncode}")
+            raise RuntimeError(f"{tool} failed with exit code {process.returncode}")
         words = len(set(read_vocab(vocab)[0]) - {"</s>"})
     return {
         "wall_s": wall,
@@ -86,7 +88,7 @@ def original_pass(text: Path, tool: str) -> dict[str, Any]:
 
 
 def check(tool: str, text: Path) -> None:
-    """A fast wrong answer is not a result: on a part of the text that ends with a newline, both vocabularies agree."""
+    """Checks that both vocabularies agree on the first 4 MB of the text, ended with a newline."""
     with tempfile.TemporaryDirectory() as directory:
         part, theirs, ours = (Path(directory) / name for name in ("part", "theirs", "ours"))
         with open(text, "rb") as file:
@@ -94,15 +96,15 @@ def check(tool: str, text: Path) -> None:
         subprocess.run([tool, "-train", part, "-save-vocab", theirs, "-debug", "0"], check=True, capture_output=True)
         Corpus.from_file(part).save_vocab(ours)
         if ours.read_bytes() != theirs.read_bytes():
-            raise AssertionError(f"the vocabularies of the first 4 MB of {text} differ")
+            raise AssertionError(f"embfast and word2vec.c find different vocabularies in the first 4 MB of {text}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("text", type=Path, help="a plain text file")
-    parser.add_argument("--runs", type=int, default=5, help="of each, in turns")
-    parser.add_argument("--gensim-python", default=sys.executable, help="an interpreter that has gensim")
-    parser.add_argument("--json", type=Path, help="also write the results here")
+    parser.add_argument("text", type=Path, help="Plain text file.")
+    parser.add_argument("--runs", type=int, default=5, help="Number of runs per program.")
+    parser.add_argument("--gensim-python", default=sys.executable, help="Python interpreter with gensim.")
+    parser.add_argument("--json", type=Path, help="JSON file for the results.")
     args = parser.parse_args()
 
     runs = {f"embfast, {n} thread{'s' * (n > 1)}": partial(embfast_pass, threads=n) for n in (1, 2)}
@@ -111,14 +113,14 @@ def main() -> None:
         check(tool, args.text)
         runs["word2vec.c, vocabulary only"] = partial(original_pass, tool=tool)
     else:
-        print("word2vec is not on PATH: left out (pip install word2vec)", file=sys.stderr)
+        print("word2vec is not on PATH, skipped (pip install word2vec)", file=sys.stderr)
     if subprocess.run([args.gensim_python, "-c", "import gensim"], capture_output=True, check=False).returncode == 0:
         runs["gensim, vocabulary only"] = partial(gensim_pass, python=args.gensim_python)
     else:
-        print(f"{args.gensim_python} has no gensim: left out (pip install gensim)", file=sys.stderr)
+        print(f"{args.gensim_python} has no gensim, skipped (pip install gensim)", file=sys.stderr)
 
     n_bytes = args.text.stat().st_size
-    n_tokens = Corpus.from_file(args.text, min_count=1).n_tokens  # and the text is in the page cache now
+    n_tokens = Corpus.from_file(args.text, min_count=1).n_tokens  # also loads the text into the page cache
     measured: dict[str, list[dict[str, Any]]] = {name: [] for name in runs}
     for _ in range(args.runs):
         for name, measure in runs.items():

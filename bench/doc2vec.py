@@ -1,31 +1,32 @@
-"""Document vectors beside gensim on the IMDB reviews: speed of training and inference, and accuracy by their sentiment.
+"""Compares Doc2Vec with gensim on IMDB reviews: speed of training and inference, accuracy of sentiment classification.
 
-python -m bench.doc2vec                                        everything; hours, most of them gensim's
-python -m bench.doc2vec --speed --documents 5000               figures of speed, minutes
-python -m bench.doc2vec --scaling                              ours alone: inference in 1, 2, ... threads
-python -m bench.doc2vec --quality --seeds 1 --programs embfast accuracy of ours alone
-python -m bench.doc2vec --quality --dim 200 --lr 0 --infer-epochs 10 --c 0.001    settings from held-out reviews; more
-                                                               accurate, and twice as slow, with --bigrams
+python -m bench.doc2vec                                        all measurements; hours, most of them spent in gensim
+python -m bench.doc2vec --speed --documents 5000               speed only; minutes
+python -m bench.doc2vec --scaling                              embfast only: inference with 1, 2, ... threads
+python -m bench.doc2vec --quality --seeds 1 --programs embfast accuracy of embfast only
+python -m bench.doc2vec --quality --dim 200 --lr 0 --infer-epochs 10 --c 0.001    settings chosen on held-out reviews;
+                                                               --bigrams is more accurate and takes twice as long
 
-The 25,000 reviews of imdb.train.tsv.xz in $EMBFAST_DATA/imdb (by default ../shared/data beside the checkout) are
-trained on, lower-cased, each mark a word of its own, in an order shuffled by the seed; the 25,000 of imdb.test.tsv.xz
-are inferred. Window 5, 5 negatives, sample 1e-3, min_count 5, learning rate 0.025 to 0.0001, PV-DM by the mean, one
-thread, for both programs; a document counts as Doc2Vec's tag_weight words in ours, as one in gensim (--tag-weight 1:
-in ours too). With --lr 0 each part learns as Doc2Vec does by default, PV-DM from 0.05, also in gensim.
-Programs take turns (A B A B), each run a process of its own.
+Models are trained on the 25,000 reviews of imdb.train.tsv.xz in $EMBFAST_DATA/imdb (by default ../shared/data next to
+the checkout), and vectors are inferred for the 25,000 reviews of imdb.test.tsv.xz. Reviews are lower-cased, each
+punctuation mark is a separate token, and the seed shuffles their order. Both programs use window 5, 5 negative samples,
+sample 1e-3, min_count 5, a learning rate falling from 0.025 to 0.0001, PV-DM with the mean, and one thread. A document
+vector counts as tag_weight words in embfast and as one word in gensim (--tag-weight 1 makes them equal). With --lr 0
+each mode starts from Doc2Vec's default rate, in gensim too (PV-DM: 0.05). Programs alternate (A B A B); each run is a
+separate process.
 
-Speed is words in the vocabulary x epochs / CPU seconds of training (gensim: of `train`, after build_vocab; ours: of
-all of `fit`), and documents / CPU seconds of inference at 10 epochs, which gensim does one by one. PV-DM by
-concatenation is timed too, its accuracy is not asked. Scaling is of the wall clock: numbers of threads take turns
-within one process, and other work on the machine shows in the median, less in the best.
+Training speed is in-vocabulary words x epochs / CPU seconds (gensim: `train`, after build_vocab; embfast: the whole of
+`fit`). Inference speed is documents / CPU seconds at 10 epochs; gensim infers one document at a time. PV-DM with
+concatenation is timed, but its accuracy is not measured. Scaling is measured in wall-clock time: thread counts
+alternate within one process. Other load on the machine affects the median, and the best time less.
 
-Accuracy is of a logistic regression on standardised vectors, fitted to the trained vectors of the training reviews and
-asked for the inferred ones of the test reviews; with --reinfer fitted to inferred vectors of the training reviews, so
-that both were made alike. "both" puts the vectors of PV-DM and PV-DBOW side by side. With --validate 5000 so many of
-the training reviews are held out and take the place of the test: settings are chosen so, and the test is asked once.
-With --bigrams each two neighbouring words follow the text as one more word of it (after Li et al. 2016,
-arXiv:1512.08183). With --transductive the texts of the test reviews, not their labels, are trained on too, and their
-trained vectors are asked for: so do most reproductions of Le & Mikolov 2014, gensim's among them.
+Accuracy is the test accuracy of a logistic regression on standardised vectors. It is fitted to the trained vectors of
+the training reviews and evaluated on the inferred vectors of the test reviews; with --reinfer it is fitted to inferred
+vectors of the training reviews, so that both sets are obtained in the same way. "both" concatenates the PV-DM and
+PV-DBOW vectors. --validate 5000 holds out 5,000 training reviews and evaluates on them instead of the test set.
+Settings are chosen this way, and the test set is used once. --bigrams appends every bigram to the text as an extra
+word (after Li et al. 2016, arXiv:1512.08183). --transductive also trains on the texts of the test reviews, without
+their labels, and evaluates their trained vectors, as most reproductions of Le & Mikolov 2014 do, gensim's included.
 """
 
 import argparse
@@ -56,10 +57,10 @@ from embfast.training.threads import cores
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("EMBFAST_DATA", ROOT.parent / "shared" / "data"))
 MODES = ("dbow", "dm", "dm-concat", "both")
-TIMED, JUDGED = ("dbow", "dm", "dm-concat"), ("dbow", "dm", "both")  # both is as fast as its parts
+TIMED, JUDGED = ("dbow", "dm", "dm-concat"), ("dbow", "dm", "both")  # "both" takes the time of its two parts
 MIN_LR = 0.0001
 
-# Each takes a training text, a text to infer, a file for the vectors ("" for none) and its settings.
+# Arguments of each script: training text, text to infer, output file for the vectors ("" for none), settings as JSON.
 OURS = """
 import json, sys, time
 import numpy as np
@@ -103,7 +104,7 @@ if output:
 tokens = sum(model.wv.get_vecattr(word, "count") for word in model.wv.index_to_key)
 print(json.dumps({"train_cpu_s": train_cpu, "infer_cpu_s": infer_cpu, "tokens": int(tokens), "inferred": len(asked)}))
 """
-# Threads take turns; the wall clock and CPU seconds of each inference.
+# Alternates thread counts and records the wall-clock and CPU seconds of each inference.
 SCALING = """
 import json, sys, time
 from embfast.text.corpus import Corpus
@@ -125,9 +126,9 @@ print(json.dumps({"inferred": len(documents), "runs": runs}))
 
 
 def command(program: str, python: str, mode: str, args: argparse.Namespace, epochs: int, seed: int) -> list[str]:
-    """The call of one run, to be followed by nothing; file names stand where {train}, {new} and {output} are."""
+    """The complete command line of one run; {train}, {new} and {output} are placeholders for file names."""
     mode, _, join = mode.partition("-")
-    own = not args.lr  # each part from the rate that Doc2Vec gives it
+    own = not args.lr  # each mode starts from Doc2Vec's default rate
     if program == "embfast":
         settings = {"mode": mode, "dim": args.dim, "window": 5, "negatives": 5, "sample": 1e-3, "epochs": epochs}
         settings |= {"lr": None if own else args.lr, "min_lr": MIN_LR, "threads": 1, "seed": seed}
@@ -153,7 +154,7 @@ def run(call: list[str], train: Path, new: Path, output: str, infer_epochs: int)
 
 
 def scale(mode: str, args: argparse.Namespace, train: Path, new: Path) -> list[dict[str, Any]]:
-    """Seconds of inference with each number of threads, in turns; and how many times faster than with one."""
+    """Measures inference with alternating thread counts: seconds, and speed-up over one thread."""
     kind, _, join = mode.partition("-")
     settings = {"mode": kind, "dm": join or "mean", "dim": args.dim, "epochs": 1, "threads": 1}
     settings |= {"tag_weight": args.tag_weight}
@@ -179,7 +180,7 @@ def scale(mode: str, args: argparse.Namespace, train: Path, new: Path) -> list[d
 
 
 def read_reviews(path: Path, n: int) -> list[tuple[int, str]]:
-    """(1 for a good one, words with spaces between) of n reviews, as many good as bad ones."""
+    """Reads n reviews, half positive and half negative, as (label, space-separated words); label 1 is positive."""
     found: dict[str, list[tuple[int, str]]] = {"neg": [], "pos": []}
     with lzma.open(path, "rt", encoding="utf-8") as lines:
         for line in lines:
@@ -190,7 +191,7 @@ def read_reviews(path: Path, n: int) -> list[tuple[int, str]]:
 
 
 def with_bigrams(text: str) -> str:
-    """The words, and after them each two that stand side by side, joined.
+    """Returns the words, followed by every bigram joined with an underscore.
 
     >>> with_bigrams("not so good")
     'not so good not_so so_good'
@@ -200,7 +201,7 @@ def with_bigrams(text: str) -> str:
 
 
 def write_reviews(path: Path, reviews: list[tuple[int, str]], seed: int) -> np.ndarray:
-    """Writes the texts, a line each, in an order made of the seed; returns the labels in that order."""
+    """Writes one review per line, shuffled with the seed; returns the labels in the same order."""
     reviews = list(reviews)
     random.Random(seed).shuffle(reviews)
     path.write_text("".join(text + "\n" for _, text in reviews), encoding="utf-8")
@@ -228,7 +229,7 @@ def say(line: str) -> None:
 
 
 def summarise(runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """One row for each mode and program: medians of speed, with ratios of the same round; accuracies over seeds."""
+    """One row per mode and program: median speeds, medians of the ratios within a round, accuracies of all seeds."""
     rows = []
     for mode in MODES:
         for program in ("embfast", "gensim"):
@@ -279,34 +280,47 @@ def show_scaling(rows: list[dict[str, Any]]) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--dim", type=int, default=100)
-    add("--epochs", type=int, default=20, help="for the accuracy, of training and inference")
-    add("--speed-epochs", type=int, default=2, help="for the speed of training; inference takes 10")
-    add("--documents", type=int, default=25_000, help="of the reviews, to train on; as many are inferred for accuracy")
-    add("--inferred", type=int, default=2_000, help="documents inferred for the speed")
-    add("--repeats", type=int, default=3, help="for the speed")
-    add("--turns", type=int, default=15, help="for the scaling")
-    add("--threads", type=int, default=cores(), help="for the scaling, the most")
-    add("--seeds", type=int, default=3, help="for the accuracy")
-    add("--lr", type=float, default=0.025, help="the first; 0 for Doc2Vec's own of each mode")
-    add("--tag-weight", type=int, default=Doc2Vec().tag_weight, help="of ours in PV-DM; gensim's is 1")
-    add("--c", type=float, default=1.0, help="of the logistic regression")
-    add("--infer-epochs", type=int, help="for the accuracy; by default those of training")
-    add("--reinfer", action="store_true", help="accuracy of a regression fitted to inferred training reviews")
-    add("--validate", type=int, default=0, help="training reviews to hold out in place of the test's")
-    add("--bigrams", action="store_true", help="each two neighbouring words are a word of the document too")
-    add("--transductive", action="store_true", help="accuracy of vectors trained on the test reviews' texts too")
-    add("--modes", nargs="+", choices=MODES, default=list(MODES))
-    add("--programs", nargs="+", choices=("embfast", "gensim"), default=["embfast", "gensim"])
-    add("--rivals-python", nargs="+", default=[sys.executable], help="interpreters, one of which has gensim")
+    add("--dim", type=int, default=100, help="Vector size.")
+    add("--epochs", type=int, default=20, help="Number of training and inference epochs in accuracy runs.")
+    add(
+        "--speed-epochs", type=int, default=2, help="Number of training epochs in speed runs; inference always uses 10."
+    )
+    add("--documents", type=int, default=25_000, help="Number of training reviews, and of test reviews for accuracy.")
+    add("--inferred", type=int, default=2_000, help="Number of documents inferred in speed runs.")
+    add("--repeats", type=int, default=3, help="Number of speed runs per configuration.")
+    add("--turns", type=int, default=15, help="Number of repetitions per thread count in the scaling run.")
+    add("--threads", type=int, default=cores(), help="Largest number of threads in the scaling run.")
+    add("--seeds", type=int, default=3, help="Number of seeds in accuracy runs.")
+    add("--lr", type=float, default=0.025, help="Initial learning rate; 0 uses Doc2Vec's default for each mode.")
+    add("--tag-weight", type=int, default=Doc2Vec().tag_weight, help="tag_weight of embfast in PV-DM; gensim's is 1.")
+    add("--c", type=float, default=1.0, help="Inverse regularisation strength C of the logistic regression.")
+    add("--infer-epochs", type=int, help="Number of inference epochs in accuracy runs. Default: --epochs.")
+    add("--reinfer", action="store_true", help="Fit the regression to inferred vectors of the training reviews.")
+    add(
+        "--validate",
+        type=int,
+        default=0,
+        help="Number of training reviews to hold out and evaluate on instead of the test set.",
+    )
+    add("--bigrams", action="store_true", help="Add every bigram to the document as a word.")
+    add(
+        "--transductive",
+        action="store_true",
+        help="Train on the texts of the test reviews too and evaluate their trained vectors.",
+    )
+    add("--modes", nargs="+", choices=MODES, default=list(MODES), help="Training modes.")
+    add("--programs", nargs="+", choices=("embfast", "gensim"), default=["embfast", "gensim"], help="Programs to run.")
+    add("--rivals-python", nargs="+", default=[sys.executable], help="Python interpreters to search for gensim.")
     part = parser.add_mutually_exclusive_group()
-    part.add_argument("--speed", action="store_true", help="only the speed")
-    part.add_argument("--scaling", action="store_true", help="only inference in several threads")
-    part.add_argument("--quality", action="store_true", help="only the accuracy; needs scikit-learn")
-    add("--json", type=Path, help="by default bench/results/doc2vec-<date>.json; written after every run")
+    part.add_argument("--speed", action="store_true", help="Measure only speed.")
+    part.add_argument("--scaling", action="store_true", help="Measure only how inference scales with threads.")
+    part.add_argument("--quality", action="store_true", help="Measure only accuracy; requires scikit-learn.")
+    add("--json", type=Path, help="Output file, updated after every run. Default: bench/results/doc2vec-<date>.json.")
     args = parser.parse_args(argv)
     if args.transductive and (args.reinfer or args.validate):
-        parser.error("--transductive infers nothing and holds nothing out: not with --reinfer or --validate")
+        parser.error(
+            "--transductive cannot be combined with --reinfer or --validate: it neither infers nor holds out reviews"
+        )
     wanted = {name for name in ("speed", "scaling", "quality") if getattr(args, name)} or {
         "speed",
         "scaling",
@@ -387,7 +401,7 @@ def main(argv: list[str] | None = None) -> None:
         show_scaling(runs["scaling"])
     if runs["speed"] or runs["quality"]:
         show(summarise(runs), f"IMDB, {machine['cpu']}, embfast {machine['commit']}, {machine['date']}")
-    say(f"written to {path}")
+    say(f"results written to {path}")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,24 @@
-"""Node vectors beside PecanPy, fastnode2vec and node2vec: reading, walking, training, and what the vectors are worth.
+"""Compares Node2Vec with PecanPy, fastnode2vec and node2vec: reading, walking, training and quality of the vectors.
 
-python -m bench.node2vec                                    everything that is installed; an hour
-python -m bench.node2vec --no-train             reading and walking alone, minutes
-python -m bench.node2vec --pythons ../rivals/bin/python     rivals installed elsewhere
+python -m bench.node2vec                                    every installed program; an hour
+python -m bench.node2vec --no-train                         reading and walking only; minutes
+python -m bench.node2vec --pythons ../rivals/bin/python     rivals installed in another environment
 
-Graphs come from $EMBFAST_DATA/graphs, by default ../shared/data/graphs beside the checkout. Programs take turns
-(A B A B), each run a process of its own on one thread. Reading is CPU seconds from an edge list, plain text, to the
-program's graph. Walking is steps per CPU second of walks of 80 nodes, once the code is compiled: ours as `Walks.read`
-gives them, fastnode2vec's without turning numbers into names, PecanPy's `simulate_walks`, which gives names. Weights,
-where there are any, are random numbers of one edge in 0.1..2, the same for all. Training is everything from the graph
-in memory to vectors, with 10 walks of 80 nodes per node, dim 128, window 10, one epoch, p = q = 0.25 and p = q = 1;
-CPU seconds without the first compilation; fastnode2vec gets no seed, since it would begin again at it with every batch
-of walks. node2vec makes tables of all pairs of edges that meet, which count as reading where walks are timed; it is
-given 8 GB of memory and fails where they need more. Peak memory is of the whole process. Vectors are judged by
-evaluate.node_classification at half of the nodes labelled, 10 splits.
+Graphs come from $EMBFAST_DATA/graphs, by default ../shared/data/graphs next to the checkout. Programs alternate
+(A B A B); each run is a separate process on one thread. Peak memory covers the whole process.
+
+Reading is CPU seconds from a plain-text edge list to the program's graph. Edge weights, if used, are random, uniform in
+0.1..2, and identical for all programs.
+
+Walking is steps per CPU second of walks of 80 nodes, after compilation: `Walks.read` for embfast, fastnode2vec's walks
+without mapping ids back to names, and PecanPy's `simulate_walks`, which returns names. node2vec builds tables for all
+pairs of adjacent edges, which count as reading where walks are timed; it gets 8 GB of memory and fails if they need
+more.
+
+Training covers everything from the graph in memory to the vectors, with 10 walks of 80 nodes per node, dim 128, window
+10, one epoch, p = q = 0.25 and p = q = 1. CPU seconds exclude the first compilation. fastnode2vec gets no seed, because
+it would reset its generator to that seed for every batch of walks. Vectors are evaluated with
+evaluate.node_classification, half of the nodes labelled, 10 splits.
 """
 
 import argparse
@@ -41,8 +46,8 @@ from embfast.vectors.vectors import Vectors
 SETTINGS = ((1.0, 1.0), (0.25, 4.0), (4.0, 0.25), (1.0, 0.5))
 TRAINED = ((0.25, 0.25), (1.0, 1.0))
 
-# Each is told the edge list, whether it has weights, what to do ("walk" or "train"), p, q, walks, where vectors go, and
-# a seed; prints seconds and steps.
+# Arguments of each script: edge list, 1 if it is weighted, task ("walk" or "train"), p, q, number of walks, output file
+# for the vectors, seed. Each prints seconds and steps as JSON.
 BEGIN = """
 import json, sys, time
 import numpy as np
@@ -176,7 +181,7 @@ RIVALS = {"fastnode2vec": FASTNODE2VEC, "pecanpy": PECANPY, "node2vec": NODE2VEC
 
 
 def installed(pythons: list[str]) -> dict[str, tuple[str, str]]:
-    """Program and interpreter of each: ours, and the rivals that one of the interpreters can import."""
+    """Script and interpreter of embfast and of each rival that one of the interpreters can import."""
     found = {"embfast": (OURS, sys.executable)}
     for name, program in RIVALS.items():
         for python in pythons:
@@ -187,14 +192,14 @@ def installed(pythons: list[str]) -> dict[str, tuple[str, str]]:
 
 
 def run(program: tuple[str, str], arguments: list[str], printed: Path) -> dict[str, Any]:
-    """What a program printed, and its peak memory. RuntimeError if it fails."""
+    """Runs a program and returns its printed figures and peak memory. Raises RuntimeError if it fails."""
     code, python = program
     usage = run_command([python, "-c", code, *arguments], printed)
     return {**last_line(printed), "rss_mb": usage["rss_mb"]}
 
 
 def write_edges(graph: Graph, weighted: bool, path: Path) -> None:
-    """The edge list that all programs read, with tabs; self loops are left out, which not all take."""
+    """Writes the tab-separated edge list that all programs read, without self-loops, which some programs reject."""
     rows = np.repeat(np.arange(len(graph)), graph.degrees)
     once = rows < graph.neighbours
     weights = np.random.default_rng(0).uniform(0.1, 2, int(once.sum()))
@@ -204,7 +209,7 @@ def write_edges(graph: Graph, weighted: bool, path: Path) -> None:
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """Runs by task and program."""
+    """Runs all tasks and returns the measurements by task and program."""
     source = DATA / "graphs" / f"{options.graph}.edges.tsv.zst"
     labels = DATA / "graphs" / f"{options.graph}.labels.tsv.zst"
     graph = Graph.from_file(source, weighted=False)
@@ -243,7 +248,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, dict[str, li
 
 
 def summarise(runs: dict[str, dict[str, list[dict[str, Any]]]]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Medians and extremes of each task and program."""
+    """Median, minimum and maximum for each task and program."""
     result: dict[str, dict[str, dict[str, Any]]] = {}
     for task, programs in runs.items():
         for name, found in programs.items():
@@ -259,7 +264,7 @@ def summarise(runs: dict[str, dict[str, list[dict[str, Any]]]]) -> dict[str, dic
 
 
 def show(result: dict[str, dict[str, dict[str, Any]]]) -> None:
-    """Medians, a row for each task and program."""
+    """Prints the medians, one row per task and program."""
     table = Table(box=box.SIMPLE)
     for i, column in enumerate(("task", "program", "read s", "M steps/s", "train s", "MB", "Macro-F1", "Micro-F1")):
         table.add_column(column, justify="right" if i > 1 else "left")
@@ -275,15 +280,17 @@ def show(result: dict[str, dict[str, dict[str, Any]]]) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--graph", default="blogcatalog", help="name of a graph with labels")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--walks", type=int, default=0, help="walks timed; twice the nodes by default")
-    parser.add_argument("--splits", type=int, default=10)
-    parser.add_argument("--programs", nargs="*", default=["embfast", *RIVALS])
-    parser.add_argument("--walk", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--train", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--pythons", nargs="*", default=[], help="interpreters that have rivals")
-    parser.add_argument("--output", type=Path, help="write all figures here, as JSON")
+    parser.add_argument("--graph", default="blogcatalog", help="Name of a labelled graph.")
+    parser.add_argument("--repeats", type=int, default=3, help="Number of runs per task and program.")
+    parser.add_argument(
+        "--walks", type=int, default=0, help="Number of walks to time. Default: twice the number of nodes."
+    )
+    parser.add_argument("--splits", type=int, default=10, help="Number of splits in the evaluation.")
+    parser.add_argument("--programs", nargs="*", default=["embfast", *RIVALS], help="Programs to run.")
+    parser.add_argument("--walk", action=argparse.BooleanOptionalAction, default=True, help="Time walks.")
+    parser.add_argument("--train", action=argparse.BooleanOptionalAction, default=True, help="Time training.")
+    parser.add_argument("--pythons", nargs="*", default=[], help="Additional Python interpreters to search for rivals.")
+    parser.add_argument("--output", type=Path, help="JSON file for all results.")
     options = parser.parse_args(argv)
     machine = machine_and_commit()
     say(json.dumps(machine))

@@ -1,10 +1,10 @@
-"""Search, analogies and files of Vectors beside gensim's, on the same rows.
+"""Compares search, analogies and file I/O of Vectors with gensim's KeyedVectors on the same rows.
 
 OPENBLAS_NUM_THREADS=1 python -m bench.search                          100,000 x 300 random rows, one core
 python -m bench.search --vectors v.bin --questions questions-words.txt --json results/search.json
 
-Each figure is the median of --repeats runs, ours and gensim's taking turns; every answer is compared before it is
-timed. Without gensim its columns stay empty.
+Each figure is the median of --repeats runs that alternate between embfast and gensim. Answers are compared before they
+are timed. Without gensim, its columns are empty.
 """
 
 import argparse
@@ -27,12 +27,12 @@ try:
 except ImportError:
     KeyedVectors = None
 
-SINGLE = 100  # queries of one key each
-TOGETHER = 1000  # queries of one nearest() call
+SINGLE = 100  # queries, one key per call
+TOGETHER = 1000  # queries in a single nearest() call
 
 
 def take_turns(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, dict[str, float]]:
-    """Seconds of each run: median, best and worst."""
+    """Alternates the runs; returns the median, best and worst seconds of each."""
     seconds = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
@@ -43,7 +43,7 @@ def take_turns(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str,
 
 
 def random_vectors(n: int, dim: int, questions: dict) -> Vectors:
-    """n random rows; the words of the questions, in lower case, lie scattered among the keys."""
+    """Generates n random rows whose shuffled keys include the lower-cased words of the questions."""
     words = sorted({word.lower() for group in questions.values() for question in group for word in question})[:n]
     keys = words + [f"word{i}" for i in range(n - len(words))]
     rng = np.random.default_rng(0)
@@ -52,7 +52,7 @@ def random_vectors(n: int, dim: int, questions: dict) -> Vectors:
 
 
 def synthetic_questions() -> dict:
-    """As many questions on as many words as questions-words.txt: 14 sections of all pairs of 38 word pairs."""
+    """Generates questions at the scale of questions-words.txt: 14 sections with all pairs of 38 word pairs."""
     pairs = [[(f"a{s}x{i}", f"b{s}x{i}") for i in range(38)] for s in range(14)]
     return {f"section{s}": [(*p, *q) for p in group for q in group if p != q] for s, group in enumerate(pairs)}
 
@@ -88,7 +88,7 @@ def bench_search(vectors: Vectors, theirs, repeats: int) -> dict:
 
 
 def bench_analogies(vectors: Vectors, theirs, questions: dict, sample: int, repeats: int) -> dict:
-    """gensim answers the first `sample` questions of each section; its seconds are scaled up to all of them."""
+    """Times analogies. gensim answers `sample` questions per section; its time is scaled up to all of them."""
     total = sum(map(len, questions.values()))
     runs = {"embfast": lambda: evaluate.analogies(vectors, questions, restrict=0)}
     scale = {"embfast": 1.0}
@@ -139,13 +139,13 @@ def rates(seconds: dict[str, dict[str, float]], amount: float) -> dict[str, dict
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vectors", type=Path, help="a file to load instead of random rows")
-    parser.add_argument("--questions", type=Path, help="an analogy file; as many made-up questions without it")
-    parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--dim", type=int, default=300)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--sample", type=int, default=20, help="questions of each section that gensim is timed on")
-    parser.add_argument("--json", type=Path, help="write all figures here too")
+    parser.add_argument("--vectors", type=Path, help="Vectors to load. Default: random rows.")
+    parser.add_argument("--questions", type=Path, help="Analogy file. Default: synthetic questions, a similar number.")
+    parser.add_argument("--rows", type=int, default=100_000, help="Number of random rows.")
+    parser.add_argument("--dim", type=int, default=300, help="Vector size of the random rows.")
+    parser.add_argument("--repeats", type=int, default=3, help="Number of runs per figure.")
+    parser.add_argument("--sample", type=int, default=20, help="Number of questions per section for gensim.")
+    parser.add_argument("--json", type=Path, help="JSON file for the results.")
     args = parser.parse_args()
 
     questions = read_questions(args.questions) if args.questions else synthetic_questions()

@@ -1,20 +1,21 @@
-"""Word vectors beside word2vec.c, gensim and fastText: speed, memory and quality on the same text.
+"""Compares Word2Vec with word2vec.c, gensim and fastText on the same text: speed, memory and quality.
 
-python -m bench.word2vec                                            everything that is installed; hours
-python -m bench.word2vec --speed --words 4000000 --modes skipgram   one figure, minutes
+python -m bench.word2vec                                            every installed program; hours
+python -m bench.word2vec --speed --words 4000000 --modes skipgram   one figure; minutes
 
-Window 5, 5 negatives (none with hs), sample 1e-3, min_count 5, learning rate 0.025 (CBOW 0.05), one thread. Lines
-longer than 1,000 words are broken there for everybody: word2vec.c and fastText do so themselves, gensim drops what
-follows the 10,000th. Programs take turns (A B A B), each run a process of its own.
+All programs use window 5, 5 negative samples (none with hs), sample 1e-3, min_count 5, learning rate 0.025 (CBOW 0.05)
+and one thread. Lines longer than 1,000 words are split there for all programs: word2vec.c and fastText split them
+anyway, and gensim drops everything after word 10,000. Programs alternate (A B A B); each run is a separate process.
 
-Speed is words in the vocabulary x epochs / CPU seconds of training. Of ours these are all of `fit`, with first weights
-and tables; of word2vec.c its own clock, which starts when its weights and tables are made, and includes reading the
-text again in each epoch; of gensim `train`, after build_vocab; of fastText the call less one of 0 epochs. Peak memory
-is of the whole process. Quality is the mean over --seeds, with the deviation; each seed shuffles the lines of the text,
-the only change that word2vec.c and fastText know, for all programs alike. The vocabulary pass, MB of text per CPU
-second on one thread, is that of bench.corpus: ours also encodes the text, fastText has none to measure alone. The sets
-come from $EMBFAST_DATA/eval, by default ../shared/data/eval beside the checkout. A rival that fails is reported and
-left out of that round.
+Speed is in-vocabulary words x epochs / CPU seconds of training. For embfast, training is the whole of `fit`, including
+initial weights and tables. For word2vec.c it is the program's own clock, which starts after its weights and tables are
+built and includes rereading the text in each epoch. For gensim it is `train`, after build_vocab. For fastText it is the
+training call minus a call with 0 epochs. Peak memory covers the whole process. Quality is the mean over --seeds, with
+the standard deviation. Each seed shuffles the lines of the text for all programs alike, because word2vec.c and fastText
+offer no other way to vary a run. The speed of the vocabulary pass, MB of text per CPU second on one thread, is measured
+as in bench.corpus: embfast also encodes the text; fastText has no separate pass to measure. The evaluation sets come
+from $EMBFAST_DATA/eval, by default ../shared/data/eval next to the checkout. A rival that fails is reported and omitted
+from that round.
 """
 
 import argparse
@@ -51,8 +52,8 @@ LINE_WORDS = 1000
 SETS = {"WS353": "EN-WS-353-ALL.txt", "SimLex": "EN-SIMLEX-999.txt", "MEN": "EN-MEN-TR-3k.txt"}
 ORIGINAL = "word2vec.c"
 
-# Starts a program and measures it. Linux counts the memory of the starting process into the peak of the started one,
-# so the starter has to be a small one.
+# Starts a program and measures it. Linux includes the memory of the parent process in the child's peak, so the parent
+# must be small.
 STARTER = """
 import json, os, sys, time
 output = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -107,14 +108,15 @@ if output:
             file.write(word.encode() + b" " + row.astype("<f4").tobytes() + b"\\n")
 n_words = len(set(words) - {"</s>"})
 del model, words, matrix
-# Second, since fastText on one thread takes part of its first weights from memory as it finds it: fresh, that is zeros.
+# The 0-epoch call comes second: on one thread, fastText reads some initial weights from uninitialised memory, which is
+# all zeros in a fresh process.
 print(json.dumps({"training_cpu_s": cpu - timed(0)[1], "words": n_words}))
 """
 
 
 @dataclass(frozen=True)
 class Task:
-    """What one run trains."""
+    """Settings of one training run."""
 
     mode: str
     dim: int
@@ -141,13 +143,13 @@ class Task:
 
 @dataclass(frozen=True)
 class Program:
-    """One column of the comparison: how it is called, and how its standard output is read."""
+    """One program of the comparison: its command line and the parser of its standard output."""
 
     name: str
     command: Callable[[str, str, Task], list[str]]
     read: Callable[[str, Task], dict[str, Any]]
     ours: bool = False
-    vocabulary: Callable[[Path], dict[str, Any]] | None = None  # a pass over a text that only finds its words
+    vocabulary: Callable[[Path], dict[str, Any]] | None = None  # a pass over a text that only builds the vocabulary
 
 
 def ours(name: str, shared: bool) -> Program:
@@ -167,7 +169,7 @@ def ours(name: str, shared: bool) -> Program:
         }
         return [sys.executable, "-c", OURS, text, output, json.dumps(settings)]
 
-    vocabulary = partial(embfast_pass, threads=1) if shared else None  # the same for both
+    vocabulary = partial(embfast_pass, threads=1) if shared else None  # identical with and without shared negatives
     return Program(name, command, last_line, ours=True, vocabulary=vocabulary)
 
 
@@ -195,13 +197,15 @@ def original(tool: str) -> Program:
 
 
 def read_original(output: str, task: Task) -> dict[str, Any]:
-    """From the progress that it prints every 10,000 words; words include the `</s>` of each line here."""
+    """Parses the progress printed every 10,000 words. word2vec.c counts the `</s>` of each line as a word."""
     words = int(re.search(r"Vocab size: (\d+)", output)[1]) - 1
     tokens = task.epochs * int(re.search(r"Words in train file: (\d+)", output)[1])
     reports = re.findall(r"Progress: ([\d.]+)%\s+Words/thread/sec: ([\d.]+)k", output)
-    # Some versions stop after the first epoch; the last report is at most 10,000 words and a sentence before the end.
+    # Some versions stop after the first epoch. The last report is at most 10,000 words and a sentence before the end.
     if not reports or float(reports[-1][0]) < 100 * (1 - 21_000 / tokens):
-        raise RuntimeError(f"word2vec.c reports no end of training on {tokens} words: too short a text, or it stopped")
+        raise RuntimeError(
+            f"word2vec.c reports no end of training on {tokens} words: it stopped early, or the text is too short"
+        )
     return {"training_cpu_s": tokens / (1000 * float(reports[-1][1])), "words": words}
 
 
@@ -253,7 +257,7 @@ def last_line(output: str, task: Task) -> dict[str, Any]:
 
 
 def installed(pythons: Iterable[str]) -> list[Program]:
-    """The rivals that this machine has, each once; says on stderr which are left out."""
+    """Returns each rival found on this machine once; reports missing ones on stderr."""
     found: dict[str, Program] = {}
     pythons = list(pythons)
     tools = [shutil.which("word2vec"), *(shutil.which("word2vec", path=str(Path(p).parent)) for p in pythons)]
@@ -267,12 +271,12 @@ def installed(pythons: Iterable[str]) -> list[Program]:
                 found.setdefault(rival.name, rival)
     for name, package in ((ORIGINAL, "word2vec"), ("gensim", "gensim"), ("fastText", "fasttext")):
         if name not in found:
-            say(f"{name} is left out: pip install {package}, or name the interpreter that has it by --rivals-python")
+            say(f"{name} not found, skipped: pip install {package}, or pass its interpreter as --rivals-python")
     return list(found.values())
 
 
 def run(program: Program, text: Path, task: Task, output: str = "") -> dict[str, Any]:
-    """Trains once. `output`: a .bin file for the vectors."""
+    """Trains once and returns the measurements. output: a .bin file for the vectors, or "" for none."""
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
     if program.ours:
         environment["PYTHONPATH"] = str(ROOT)
@@ -283,20 +287,20 @@ def run(program: Program, text: Path, task: Task, output: str = "") -> dict[str,
         if starter.returncode:
             raise RuntimeError(f"{program.name} did not start: {starter.stderr.strip()[-500:]}")
         usage = last_line(starter.stdout, task)
-        # word2vec.c separates its reports by carriage returns
+        # word2vec.c separates its reports with carriage returns
         said = printed.read_text(errors="replace").replace("\r", "\n")
     if usage.pop("exit"):
         raise RuntimeError(f"{program.name} failed: {(starter.stderr or said).strip()[-500:]}")
     result = {"program": program.name, **asdict(task), **usage, **program.read(said, task)}
     say(
         f"{program.name:16} {task.mode:8} D={task.dim:<4} {task.epochs} epochs, {task.threads} thread(s), seed "
-        f"{task.seed}: {result['training_cpu_s']:8.2f} CPU s of training, {result['wall_s']:8.2f} s in all"
+        f"{task.seed}: {result['training_cpu_s']:8.2f} CPU s of training, {result['wall_s']:8.2f} s in total"
     )
     return result
 
 
 def attempt(program: Program, text: Path, task: Task, output: str = "") -> list[dict[str, Any]]:
-    """One run, or none when a rival fails: hours of other runs must not be lost for it."""
+    """Runs once. Returns an empty list if a rival fails, so that hours of other runs are not lost."""
     return unless_it_fails(program, lambda: run(program, text, task, output))
 
 
@@ -315,7 +319,7 @@ def say(line: str) -> None:
 
 
 def read_lines(path: Path, n_words: int) -> list[str]:
-    """Lines of a text, plain or .xz, up to the one that holds word n_words."""
+    """Reads the lines of a text, plain or .xz, up to and including the line that contains word n_words."""
     lines, total = [], 0
     with lzma.open(path, "rt", encoding="utf-8") if path.suffix == ".xz" else open(path, encoding="utf-8") as file:
         for line in file:
@@ -324,12 +328,12 @@ def read_lines(path: Path, n_words: int) -> list[str]:
             if total >= n_words:
                 break
     if total < n_words:
-        say(f"{path.name} has {total:,} words, not {n_words:,}")
+        say(f"{path.name} has only {total:,} words, fewer than the {n_words:,} requested")
     return lines
 
 
 def write_text(path: Path, lines: list[str], seed: int | None) -> Path:
-    """Lines shuffled by the seed (None: as they are), broken every LINE_WORDS words."""
+    """Writes the lines, shuffled with the seed (None: unshuffled) and split every LINE_WORDS words."""
     if seed is not None:
         lines = random.Random(seed).sample(lines, len(lines))
     with open(path, "w", encoding="utf-8") as file:
@@ -341,7 +345,7 @@ def write_text(path: Path, lines: list[str], seed: int | None) -> Path:
 
 
 def check_vocabularies(runs: list[dict[str, Any]]) -> None:
-    """A program that trains another vocabulary is not doing the same work."""
+    """Raises RuntimeError if vocabulary sizes differ, because the programs then do different amounts of work."""
     sizes = {row["program"]: row["words"] for row in runs}
     if len(set(sizes.values())) > 1:
         raise RuntimeError(f"the programs found vocabularies of different sizes: {sizes}")
@@ -389,12 +393,12 @@ def measure_quality(
 
 
 def offered(programs: list[Program], mode: str) -> list[Program]:
-    """Hierarchical softmax draws no negatives, so that there is nothing to share."""
+    """Programs that support a mode. Hierarchical softmax draws no negatives, so no variant can share them."""
     return [p for p in programs if mode != "hs" or p.name != "embfast pairs"]
 
 
 def judge(path: str) -> dict[str, float | None]:
-    """Analogies right and Spearman correlations, in percent, without `</s>`; None where nothing could be asked."""
+    """Analogy accuracy and Spearman correlations in percent, without `</s>`; None if no question could be evaluated."""
     loaded = Vectors.load(path)
     rows = [i for i, key in enumerate(loaded.keys) if key != "</s>"]
     vectors = Vectors([loaded.keys[i] for i in rows], loaded.matrix[rows])
@@ -405,9 +409,9 @@ def judge(path: str) -> dict[str, float | None]:
 
 
 def summarise(runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """One row for each mode, dim and program: medians of speed over repeats, means of quality over seeds."""
+    """One row per mode, dim and program: median speed over repeats, mean quality over seeds."""
     tokens = {part: next((r["tokens"] for r in rows if "tokens" in r), None) for part, rows in runs.items()}
-    part = "speed" if runs["speed"] else "quality"  # the runs for quality have their times as well
+    part = "speed" if runs["speed"] else "quality"  # quality runs are timed too
 
     def rate(row: dict[str, Any], clock: str) -> float:
         return tokens[part] * row["epochs"] / row[f"training_{clock}_s"]
@@ -503,30 +507,40 @@ def show(rows: list[dict[str, Any]], title: str) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--text", type=Path, default=DATA / "wiki-en-2015" / "corpus.txt.xz", help="plain or .xz")
-    add("--words", type=int, default=17_000_000, help="of the text, up to the next end of a line")
-    add("--speed-words", type=int, help="for the speed, as many as --words by default")
-    add("--dims", type=int, nargs="+", default=[100, 300])
-    add("--modes", nargs="+", choices=MODES, default=list(MODES))
-    add("--epochs", type=int, default=5, help="for the quality")
-    add("--speed-epochs", type=int, default=1, help="for the speed")
-    add("--repeats", type=int, default=3, help="for the speed")
-    add("--seeds", type=int, default=3, help="for the quality")
-    add("--threads", type=int, nargs="+", default=[1, 2], help="of ours; the rivals run on one")
+    add("--text", type=Path, default=DATA / "wiki-en-2015" / "corpus.txt.xz", help="Training text, plain or .xz.")
     add(
-        "--rivals-python", nargs="+", default=[sys.executable], help="interpreters that have gensim, fasttext, word2vec"
+        "--words",
+        type=int,
+        default=17_000_000,
+        help="Number of words to read from the text, rounded up to a whole line.",
     )
-    add("--leave-out", nargs="+", default=[], help="programs by name, as in the table")
+    add("--speed-words", type=int, help="Number of words for the speed runs. Default: --words.")
+    add("--dims", type=int, nargs="+", default=[100, 300], help="Vector sizes.")
+    add("--modes", nargs="+", choices=MODES, default=list(MODES), help="Training modes.")
+    add("--epochs", type=int, default=5, help="Number of epochs in quality runs.")
+    add("--speed-epochs", type=int, default=1, help="Number of epochs in speed runs.")
+    add("--repeats", type=int, default=3, help="Number of speed runs per configuration.")
+    add("--seeds", type=int, default=3, help="Number of seeds in quality runs.")
+    add("--threads", type=int, nargs="+", default=[1, 2], help="Thread counts for embfast; rivals use one thread.")
+    add(
+        "--rivals-python",
+        nargs="+",
+        default=[sys.executable],
+        help="Python interpreters with gensim, fasttext or word2vec.",
+    )
+    add("--leave-out", nargs="+", default=[], help="Programs to skip, named as in the table.")
     part = parser.add_mutually_exclusive_group()
-    part.add_argument("--speed", action="store_true", help="only the speed")
-    part.add_argument("--quality", action="store_true", help="only the quality (and the speed of those runs)")
-    add("--json", type=Path, help="by default bench/results/word2vec-<date>.json; written after every round")
+    part.add_argument("--speed", action="store_true", help="Measure only speed.")
+    part.add_argument("--quality", action="store_true", help="Measure only quality (and the speed of those runs).")
+    add(
+        "--json", type=Path, help="Output file, updated after every round. Default: bench/results/word2vec-<date>.json."
+    )
     args = parser.parse_args(argv)
 
     programs = [ours("embfast", True), ours("embfast pairs", False), *installed(args.rivals_python)]
     programs = [p for p in programs if p.name not in args.leave_out]
     if not any(p.ours for p in programs):
-        parser.error("--leave-out: embfast or embfast pairs must stay, the words of the text are counted by it")
+        parser.error("--leave-out: keep embfast or embfast pairs, because it counts the words of the text")
     path = args.json or ROOT / "bench" / "results" / f"word2vec-{time.strftime('%Y%m%d-%H%M%S')}.json"
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
     machine = machine_and_commit()
@@ -550,7 +564,7 @@ def main(argv: list[str] | None = None) -> None:
             measure_quality(programs, lines, tasks, args.seeds, Path(directory), save)
     title = f"{args.text.name}, {machine['cpu']}, embfast {machine['commit']}, {machine['date']}"
     show(summarise(runs), title)
-    say(f"written to {path}")
+    say(f"results written to {path}")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Plants faults one at a time in a copy of the tree and runs the tests that should see them: which stay green?
+"""Mutation tests: plants one fault at a time in a copy of the tree and reports the faults that no test detects.
 
-python tests/mutants.py                    faults in Python: settings replaced, swapped or dropped, and shared parts
-python tests/mutants.py --only Node2Vec    those of one model
-python tests/mutants.py --each             settings replaced at one place of the code at a time: hours
-python tests/mutants.py --cpp              faults in C++, compiled for the baseline instruction set alone
-python tests/mutants.py --match PATTERN    those whose name holds a pattern
+python tests/mutants.py                    faults in Python: settings replaced or swapped, faults in shared code
+python tests/mutants.py --only Node2Vec    faults of one model
+python tests/mutants.py --each             settings replaced at one place in the code at a time; hours
+python tests/mutants.py --cpp              faults in C++, compiled for the baseline instruction set only
+python tests/mutants.py --match PATTERN    faults whose name matches a regular expression
 
-The contract (tests/test_contract.py) is asked first, then the model's own tests. Exit 1 where a fault survives without
-a reason in planted.NOT_SEEN.
+The contract (tests/test_contract.py) runs first, then the model's own tests. The exit code is 1 if a fault without a
+reason in planted.NOT_SEEN survives.
 """
 
 import argparse
@@ -30,22 +30,22 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 import planted
 from models import ENTRIES
 
-LIMIT = 600  # seconds of a test run; a fault that never ends is seen
+LIMIT = 600  # seconds per test run; a fault that hangs counts as detected
 
 
 @dataclass
 class Mutant:
     model: str
     name: str
-    changes: list[tuple[Path, list[tuple[int, int, str]]]]  # file below ROOT, and what stands in place of first..last
-    tests: list[list[str]]  # arguments of pytest, one run after the other until one is red
+    changes: list[tuple[Path, list[tuple[int, int, str]]]]  # file below ROOT; replacements of bytes first..last
+    tests: list[list[str]]  # pytest arguments of successive runs; stops at the first failure
 
 
 # ---- faults -------------------------------------------------------------------------------------------------------
 
 
 def reads_of(kind, setting):
-    """Where methods read self.setting, by file: first and last byte, and the method; not in __init__ and _check."""
+    """Finds reads of self.setting outside __init__ and _check: by file, the first and last byte and the method."""
     found = {}
     for owner in inspect.getmro(kind):
         if not owner.__module__.startswith("embfast."):
@@ -82,14 +82,14 @@ def reads_of(kind, setting):
 
 
 def asked(name, *more):
-    """The contract of a model, then its own tests."""
+    """Pytest arguments for a model: the contract first, then the model's own tests."""
     return [["tests/test_contract.py", "-k", name], [*dict.fromkeys((*more, *ENTRIES[name].tests))]]
 
 
 def of_settings(name, each=False):
-    """Each setting replaced by its default, or by another fixed value where the fit of the contract has the default.
+    """Replaces each setting by its default, or by another constant if the fit of the contract uses the default.
 
-    each: one place after the other; else all of them at once.
+    each: Replace one place at a time. Otherwise all places are replaced together.
     """
     entry = ENTRIES[name]
     for setting, parameter in inspect.signature(entry.kind).parameters.items():
@@ -124,11 +124,11 @@ def of_swaps(name):
 
 
 def planted_in(path, text, instead):
-    """A change of the only place where a text stands."""
+    """Replaces a text that must occur exactly once in the file."""
     source = (ROOT / path).read_bytes()
     place = source.find(text.encode())
     if place < 0 or source.find(text.encode(), place + 1) >= 0:
-        raise ValueError(f"{path}: expected one place with {text!r}, got {source.count(text.encode())}")
+        raise ValueError(f"{path}: expected {text!r} exactly once, found it {source.count(text.encode())} times")
     return path, [(place, place + len(text.encode()), instead)]
 
 
@@ -150,7 +150,7 @@ def of_cpp():
 
 
 class Tree:
-    """A copy of the package and its tests, in which one fault at a time is planted."""
+    """A copy of the package and its tests. One fault at a time is planted in it."""
 
     def __init__(self, home, cpp):
         self.home, self.cpp = home, cpp
@@ -183,14 +183,14 @@ class Tree:
             self.build()
 
     def build(self):
-        """Compiles what has changed; what does not compile is no fault that a test could see."""
+        """Compiles changed files. Raises ValueError if a fault does not compile, because no test could detect it."""
         if self.cpp:
             done = subprocess.run(self.make, capture_output=True, text=True)
             if done.returncode:
                 raise ValueError(f"does not compile: {done.stdout[-2000:]}{done.stderr[-2000:]}")
 
     def test(self, arguments):
-        """Whether tests are green, and the first line that is red."""
+        """Runs tests; returns whether they pass, and the first failure."""
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         environment.pop("PYTHONPATH", None)
         if self.cpp:
@@ -201,12 +201,12 @@ class Tree:
                 [*command, *arguments], cwd=self.home, env=environment, capture_output=True, text=True, timeout=LIMIT
             )
         except subprocess.TimeoutExpired:
-            return False, "no end"
+            return False, "timeout"
         red = re.search(r"^(?:FAILED|ERROR) (.*)", done.stdout, re.MULTILINE)
         return done.returncode in (0, 5), red.group(1) if red else f"exit {done.returncode}"
 
     def seen(self, mutant):
-        """The test that sees a fault; None if none does."""
+        """Returns the first test that detects a fault, or None."""
         before = {}
         for path, edits in mutant.changes:
             file = self.home / path
@@ -214,7 +214,7 @@ class Tree:
             for first, last, instead in sorted(edits, reverse=True):
                 source = source[:first] + instead.encode() + source[last:]
             file.write_bytes(source)
-            self.planted += 1  # a time of its own: caches of bytecode and of Numba go by time and size
+            self.planted += 1  # for a unique mtime: bytecode and Numba caches compare mtime and size
             os.utime(file, None if self.cpp else (self.times[path] + self.planted,) * 2)
         try:
             self.build()
@@ -234,10 +234,12 @@ class Tree:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", metavar="MODEL", choices=list(ENTRIES))
-    parser.add_argument("--cpp", action="store_true")
-    parser.add_argument("--each", action="store_true", help="settings alone, one place after the other")
-    parser.add_argument("--match", default="", metavar="PATTERN")
+    parser.add_argument("--only", metavar="MODEL", choices=list(ENTRIES), help="Test the faults of one model.")
+    parser.add_argument("--cpp", action="store_true", help="Plant faults in C++ instead of Python.")
+    parser.add_argument(
+        "--each", action="store_true", help="Replace settings only, at one place in the code at a time."
+    )
+    parser.add_argument("--match", default="", metavar="PATTERN", help="Regular expression that names must match.")
     args = parser.parse_args()
     mutants = list(of_cpp()) if args.cpp else []
     for name in [] if args.cpp else [args.only] if args.only else ENTRIES:
@@ -254,7 +256,7 @@ def main():
         for arguments in runs:
             green, line = tree.test(list(arguments))
             if not green:
-                sys.exit(f"red without a fault: {' '.join(arguments)}: {line}")
+                sys.exit(f"tests fail without a fault: {' '.join(arguments)}: {line}")
         for mutant in mutants:
             started = time.monotonic()
             line = tree.seen(mutant)
@@ -262,7 +264,7 @@ def main():
             print(f"{'red' if line else 'GREEN':5} {time.monotonic() - started:6.1f} s  {name}  [{line}]", flush=True)
             if line is None:
                 survivors.append(name)
-    print(f"{len(mutants) - len(survivors)} of {len(mutants)} are red; survivors:")
+    print(f"{len(mutants) - len(survivors)} of {len(mutants)} faults detected; survivors:")
     for name in survivors:
         print(f"  {name}: {planted.NOT_SEEN.get(name, 'NO REASON')}")
     sys.exit(any(name not in planted.NOT_SEEN for name in survivors))

@@ -1,7 +1,7 @@
-"""One entry for each model: fast settings, its data, a changed value of each setting, and where it differs.
+"""One entry per model: fast settings, data, a changed value of each setting, and exceptions to the contract.
 
-The contract (tests/test_contract.py) and the planted faults (tests/mutants.py) are made of these entries. Longer than
-500 lines, since it is one table.
+The contract (tests/test_contract.py) and the mutation tests (tests/mutants.py) are generated from these entries. The
+file exceeds 500 lines because it is one table.
 """
 
 import copy
@@ -21,19 +21,19 @@ import embfast
 # ---- where models differ ------------------------------------------------------------------------------------------
 
 IMAGES = ("FullNetworkEmbedding", "LayerEmbedding")
-SEQUENCES = ("Word2Vec", "Doc2Vec", "Node2Vec", "LINE")  # they share training.sequences
+SEQUENCES = ("Word2Vec", "Doc2Vec", "Node2Vec", "LINE")  # these share training.sequences
 POINTS = {
-    "seed": "another seed gives other bits",
-    "resume": "a run that Ctrl-C has stopped ends, resumed, with the bits of an uninterrupted one",
-    "save": "save and load",
-    "partial_fit": "partial_fit continues",
-    "goes on": "partial_fit with the same data is one more epoch",
-    "estimator": "get_params, set_params, clone and repr",
+    "seed": "another seed gives different bits",
+    "resume": "a run stopped by Ctrl-C and resumed gives the same bits as an uninterrupted run",
+    "save": "save and load preserve the model",
+    "partial_fit": "partial_fit continues training",
+    "goes on": "partial_fit on the same data equals one more epoch",
+    "estimator": "get_params, set_params, clone and repr work",
     "threads": "threads is a setting",
     "device": "device is a setting",
-    "auto": 'device="auto" is the CPU where no CUDA device is usable',
+    "auto": 'device="auto" selects the CPU if no CUDA device is usable',
     "progress": "progress is an argument of fit",
-    "told": "kernels are told each setting by its name",
+    "told": "kernels receive each setting by name",
 }
 DIFFERS = {
     **{
@@ -41,37 +41,39 @@ DIFFERS = {
         for name in IMAGES
         for point, reason in {
             "seed": "nothing is drawn",
-            "resume": "no epochs: a run that is stopped goes on from the features in work=",
-            "partial_fit": "statistics are those of one set of pictures",
+            "resume": "no epochs: a stopped run continues from the features in work=",
+            "partial_fit": "statistics are computed from one set of images",
             "goes on": "no epochs",
-            "threads": "torch has its own setting, torch.set_num_threads",
+            "threads": "set with torch.set_num_threads",
         }.items()
     },
     ("Phrases", "seed"): "nothing is drawn",
     ("Phrases", "resume"): "one pass",
-    ("Phrases", "save"): "phrases_ is a dict; it is pickled",
+    ("Phrases", "save"): "phrases_ is a dict; models are pickled instead",
     ("Phrases", "partial_fit"): "one pass",
     ("Phrases", "goes on"): "one pass",
-    ("Phrases", "estimator"): "a step of preparing text, with fit and transform alone",
-    ("Phrases", "threads"): "numpy in one thread",
-    ("Phrases", "device"): "numpy",
-    ("Phrases", "auto"): "numpy",
-    ("Phrases", "progress"): "one pass, of seconds",
-    ("Phrases", "told"): "no kernel: numpy",
-    ("LINE", "partial_fit"): "edges are drawn from one graph",
-    ("LINE", "goes on"): "edges are drawn from one graph",
-    ("Multimodal", "told"): "the towers are torch modules: shapes and bits show each setting",
+    ("Phrases", "estimator"): "a text preprocessing step with fit and transform only",
+    ("Phrases", "threads"): "single-threaded numpy",
+    ("Phrases", "device"): "runs in numpy",
+    ("Phrases", "auto"): "runs in numpy",
+    ("Phrases", "progress"): "one pass that takes seconds",
+    ("Phrases", "told"): "runs in numpy, without a kernel",
+    ("LINE", "partial_fit"): "edges are sampled from a single graph",
+    ("LINE", "goes on"): "edges are sampled from a single graph",
+    ("Multimodal", "told"): "the towers are torch modules; shapes and bits depend on each setting",
 }
 
-SPEED = "speed alone: one thread gives the same bits every time, more differ in the last digits"
-MACHINE = "where it is computed: without a CUDA device only the CPU is left (tests/test_device.py has the others)"
+SPEED = "affects only speed: one thread is reproducible bit for bit, several threads differ in the last digits"
+MACHINE = (
+    "selects the hardware: only the CPU is available without a CUDA device (tests/test_device.py tests the others)"
+)
 
 # ---- entries ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Case:
-    """A changed value of a setting, beside other settings."""
+    """A changed value of a setting, combined with other settings."""
 
     value: Any
     beside: dict[str, Any] = field(default_factory=dict)
@@ -83,18 +85,22 @@ def case(value, **beside):
 
 @dataclass(frozen=True)
 class Entry:
-    """A model, and what the contract needs to know of it.
+    """A model with everything that the contract needs.
 
-    fast: settings other than the defaults, of a fit of some milliseconds.
-    data, more: arguments of fit, and of a partial_fit that brings something new; other: of a fit that is not this one.
-    changed: by setting, cases whose bits differ from those of `fast`.
-    unchanged: by setting, the reason why its value does not show in the bits.
-    command: the verb of the CLI; no_flag: by setting, the reason why the verb has no such flag.
-    wrong_data, little_data: arguments of fit that are of another type, and too little to learn from.
-    seen: what is compared beside the tensors of the file and loss_.
-    takes: by setting, values that look wrong and are taken.
-    late: beginnings of names of what a checkpoint does not hold, since it is made at the end of a run.
-    constant: settings of a run whose epochs are alike, so that partial_fit can be held to one more epoch.
+    fast: Non-default settings for a fit that takes milliseconds.
+    data: Arguments of fit.
+    more: Arguments of a partial_fit with new data.
+    other: Arguments of a fit on different data.
+    changed: Cases per setting whose bits differ from those of `fast`.
+    unchanged: Per setting, the reason why its value does not affect the bits.
+    command: Subcommand of the CLI.
+    no_flag: Per setting, the reason why the subcommand has no such flag.
+    wrong_data, little_data: Arguments of fit with a wrong type, and with too little data to train on.
+    seen: Additional results to compare, besides the tensors in the file and loss_.
+    takes: Per setting, values that look invalid but are accepted.
+    late: Prefixes of tensor names that checkpoints omit because they are computed at the end of a run.
+    constant: Settings with a constant learning rate, so that partial_fit can be compared with one more epoch.
+    tests: Test files of the model.
     """
 
     name: str
@@ -125,11 +131,11 @@ class Entry:
         return model.fit(**(data or self.given(model)), **options)
 
     def given(self, model):
-        """The data, and what else a setting of the model asks for."""
+        """Data, and further arguments of fit that the model's settings require."""
         return self.data()
 
     def bits(self, model):
-        """All that the model has learned, by name."""
+        """All learned values of the model, by name."""
         found = {}
         if (self.name, "save") not in DIFFERS:
             found |= {f"tensor {name}": array for name, array in saved.tensors(model).items()}
@@ -140,7 +146,7 @@ class Entry:
 
 
 def same(a, b):
-    """Names of what differs between two sets of bits."""
+    """Names of the values that differ between two results of `Entry.bits`."""
     return [
         name
         for name in sorted(a.keys() | b.keys())
@@ -253,7 +259,7 @@ GLOVE = Entry(
         "shuffle": [case("full")],
         "seed": [case(4), case(2**64 - 1)],
     },
-    unchanged={**WORDS.unchanged, "memory_gb": "how much of the counting lies in memory, not what is counted"},
+    unchanged={**WORDS.unchanged, "memory_gb": "limits the memory used for counting; counts are unaffected"},
     command=("glove",),
     wrong_data=lambda: {"data": [["a", "b"]]},
     little_data=lambda: {"data": embfast.Corpus.from_sentences(LITTLE)},
@@ -267,7 +273,7 @@ TYPES = {f"n{i}": ("even", "odd")[i % 2] for i in range(60)}
 
 @cache
 def graph(first=0, last=40):
-    """Nodes n0, n1, ... with weights and many edges."""
+    """A dense weighted graph with nodes n0, n1, ..."""
     rng = np.random.Generator(np.random.PCG64(last))
     ends = rng.integers(first, last, (2, 6 * (last - first)))
     return embfast.Graph.from_edges(
@@ -343,7 +349,7 @@ EDGES = Entry(
 
 
 def network():
-    """A copy, since weights= are put into the module that was given."""
+    """Copies the network, because weights= are loaded into the given module."""
     return copy.deepcopy(fits.network())
 
 
@@ -360,7 +366,7 @@ def second_network():
 
 @cache
 def second_weights():
-    """A file of other weights for fits.network()."""
+    """Path of a file with different weights for fits.network()."""
     from safetensors.torch import save_file
 
     path = Path(tempfile.mkdtemp()) / "weights.safetensors"
@@ -369,7 +375,7 @@ def second_weights():
 
 
 class Pictures(Entry):
-    """The network and the file of weights are made when they are asked for: they need torch."""
+    """An entry that creates its network and weight file lazily, because they require torch."""
 
     def make(self, **settings):
         made = {"backbone": network, **self.fast, **settings}
@@ -377,15 +383,15 @@ class Pictures(Entry):
 
 
 IMAGE_COMMAND = {
-    "layers": "--layer, once for each",
-    "preparation": "--size; the rest is as the network was trained",
+    "layers": "--layer, repeated for each layer",
+    "preparation": "--size; everything else follows the network's training",
 }
 IMAGES_ALIKE = {
-    "batch": "a picture's features do not depend on the others but for rounding",
+    "batch": "the features of an image do not depend on other images, except for rounding",
     "device": MACHINE,
-    "workers": "processes that read; what they read is the same",
-    "compile": "torch.compile changes rounding alone",
-    "errors": "shows where a picture cannot be read (tests/test_images.py)",
+    "workers": "number of reader processes; images are the same",
+    "compile": "torch.compile changes only rounding",
+    "errors": "affects only unreadable images (tests/test_images.py)",
 }
 NETWORK_CHANGED = {
     "backbone": [case(second_network)],
@@ -447,7 +453,7 @@ def one_image():
 
 @cache
 def captions(validated):
-    """Without a split to validate on, the weights are those of the last epoch."""
+    """Captions with or without a validation split; without one, fit keeps the weights of the last epoch."""
     images, told = fits.world()
     return {"images": images, "captions": told if validated else told.part("train")}
 

@@ -1,9 +1,9 @@
-"""Faults for tests/mutants.py: settings that are swapped, and texts of the sources with what is planted instead.
+"""Tables for tests/mutants.py: pairs of settings to swap, and source texts with their faulty replacements.
 
-Longer than 500 lines, since it is one table.
+The file exceeds 500 lines because it is one table.
 """
 
-# Settings that a call could take for each other: each stands where the other one should.
+# Pairs of settings that a call could confuse. Both settings of a pair are swapped everywhere.
 SWAPPED = {
     "Word2Vec": "window negatives, lr min_lr, sample ns_exponent, shrink_windows cbow_mean, cbow cbow_mean, "
     "cbow shrink_windows, hs cbow, epochs negatives, dim window, hs negatives_shared, sample lr",
@@ -23,7 +23,7 @@ SWAPPED = {
     "Phrases": "min_count threshold, scoring delimiter",
 }
 
-# Of what the models share: (model that is asked, file, text, what is planted). The other tests of the file follow.
+# Faults in shared Python code: (model whose tests run first, file, text, replacement). TESTS_OF adds the file's tests.
 SHARED = {
     "draws of partial_fit are those of fit": (
         "Word2Vec",
@@ -369,7 +369,7 @@ TESTS_OF = {
     "device": ("tests/test_device_glove.py", "tests/test_device.py"),
 }
 
-# Of C++: (file below csrc/, text, what is planted). The tests of the folder must see it.
+# Faults in C++: (file below csrc/, text, replacement). The folder's tests (COMPILED_TESTS) must detect them.
 COMPILED = {
     "the labels of the path are upside down": (
         "sequences/outputs.h",
@@ -572,7 +572,7 @@ COMPILED = {
         "constexpr int64_t most_ones = 63;",
     ),
 }  # fmt: skip
-OTHERS = ("-k", "not avx")  # instruction sets that are not compiled
+OTHERS = ("-k", "not avx")  # the baseline build has no AVX kernels
 COMPILED_TESTS = {
     "sequences": (
         ("tests/test_kernels.py", *OTHERS),
@@ -583,10 +583,10 @@ COMPILED_TESTS = {
     "ternary": (("tests/test_ternary.py", *OTHERS),),
 }
 
-# Faults that no test can see, and why.
+# Faults that no test can detect, with the reason.
 NOT_SEEN = {
-    "Node2Vec: threads is None": "walks do not depend on them, and the trainer reads those of training itself",
-    "Node2Vec: window is 10": "windows read it by name (windows forget ...); sharing takes all windows up to 15 alike",
-    "GloVe: lr is 0.05": "the record reads it by name (lr is 0.05 in the record); elsewhere it is only shown",
+    "Node2Vec: threads is None": "walks do not depend on the number of threads, and the trainer reads it itself",
+    "Node2Vec: window is 10": "windows read it by name (windows forget ...); sharing treats all windows up to 15 alike",
+    "GloVe: lr is 0.05": "the record reads it by name (lr is 0.05 in the record); elsewhere it is only displayed",
     "GloVe: x_max and alpha swapped": "the record reads them by name (x_max and alpha swapped in the record)",
 }

@@ -1,4 +1,4 @@
-"""What a saved file holds, as other readers of safetensors see it."""
+"""Reads and edits saved model files with the safetensors library alone."""
 
 import json
 import tempfile
@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 
 def tensors(model):
-    """All tensors that `save` writes, by name."""
+    """Saves the model and returns all tensors in the file, by name."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         model.save(path)
@@ -17,7 +17,7 @@ def tensors(model):
 
 
 def progress(model):
-    """Where the runs of a model stand, as its file says."""
+    """Saves the model and returns the training progress recorded in the file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         model.save(path)
@@ -25,18 +25,18 @@ def progress(model):
 
 
 def tensors_of(path):
-    """The tensors of a model file, by name."""
+    """Returns the tensors of a model file, by name."""
     return load_file(path)
 
 
 def progress_of(path):
-    """Where the run stood that wrote a model file: before, epoch, block, loss, examples, losses."""
+    """Returns the training progress recorded in a model file: before, epoch, block, loss, examples, losses."""
     with safe_open(path, "numpy") as file:
         return json.loads(file.metadata()["progress"])
 
 
 def change(path, name, values):
-    """Writes a model file again with another tensor in the place of one."""
+    """Rewrites a model file with one tensor added or replaced."""
     with safe_open(path, "numpy") as file:
         metadata = file.metadata()
     save_file({**load_file(path), name: values}, path, metadata)

@@ -487,7 +487,7 @@ SPACES = Spaces(
         "word_dim": [case(7)],
         "tune_words": [case(False)],
         "hidden": [case(6), case(0)],
-        "dropout": [case(0.3), case(0.0)],
+        "dropout": [case(0.3), case(0.0), case(0.3, text="doc2vec")],
         "loss": [case(loss) for loss in ("max", "semihard", "topk", "infonce", "mse")],
         "similarity": [case("order")],
         "margin": [case(0.3), case(None), case(None, similarity="order")],

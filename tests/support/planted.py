@@ -133,6 +133,12 @@ SHARED = {
         "choose_device(model.device, run",
         'choose_device("cpu", run',
     ),
+    "the rate of towers is 0.0002": (
+        "Multimodal",
+        "multimodal/trainer.py",
+        "epoch >= model.lr_drop else model.lr",
+        "epoch >= model.lr_drop else 0.0002",
+    ),
     "windows forget the settings of their names": (
         "Word2Vec",
         "training/sequences.py",
@@ -585,6 +591,7 @@ COMPILED_TESTS = {
 
 # Faults that no test can detect, with the reason.
 NOT_SEEN = {
+    "Multimodal: lr is 0.0002": "the optimiser gets the rate again in each epoch (the rate of towers is 0.0002)",
     "Node2Vec: threads is None": "walks do not depend on the number of threads, and the trainer reads it itself",
     "Node2Vec: window is 10": "windows read it by name (windows forget ...); sharing treats all windows up to 15 alike",
     "GloVe: lr is 0.05": "the record reads it by name (lr is 0.05 in the record); elsewhere it is only displayed",

@@ -133,6 +133,18 @@ SHARED = {
         "choose_device(model.device, run",
         'choose_device("cpu", run',
     ),
+    "warmup is patience": (
+        "Multimodal",
+        "multimodal/trainer.py",
+        "before + epoch < model.warmup else",
+        "before + epoch < (model.patience or 0) else",
+    ),
+    "patience is warmup": (
+        "Multimodal",
+        "multimodal/trainer.py",
+        "self.model._stale >= self.model.patience",
+        "self.model._stale >= self.model.warmup",
+    ),
     "the rate of towers is 0.0002": (
         "Multimodal",
         "multimodal/trainer.py",
@@ -591,6 +603,7 @@ COMPILED_TESTS = {
 
 # Faults that no test can detect, with the reason.
 NOT_SEEN = {
+    "Multimodal: warmup and patience swapped": "the trainer reads them (warmup is patience, patience is warmup)",
     "Multimodal: lr is 0.0002": "the optimiser gets the rate again in each epoch (the rate of towers is 0.0002)",
     "Node2Vec: threads is None": "walks do not depend on the number of threads, and the trainer reads it itself",
     "Node2Vec: window is 10": "windows read it by name (windows forget ...); sharing treats all windows up to 15 alike",

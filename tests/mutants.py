@@ -45,8 +45,11 @@ class Mutant:
 
 
 def reads_of(kind, setting):
-    """Finds reads of self.setting outside __init__ and _check: by file, the first and last byte and the method."""
-    found = {}
+    """Finds reads of self.setting outside __init__ and _check, and of model.setting in the model's trainer.
+
+    By file: the first and last byte, the method, and the expression that the setting is read from.
+    """
+    found = reads_of_trainer(kind.__name__, setting)
     for owner in inspect.getmro(kind):
         if not owner.__module__.startswith("embfast."):
             continue
@@ -76,8 +79,27 @@ def reads_of(kind, setting):
                     first = starts[node.lineno - 1] + node.col_offset
                     last = starts[node.end_lineno - 1] + node.end_col_offset
                     found.setdefault(path.relative_to(ROOT), []).append(
-                        (first, last, f"{owner.__name__}.{method.name}")
+                        (first, last, f"{owner.__name__}.{method.name}", "self")
                     )
+    return found
+
+
+def reads_of_trainer(name, setting):
+    """Reads of model.setting, self.model.setting or self._model.setting in the file that trains the model."""
+    found = {}
+    for file in planted.TRAINERS.get(name, ()):
+        path = ROOT / "embfast" / file
+        text = path.read_text()
+        starts = [0]
+        for line in text.encode().split(b"\n"):
+            starts.append(starts[-1] + len(line) + 1)
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Attribute) and node.attr == setting and isinstance(node.ctx, ast.Load):
+                base = ast.unparse(node.value)
+                if base in ("model", "self.model", "self._model"):
+                    first = starts[node.lineno - 1] + node.col_offset
+                    last = starts[node.end_lineno - 1] + node.end_col_offset
+                    found.setdefault(path.relative_to(ROOT), []).append((first, last, path.stem, base))
     return found
 
 
@@ -99,13 +121,13 @@ def of_settings(name, each=False):
             value = simple[0] if simple and not isinstance(value, bool) and value is not None else value
         reads = reads_of(entry.kind, setting)
         changes = [
-            (path, [(first, last, f"({value!r})") for first, last, _ in places]) for path, places in reads.items()
+            (path, [(first, last, f"({value!r})") for first, last, *_ in places]) for path, places in reads.items()
         ]
         if changes and not each:
             yield Mutant(name, f"{setting} is {value!r}", changes, asked(name))
         named = Counter()
         for path, places in reads.items() if each else ():
-            for first, last, method in places:
+            for first, last, method, _ in places:
                 named[method] += 1
                 where = method if named[method] == 1 else f"{method}, place {named[method]}"
                 change = path, [(first, last, f"({value!r})")]
@@ -119,7 +141,9 @@ def of_swaps(name):
         changes = {}
         for setting, instead in ((one, other), (other, one)):
             for path, places in reads_of(ENTRIES[name].kind, setting).items():
-                changes.setdefault(path, []).extend((first, last, f"self.{instead}") for first, last, _ in places)
+                changes.setdefault(path, []).extend(
+                    (first, last, f"{base}.{instead}") for first, last, _, base in places
+                )
         yield Mutant(name, f"{one} and {other} swapped", list(changes.items()), asked(name))
 
 

@@ -601,11 +601,14 @@ COMPILED_TESTS = {
     "ternary": (("tests/test_ternary.py", *OTHERS),),
 }
 
+# Files below embfast/ that read the settings of a model as model.SETTING.
+TRAINERS = {
+    **dict.fromkeys(("Word2Vec", "Doc2Vec", "Node2Vec", "LINE"), ("training/sequences.py",)),
+    "Multimodal": ("multimodal/trainer.py",),
+}
+
 # Faults that no test can detect, with the reason.
 NOT_SEEN = {
-    "Multimodal: warmup and patience swapped": "the trainer reads them (warmup is patience, patience is warmup)",
-    "Multimodal: lr is 0.0002": "the optimiser gets the rate again in each epoch (the rate of towers is 0.0002)",
-    "Node2Vec: threads is None": "walks do not depend on the number of threads, and the trainer reads it itself",
     "Node2Vec: window is 10": "windows read it by name (windows forget ...); sharing treats all windows up to 15 alike",
     "GloVe: lr is 0.05": "the record reads it by name (lr is 0.05 in the record); elsewhere it is only displayed",
     "GloVe: x_max and alpha swapped": "the record reads them by name (x_max and alpha swapped in the record)",

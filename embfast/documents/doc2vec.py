@@ -26,6 +26,8 @@ from embfast.training.settings import (
     check_machine,
     check_outputs,
     check_sequence_settings,
+    learning_rates,
+    too_wide_for_devices,
 )
 from embfast.training.tables import for_kernels, grown_vocabulary
 from embfast.training.threads import cores
@@ -344,13 +346,13 @@ class Doc2Vec(Estimator):
     def _rates(self, layout: Layout) -> tuple[float, float]:
         """First and last learning rates."""
         first = self.lr if self.lr is not None else 0.05 if layout.cbow and not layout.concat else 0.025
-        return float(first), float(self.min_lr if self.min_lr is not None else first / 10_000)
+        return learning_rates(first, self.min_lr)
 
     def _cpu_only(self) -> str | None:
         """The setting that no device supports, or None."""
         if self.mode != "dbow" and self.dm == "concat":
             return 'dm="concat"'
-        return f"dim={self.dim:,} (above 1,024)" if self.dim > 1024 else None
+        return too_wide_for_devices(self.dim)
 
     # ---- inference ------------------------------------------------------------------------------------------------
 

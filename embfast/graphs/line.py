@@ -13,7 +13,14 @@ from embfast.training.estimator import Estimator, FitRun
 from embfast.training.progress import ProgressOption
 from embfast.training.sampling import NegativeSharing
 from embfast.training.sequences import BUFFER, Outputs, Part, SequenceTrainer, Slice, Windows
-from embfast.training.settings import check_float, check_int, check_machine, check_sequence_settings
+from embfast.training.settings import (
+    check_float,
+    check_int,
+    check_machine,
+    check_sequence_settings,
+    learning_rates,
+    too_wide_for_devices,
+)
 from embfast.training.tables import NODE_REACH, initial_weights
 from embfast.vectors.vectors import Vectors
 
@@ -138,7 +145,7 @@ class LINE(Estimator):
 
     def _cpu_only(self) -> str | None:
         """The setting that no device supports, or None."""
-        return f"dim={self.dim:,} (above 1,024)" if self.dim > 1024 else None
+        return too_wide_for_devices(self.dim)
 
     def _orders(self) -> tuple[str, ...]:
         return ("1", "2") if self.order == "both" else (str(self.order),)
@@ -147,7 +154,7 @@ class LINE(Estimator):
         return [f"w_in_{order}" for order in self._orders()] + ["w_out_2"] * ("2" in self._orders())
 
     def _train(self, edges: "_Edges", run: FitRun) -> "LINE":
-        rates = float(self.lr), float(self.min_lr if self.min_lr is not None else self.lr / 10_000)
+        rates = learning_rates(self.lr, self.min_lr)
         sharing = NegativeSharing(True, 1, self.negatives, 1.0)
         outputs = Outputs(self.counts_, self.negatives, self.ns_exponent, sharing)
         parts = [

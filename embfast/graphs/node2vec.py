@@ -19,6 +19,8 @@ from embfast.training.settings import (
     check_machine,
     check_outputs,
     check_sequence_settings,
+    learning_rates,
+    too_wide_for_devices,
 )
 from embfast.training.tables import NODE_REACH, grown_vocabulary
 from embfast.training.threads import cores
@@ -262,7 +264,7 @@ class Node2Vec(WindowModel):
         """The setting that no device supports, or None."""
         if not self.negatives_shared:
             return "negatives_shared=False"
-        return f"dim={self.dim:,} (above 1,024)" if self.dim > 1024 else None
+        return too_wide_for_devices(self.dim)
 
     def _walks(self, graph: Graph, transition: Any, types: Types | None) -> "Walks":
         from embfast.graphs.walks import Walks
@@ -294,7 +296,7 @@ class Node2Vec(WindowModel):
         )
 
     def _train(self, walks: "Walks", threads: int, run: FitRun) -> "Node2Vec":
-        rates = float(self.lr), float(self.min_lr if self.min_lr is not None else self.lr / 10_000)
+        rates = learning_rates(self.lr, self.min_lr)
         sharing = negative_sharing(False, self.hs, self.negatives, self.negatives_shared, self.window, nodes=True)
         outputs = Outputs(self.counts_, self.negatives, self.ns_exponent, sharing, self.counts_ if self.hs else None)
         windows = Windows.of(self, shrink=self.shrink_windows)

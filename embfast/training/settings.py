@@ -74,6 +74,16 @@ def check_sequence_settings(model: Any) -> None:
             check_float(name, getattr(model, name), lowest, highest)
 
 
+def learning_rates(first: float, last: float | None) -> tuple[float, float]:
+    """First and last learning rates; the default of the last one is first / 10,000, as in word2vec.c."""
+    return float(first), float(first / 10_000 if last is None else last)
+
+
+def too_wide_for_devices(dim: int) -> str | None:
+    """Names dim if it is larger than the rows of device kernels, up to 1,024 numbers; None otherwise."""
+    return f"dim={dim:,} (above 1,024)" if dim > 1024 else None
+
+
 def check_machine(threads: Any, seed: Any, device: Any = "cpu", cpu_only: str | None = None) -> None:
     """Raises ValueError unless threads, seed and device are valid, and the device supports the settings.
 

@@ -18,7 +18,7 @@ from embfast.training.blocks import forget_read
 from embfast.training.estimator import Estimator, FitRun
 from embfast.training.loop import choose_device
 from embfast.training.progress import ProgressOption
-from embfast.training.settings import check_flag, check_float, check_int, check_machine
+from embfast.training.settings import check_flag, check_float, check_int, check_machine, too_wide_for_devices
 from embfast.training.tables import document_means, grown_vocabulary, initial_weights
 from embfast.training.threads import ThreadTuner
 from embfast.vectors.vectors import Vectors
@@ -32,7 +32,6 @@ _MOST_GROUPS = 1 << 12
 _RUN = 64  # entries of one row that a device trains in one run
 _DEVICE_PART = 1 << 24  # entries per part; a device holds at least two parts if it cannot hold all entries
 _DEVICE_SLICE = 1 << 24  # entries per call on a device: some tenths of a second
-_DEVICE_DIM = 1024
 _BLOCK = 1 << 16  # entries; a slice is a number of blocks
 _SLICE_WORK = 400_000_000  # entries x padded dim per kernel call and thread: about a quarter of a second
 _ROWS_OUT = 1 << 40  # rows of w_out are initialised like rows of w_in from this number on
@@ -203,7 +202,7 @@ class GloVe(Estimator):
 
     def _cpu_only(self) -> str | None:
         """The setting that no device kernel supports, or None; "auto" then picks the CPU."""
-        return f"dim={self.dim:,} (above 1,024)" if self.dim > _DEVICE_DIM else None
+        return too_wide_for_devices(self.dim)
 
     def _matrix(self, data: Corpus | CooccurrenceMatrix) -> CooccurrenceMatrix:
         if isinstance(data, CooccurrenceMatrix):

@@ -18,6 +18,8 @@ from embfast.training.settings import (
     check_machine,
     check_outputs,
     check_sequence_settings,
+    learning_rates,
+    too_wide_for_devices,
 )
 from embfast.training.tables import document_means, grown_vocabulary
 
@@ -197,12 +199,12 @@ class Word2Vec(WindowModel):
         """The setting that no device supports, or None."""
         if not self.cbow and not self.negatives_shared:
             return "negatives_shared=False with skip-gram"
-        return f"dim={self.dim:,} (above 1,024)" if self.dim > 1024 else None
+        return too_wide_for_devices(self.dim)
 
     def _rates(self) -> tuple[float, float]:
         """First and last learning rates."""
         first = self.lr if self.lr is not None else 0.05 if self.cbow else 0.025
-        return float(first), float(self.min_lr if self.min_lr is not None else first / 10_000)
+        return learning_rates(first, self.min_lr)
 
     def _grow(self, corpus: Corpus) -> Corpus:
         """Adds the words and counts of a corpus to the model; returns the corpus encoded with the model's words."""
